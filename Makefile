@@ -1,0 +1,82 @@
+# Thin: each target calls one thing, which can be called without make as well.
+
+BACKEND ?= vxlan
+HOSTS ?= 3
+# The Python that .venv/ is made of: 3.11 or later, with venv and its C headers. Empty: the first fit.
+PYTHON ?=
+
+PYTHONS = $(or $(PYTHON),python3 python3.11 python3.12 python3.13 python3.14 /usr/bin/python3)
+PYENV = $(or $(PYENV_ROOT),$(HOME)/.pyenv)
+INSTALLS_FROM := pyproject.toml setup.py MANIFEST.in $(wildcard csrc/*)
+PYTEST = -m pytest
+# The linters judge the same text whatever Python runs them: once is enough.
+UNIT = tests --ignore=tests/test_linters.py
+
+MAKEFLAGS += --no-print-directory
+# Two builds at once would write the same files.
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help setup test lint unit netns demo bench clean as-root packages
+
+help: ## say what can be made
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@echo "Variables: BACKEND=$(BACKEND) HOSTS=$(HOSTS) for demo, PYTHON= for setup in a clean tree."
+
+setup: packages .venv/.installed ## .venv/, with the flanneld of this checkout in .venv/bin/
+
+test: as-root setup lint unit unit-3.12 unit-3.13 netns ## everything below; needs root
+
+lint: setup ## ruff, mypy, clang-format, the C compiler's warnings
+	@.venv/bin/python $(PYTEST) tests/test_linters.py
+
+unit: setup ## tests that need no root and no network
+	@.venv/bin/python $(PYTEST) $(UNIT)
+
+netns: as-root setup ## tests in network namespaces, on the real kernel and etcd; needs root
+	@.venv/bin/python $(PYTEST) netns-tests
+
+demo: as-root setup ## hosts and containers in namespaces, pinging each other; needs root
+	@.venv/bin/python netns-tests/demo.py --backend $(BACKEND) --hosts $(HOSTS)
+
+bench: as-root setup ## time to program many peers, beside ip -batch; needs root
+	@.venv/bin/python bench/program_peers.py
+
+clean: ## remove what the others have made
+	rm -rf .venv .venv-* build *.egg-info flannel/backends/udp/_dataplane*.so
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+as-root:
+	@[ "$$(id -u)" -eq 0 ] || { echo "cannot make network namespaces: this needs root" >&2; exit 1; }
+
+packages:
+	@netns-tests/install-packages.sh
+
+# $(call find-python,CANDIDATES,MINIMUM): the first that runs, is recent enough, and can be built
+# for. A command that is there may still not run: pyenv leaves such in PATH.
+find-python = $(shell for python in $(1); do "$$python" -c 'import ensurepip, os, sys, sysconfig, venv; \
+	assert sys.version_info >= (3, 11); os.stat(sysconfig.get_path("include") + "/Python.h"); \
+	print(sys.executable)' 2>/dev/null && break; done)
+find-other = $(call find-python,python$(1) $(wildcard $(PYENV)/versions/$(1).*/bin/python))
+
+# $(call install,VENV,PYTHON,EXTRA)
+define install
+	@[ "$(2)" ] || { echo "cannot make $(1): none of '$(PYTHONS)' is a Python of 3.11 or later" \
+		"with the module venv and its C headers" >&2; exit 1; }
+	@$(1)/bin/python -c 'import pip' 2>/dev/null || { \
+		echo "making $(1) with $(2)"; "$(2)" -m venv --clear $(1); }
+	@echo "installing flannel[$(3)] in $(1)"
+	@$(1)/bin/python -m pip install -qq --disable-pip-version-check --use-pep517 \
+		--editable '.[$(3)]'
+	@touch $@
+endef
+
+.venv/.installed: $(INSTALLS_FROM)
+	$(call install,.venv,$(call find-python,$(PYTHONS)),dev)
+
+.venv-%/.installed: $(INSTALLS_FROM)
+	$(call install,.venv-$*,$(call find-other,$*),test)
+
+unit-%: packages
+	@$(if $(call find-other,$*),$(MAKE) .venv-$*/.installed && .venv-$*/bin/python $(PYTEST) $(UNIT) \
+		,echo "Python $* is not installed here: no unit tests on it")

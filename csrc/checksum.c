@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * The Internet checksum (RFC 1071) and its update by differences (RFC 1624).
+ *
+ * One's complement addition does not care about byte order (RFC 1071, 2.B): 16-bit words are added
+ * as they lie in memory, and the result is stored as it comes out. So every uint16_t here is the
+ * memory of a packet's two bytes, and nothing is swapped.
+ */
+
+#include "checksum.h"
+
+#include <string.h>
+
+/*
+ * The sum is where the time for a large packet goes. Let the compiler make a second copy of it for
+ * processors with wider registers, chosen once when the library is loaded. Elsewhere the plain copy
+ * is what there is.
+ */
+#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__)
+#define WIDE_REGISTERS __attribute__((target_clones("avx2", "default")))
+#else
+#define WIDE_REGISTERS
+#endif
+
+WIDE_REGISTERS
+static uint64_t add_words(uint64_t sum, const uint8_t *words, size_t n_words)
+{
+	uint32_t word;
+
+	for (size_t i = 0; i < n_words; i++) {
+		memcpy(&word, words + i * sizeof(word), sizeof(word));
+		sum += word;
+	}
+	return sum;
+}
+
+/**
+ * checksum_add() - add bytes to a running sum
+ * @sum:  0, or what this function returned for the bytes before
+ * @data: the bytes, of any alignment
+ * @len:  how many; an odd number for the last piece of a sum only
+ *
+ * 32-bit words are added in 64 bits, which leaves the carries where they are: because 2^16 is 1
+ * modulo 2^16 - 1, checksum_fold() can bring them home at the end. There is room for 16 GiB.
+ *
+ * Return: the new sum, for this function or checksum_fold().
+ */
+uint64_t checksum_add(uint64_t sum, const void *data, size_t len)
+{
+	const uint8_t *bytes = data;
+	size_t rest_len = len % sizeof(uint32_t);
+	uint32_t rest = 0; /* as if zeroes followed; they add nothing */
+
+	sum = add_words(sum, bytes, len / sizeof(uint32_t));
+	if (rest_len)
+		memcpy(&rest, bytes + len - rest_len, rest_len);
+	return sum + rest;
+}
+
+/**
+ * checksum_fold() - the 16-bit one's complement sum, not inverted
+ * @sum: what checksum_add() returned
+ *
+ * A header wants the complement, ~checksum_fold(sum). Over bytes that contain a right checksum the
+ * result is 0xffff.
+ *
+ * Return: the sum, as it lies in memory.
+ */
+uint16_t checksum_fold(uint64_t sum)
+{
+	/* 64 bits -> 33 -> 32 -> 17 -> 16: each carry can cause one more, and no more than one. */
+	sum = (sum >> 32) + (sum & 0xffffffff);
+	sum = (sum >> 32) + (sum & 0xffffffff);
+	sum = (sum >> 16) + (sum & 0xffff);
+	sum = (sum >> 16) + (sum & 0xffff);
+	return (uint16_t)sum;
+}
+
+/**
+ * checksum_update() - what a header checksum becomes when one of the words it covers changes
+ * @check:  the checksum in the header
+ * @before: the word as it was
+ * @after:  the word as it is now
+ *
+ * Equation 3 of RFC 1624, the one that gets the two zeroes of one's complement right.
+ *
+ * Return: the new checksum for the header.
+ */
+uint16_t checksum_update(uint16_t check, uint16_t before, uint16_t after)
+{
+	uint64_t sum = (uint64_t)(uint16_t)~check + (uint16_t)~before + after;
+
+	return (uint16_t)~checksum_fold(sum);
+}

@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that the checkout needs: to build it, to test it, to run the demo.
+# Does nothing, in no time, where nothing is missing. Other distributions are told what is.
+set -euo pipefail
+
+# What proves that a package is there, and the package. A name without / is a command.
+needs=(
+	gcc gcc
+	/usr/include/stdio.h libc6-dev
+	python3 python3
+	etcd etcd-server
+	etcdctl etcd-client
+	ip iproute2
+	ping iputils-ping
+	nft nftables
+	sysctl procps
+	nsenter util-linux
+	systemd-analyze systemd # verifies dist/flanneld.service
+)
+
+missing=()
+for ((i = 0; i < ${#needs[@]}; i += 2)); do
+	case ${needs[i]} in
+	/*) [ -e "${needs[i]}" ] ;;
+	*) PATH=$PATH:/usr/sbin:/sbin command -v "${needs[i]}" >/dev/null ;;
+	esac || missing+=("${needs[i + 1]}")
+done
+# Debian has these apart from Python itself; whatever python3 is, it must be able to do both.
+python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+python3 -c 'import os, sysconfig
+os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null || missing+=(python3-dev)
+
+((${#missing[@]})) || exit 0
+
+if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+	echo "missing packages; as root on Debian: apt-get install ${missing[*]}" >&2
+	exit 1
+fi
+
+log=$(mktemp)
+policy=/usr/sbin/policy-rc.d
+made_policy=
+clean_up() {
+	rm -f "$log"
+	if [ "$made_policy" ]; then rm -f "$policy"; fi
+}
+trap clean_up EXIT
+trap 'exit 130' INT TERM
+
+# The packages must not start services here: the tests run an etcd of their own.
+if ! [ -e "$policy" ]; then
+	made_policy=yes
+	printf '#!/bin/sh\nexit 101\n' >"$policy"
+	chmod +x "$policy"
+fi
+
+install() {
+	export DEBIAN_FRONTEND=noninteractive
+	local options=(-q -o DPkg::Lock::Timeout=300)
+	apt-get update "${options[@]}" &&
+		apt-get install "${options[@]}" --yes --no-install-recommends "${missing[@]}"
+}
+
+echo "installing packages: ${missing[*]}"
+if ! { install || { sleep 5 && install; }; } >"$log" 2>&1 </dev/null; then
+	cat "$log" >&2
+	echo "cannot install packages: ${missing[*]}" >&2
+	exit 1
+fi
+# Nor at the next boot.
+if [[ " ${missing[*]} " == *" etcd-server "* ]] && command -v systemctl >/dev/null; then
+	systemctl --quiet disable etcd.service >>"$log" 2>&1 || { cat "$log" >&2; exit 1; }
+	echo "etcd.service is installed, and left stopped and disabled"
+fi
