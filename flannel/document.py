@@ -1,0 +1,105 @@
+"""JSON documents from the store, read the way Go's encoding/json reads them into a struct.
+
+Members are matched without regard to case, unknown ones are ignored, of duplicates the last
+wins. A document comes from whoever may write to etcd: it is size-limited, and reading it raises
+nothing but `BadDocument`.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+MAX_BYTES = 64 * 1024
+"""Far above any real config or lease (some hundred bytes); keeps one bad value cheap."""
+
+
+class BadDocument(Exception):
+    """Why a document, or one member of it, cannot be used; a phrase without the document's name."""
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")  # Python's json reads NaN and Infinity, Go's does not
+
+
+_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+def load(text: str) -> dict[str, Any]:
+    """Return the object in ``text``; read its members through `Members`.
+
+    :raises BadDocument: it is too long, not JSON, nested too deeply, or not an object.
+    """
+    if len(text) > MAX_BYTES:
+        raise BadDocument(f"it has {len(text)} characters, more than {MAX_BYTES}")
+    try:
+        document = _decoder.decode(text)
+    except RecursionError:
+        raise BadDocument("it is nested too deeply") from None
+    except ValueError as error:
+        raise BadDocument(f"it is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise BadDocument(f"it is {shown(document)}, not an object")
+    return document
+
+
+def shown(value: Any) -> str:
+    """``value`` as JSON on one line, cut to a length fit for a message."""
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+class Members:
+    """Typed access to an object's members; every complaint names the key, its value and the rule.
+
+    :param where: what stands before a member's name in messages: ``""`` or ``"Backend."``.
+    """
+
+    def __init__(self, members: Mapping[str, Any], where: str = "") -> None:
+        self._members = {name.lower(): value for name, value in members.items()}
+        self._where = where
+
+    def get(self, name: str) -> Any:
+        """The member as it is; None when it is absent."""
+        return self._members.get(name.lower())
+
+    def __contains__(self, name: str) -> bool:
+        return name.lower() in self._members
+
+    def bad(self, name: str, rule: str) -> BadDocument:
+        """The exception for a member that breaks ``rule``, e.g. ``must be 1 to 30``."""
+        if name not in self:
+            return BadDocument(f"{self._where}{name} is missing: it {rule}")
+        value = shown(self._members[name.lower()])
+        return BadDocument(f"{self._where}{name} is {value}: it {rule}")
+
+    def text(self, name: str, rule: str) -> str:
+        """The string ``name``, which must be there; ``rule`` says what is expected of it."""
+        value = self.get(name)
+        if not isinstance(value, str):
+            raise self.bad(name, rule)
+        return value
+
+    def integer(self, name: str, default: int, low: int, high: int) -> int:
+        """The whole number ``name`` in ``low``..``high``; absent or null means ``default``."""
+        value = self.get(name)
+        if value is None:
+            return default
+        if type(value) is not int or not low <= value <= high:  # bool is an int, and no number
+            raise self.bad(name, f"must be a whole number from {low} to {high}")
+        return value
+
+    def boolean(self, name: str, default: bool = False) -> bool:
+        """``true`` or ``false``; absent or null means ``default``."""
+        value = self.get(name)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise self.bad(name, "must be true or false")
+        return value
+
+    def mapping(self, name: str) -> dict[str, Any]:
+        """The object ``name``, which must be there."""
+        value = self.get(name)
+        if not isinstance(value, dict):
+            raise self.bad(name, "must be an object")
+        return value

@@ -1,0 +1,95 @@
+"""Every exception that this program raises on purpose.
+
+    FlannelError
+    ├── BadOption             a flag, a variable or a file it names; exit 2, one line
+    ├── BadNetworkConfig      the document in etcd cannot be used here; say why, wait for another
+    ├── NetworkInUse          this host has addresses or routes where the overlay would be
+    ├── BadLease              a key or value under subnets/ that is not a lease; skip it
+    ├── StoreError
+    │   ├── StoreUnavailable    no answer, or none that can be trusted: wait, ask again
+    │   ├── StoreDenied         credentials or certificates refused: wait, an operator must act
+    │   ├── LeaseTaken          somebody else holds that subnet: choose another
+    │   └── LeaseChanged        a compare-and-swap lost: read again
+    ├── NoFreeSubnet
+    ├── LeaseLost             ours was removed or given away: start over
+    ├── NoInterface           no link fits -iface & co. yet: wait for it
+    ├── CannotWrite           subnet.env or a file like it could not be written
+    └── KernelError           netlink or a file of the kernel said no
+
+Low modules translate a library's exceptions into these (``raise ... from``), the ones in the
+middle let them pass, `flannel.daemon` decides what happens and `flannel.__main__` tells the
+operator. Anything else that escapes is a bug: traceback, exit status 1.
+
+Texts read *cannot ⟨do what⟩ ⟨to which⟩: ⟨why⟩*, on one line.
+"""
+
+import os
+
+
+class FlannelError(Exception):
+    """The root of the tree."""
+
+
+class BadOption(FlannelError):
+    """A flag, a FLANNELD_* variable, or a file that one of them names cannot be used."""
+
+
+class BadNetworkConfig(FlannelError):
+    """The network config in the store cannot be used on this host."""
+
+
+class NetworkInUse(FlannelError):
+    """The overlay's range collides with an address or a route of this host."""
+
+
+class BadLease(FlannelError):
+    """A key or a value below ``subnets/`` is not a lease."""
+
+
+class StoreError(FlannelError):
+    """The lease store did not do what it was asked."""
+
+
+class StoreUnavailable(StoreError):
+    """No endpoint gave a usable answer; asking again later may help."""
+
+
+class StoreDenied(StoreError):
+    """The store refuses who we are; asking again helps only after somebody has mended that."""
+
+
+class LeaseTaken(StoreError):
+    """Another host holds this subnet."""
+
+
+class LeaseChanged(StoreError):
+    """The lease is not what it was when we read it, or is gone."""
+
+
+class NoFreeSubnet(FlannelError):
+    """Every subnet of the network is leased."""
+
+
+class LeaseLost(FlannelError):
+    """This host's lease was removed, has expired, or belongs to another host now."""
+
+
+class NoInterface(FlannelError):
+    """No link of this host fits what was asked for, or not yet."""
+
+
+class CannotWrite(FlannelError):
+    """A file that we hand to others could not be written; the old one is as it was."""
+
+
+class KernelError(FlannelError):
+    """The kernel refused.
+
+    :param doing: what was asked of it, e.g. ``add route 10.5.2.0/24 via 10.5.2.0``.
+    :param errno: the positive error number.
+    """
+
+    def __init__(self, doing: str, errno: int) -> None:
+        super().__init__(f"cannot {doing}: {os.strerror(errno)}")
+        self.doing = doing
+        self.errno = errno

@@ -1,0 +1,163 @@
+"""Leases: which host holds which subnet, and what its peers must know to reach it.
+
+In the store a lease is a key named after the subnet (``10.5.1.0-24``) whose value is the JSON of
+its `LeaseAttrs`. Both forms are upstream flannel's, byte for byte; everything here is pure.
+"""
+
+import json
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from ipaddress import AddressValueError, IPv4Address, IPv4Network
+from typing import Any, assert_never
+
+from flannel.document import BadDocument, Members, load, shown
+from flannel.errors import BadLease
+
+# A key of a dual-stack cluster goes on after "&" with an IPv6 subnet, which is left to others.
+_KEY = re.compile(r"([0-9.]{7,15})-(3[0-2]|[12]?[0-9])(?:&[0-9a-fA-F:.]+-[0-9]{1,3})?")
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseAttrs:
+    """What a peer must know to reach a host: the value of its key.
+
+    :ivar backend_data: whatever JSON value the backend publishes, as it stands in the store.
+    """
+
+    public_ip: IPv4Address
+    backend_type: str = ""
+    backend_data: Any = None
+
+    def to_json(self) -> str:
+        """The value to store: compact, in this member order, absent members left out."""
+        members: dict[str, Any] = {"PublicIP": str(self.public_ip)}
+        if self.backend_type:
+            members["BackendType"] = self.backend_type
+        if self.backend_data is not None:
+            members["BackendData"] = self.backend_data
+        return json.dumps(members, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> "LeaseAttrs":
+        """Read a value; unknown members are ignored, names may be in any case.
+
+        :raises BadLease: it is not JSON, or has no unicast ``PublicIP``, or a wrong type.
+        """
+        try:
+            members = Members(load(text))
+        except BadDocument as why:
+            raise BadLease(f"its value cannot be read: {why}") from None
+        public_ip = members.get("PublicIP")
+        backend_type = members.get("BackendType") or ""
+        if not isinstance(backend_type, str):
+            raise BadLease(f"its BackendType is {shown(backend_type)}, not a string")
+        try:
+            if not isinstance(public_ip, str):
+                raise AddressValueError
+            address = IPv4Address(public_ip)
+        except AddressValueError:
+            raise BadLease(f"its PublicIP is {shown(public_ip)}, not an IPv4 address") from None
+        if not is_unicast(address):
+            raise BadLease(f"its PublicIP is {address}, not the address of a host")
+        return cls(address, backend_type, members.get("BackendData"))
+
+
+def is_unicast(address: IPv4Address) -> bool:
+    """Whether a host can have ``address`` and be reached at it from another host."""
+    first = int(address) >> 24
+    return 0 < first < 224 and first != 127
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A subnet in the hands of a host.
+
+    Two leases are equal when a peer would treat them alike: how long one lasts and which write
+    made it do not count.
+
+    :ivar ttl: whole seconds that were left when it was read; None is a reservation, which stays.
+    :ivar index: the store's number of the last write to it, for compare-and-swap.
+    """
+
+    subnet: IPv4Network
+    attrs: LeaseAttrs
+    ttl: int | None = field(default=None, compare=False)
+    index: int = field(default=0, compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.subnet} of {self.attrs.public_ip}"
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseAdded:
+    """A lease was made or written again."""
+
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRemoved:
+    """A lease was deleted or has expired."""
+
+    subnet: IPv4Network
+
+
+LeaseEvent = LeaseAdded | LeaseRemoved
+
+
+def subnet_key(subnet: IPv4Network) -> str:
+    """The last part of the key of a lease: ``10.5.1.0-24``."""
+    return f"{subnet.network_address}-{subnet.prefixlen}"
+
+
+def parse_subnet_key(key: str) -> IPv4Network:
+    """The subnet that a key's last part stands for.
+
+    :raises BadLease: it is not of the form ``10.5.1.0-24``, or has host bits set.
+    """
+    match = _KEY.fullmatch(key)
+    if not match:
+        raise BadLease("its name is not of the form 10.5.1.0-24")
+    try:
+        return IPv4Network((match[1], int(match[2])))
+    except ValueError as error:
+        raise BadLease(f"its name is not a subnet: {error}") from None
+
+
+class LeaseTable:
+    """All leases that the store holds, by subnet. Whole leases are compared.
+
+    Both ways to learn of leases report what is different now, so that the caller need not know
+    whether it came from a snapshot or from the watch.
+    """
+
+    def __init__(self) -> None:
+        self._leases: dict[IPv4Network, Lease] = {}
+
+    @property
+    def leases(self) -> dict[IPv4Network, Lease]:
+        """The table itself; not to be written to."""
+        return self._leases
+
+    def reset(self, leases: Collection[Lease]) -> set[IPv4Network]:
+        """Replace everything; return the subnets whose lease is new, different or gone."""
+        before, self._leases = self._leases, {lease.subnet: lease for lease in leases}
+        changed = {subnet for subnet, lease in self._leases.items() if before.get(subnet) != lease}
+        return changed | (before.keys() - self._leases.keys())
+
+    def update(self, events: Iterable[LeaseEvent]) -> set[IPv4Network]:
+        """Apply ``events`` in order; return the subnets they touched in a way that counts."""
+        changed: set[IPv4Network] = set()
+        for event in events:
+            match event:
+                case LeaseAdded(lease):
+                    if self._leases.get(lease.subnet) != lease:
+                        changed.add(lease.subnet)
+                    self._leases[lease.subnet] = lease
+                case LeaseRemoved(subnet):
+                    if self._leases.pop(subnet, None) is not None:
+                        changed.add(subnet)
+                case _:
+                    assert_never(event)
+        return changed

@@ -1,0 +1,158 @@
+"""The network config: defaults and limits of upstream, every violation named."""
+
+import json
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flannel.errors import BadNetworkConfig
+from flannel.network_config import NetworkConfig
+
+
+def parse(**members: Any) -> NetworkConfig:
+    return NetworkConfig.from_json(json.dumps(members))
+
+
+def test_the_defaults_are_upstreams() -> None:
+    config = NetworkConfig.from_json('{ "Network": "10.1.0.0/16" }')
+    assert config == NetworkConfig(
+        network=IPv4Network("10.1.0.0/16"),
+        subnet_len=24,
+        subnet_min=IPv4Address("10.1.1.0"),
+        subnet_max=IPv4Address("10.1.255.0"),
+        backend_type="udp",
+        backend={},
+    )
+    assert config.n_subnets == 255
+
+
+@pytest.mark.parametrize(
+    ("network", "subnet_len"),
+    [("10.0.0.0/8", 24), ("10.1.0.0/22", 24), ("10.1.0.0/23", 25), ("10.1.0.0/28", 30)],
+)
+def test_the_default_subnet_length_follows_the_network(network: str, subnet_len: int) -> None:
+    assert parse(Network=network).subnet_len == subnet_len
+
+
+def test_host_bits_of_the_network_are_masked() -> None:
+    assert parse(Network="10.5.3.4/16").network == IPv4Network("10.5.0.0/16")
+
+
+def test_everything_may_be_given() -> None:
+    config = parse(
+        Network="10.0.0.0/8",
+        SubnetLen=20,
+        SubnetMin="10.10.0.0",
+        SubnetMax="10.99.0.0",
+        Backend={"Type": "VXLAN", "VNI": 7},
+        EnableIPv4=True,
+        EnableIPv6=False,
+        EnableNFTables=True,
+        SomethingElse=[1],
+    )
+    assert (config.subnet_len, config.subnet_size) == (20, 4096)
+    assert (str(config.subnet_min), str(config.subnet_max)) == ("10.10.0.0", "10.99.0.0")
+    assert config.n_subnets == 89 * 16 + 1
+    assert config.backend_type == "vxlan"
+    assert config.backend == {"Type": "VXLAN", "VNI": 7}
+
+
+def test_keys_are_read_in_any_case() -> None:
+    text = '{"network":"10.1.0.0/16","SUBNETLEN":25,"backend":{"type":"host-gw"}}'
+    config = NetworkConfig.from_json(text)
+    assert (config.subnet_len, config.backend_type) == (25, "host-gw")
+
+
+@pytest.mark.parametrize(
+    ("subnet", "fits"),
+    [
+        ("10.1.1.0/24", True),
+        ("10.1.255.0/24", True),
+        ("10.1.0.0/24", False),
+        ("10.2.1.0/24", False),
+        ("10.1.1.0/25", False),
+        ("10.1.0.0/16", False),
+    ],
+)
+def test_what_may_be_leased(subnet: str, fits: bool) -> None:
+    assert parse(Network="10.1.0.0/16").fits(IPv4Network(subnet)) is fits
+
+
+GOOD = "10.1.0.0/16"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "it is not JSON"),
+        ("null", "it is null, not an object"),
+        ('"10.1.0.0/16"', "not an object"),
+        ("{" * 100_000, "more than 65536"),
+        ("[" * 60_000, "nested too deeply"),
+        ("{}", "Network is missing: it must be an IPv4 network"),
+        ({"Network": None}, "Network is null"),
+        ({"Network": 10}, "Network is 10"),
+        ({"Network": "10.1.0.0"}, 'Network is "10.1.0.0"'),
+        ({"Network": "10.1.0.0/255.255.0.0"}, "must be an IPv4 network"),
+        ({"Network": "10.1.0.0/33"}, "must be an IPv4 network"),
+        ({"Network": "10.1.0.0/-1"}, "must be an IPv4 network"),
+        ({"Network": "10.1.0.0/٢٤"}, "must be an IPv4 network"),
+        ({"Network": "fc00::/48"}, "must be an IPv4 network"),
+        ({"Network": "10.1.0.0/29"}, "must be /28 or larger"),
+        ({"Network": "0.0.0.0/0"}, "must not overlap 0.0.0.0/8"),
+        ({"Network": "0.0.0.0/16"}, "must not overlap 0.0.0.0/8"),
+        ({"Network": "127.0.0.0/16"}, "must not overlap 127.0.0.0/8"),
+        ({"Network": "64.0.0.0/2"}, "must not overlap 127.0.0.0/8"),
+        ({"Network": "169.254.0.0/16"}, "must not overlap 169.254.0.0/16"),
+        ({"Network": "224.0.0.0/16"}, "must not overlap 224.0.0.0/3"),
+        ({"Network": "255.255.0.0/16"}, "must not overlap 224.0.0.0/3"),
+        ({"Network": GOOD, "SubnetLen": 17}, "SubnetLen is 17: it must be a whole number from 18"),
+        ({"Network": GOOD, "SubnetLen": 31}, "SubnetLen is 31"),
+        ({"Network": GOOD, "SubnetLen": "24"}, 'SubnetLen is "24"'),
+        ({"Network": GOOD, "SubnetLen": 24.5}, "SubnetLen is 24.5"),
+        ({"Network": GOOD, "SubnetLen": True}, "SubnetLen is true"),
+        ({"Network": GOOD, "SubnetMin": "10.2.0.0"}, "SubnetMin"),
+        ({"Network": GOOD, "SubnetMin": "10.1.3.4"}, "must be the first address of a /24"),
+        ({"Network": GOOD, "SubnetMin": "x"}, "SubnetMin"),
+        ({"Network": GOOD, "SubnetMin": None}, "SubnetMin is null"),
+        ({"Network": GOOD, "SubnetMax": "10.2.0.0"}, "SubnetMax"),
+        ({"Network": GOOD, "SubnetMin": "10.1.9.0", "SubnetMax": "10.1.8.0"}, "10.1.9.0"),
+        ({"Network": GOOD, "Backend": {}}, "Backend.Type is missing"),
+        ({"Network": GOOD, "Backend": None}, "Backend is null"),
+        ({"Network": GOOD, "Backend": "vxlan"}, "Backend is"),
+        ({"Network": GOOD, "Backend": {"Type": 1}}, "Backend.Type is 1"),
+        ({"Network": GOOD, "EnableIPv6": True}, "EnableIPv6 is true"),
+        ({"Network": GOOD, "EnableIPv4": False}, "EnableIPv4 is false"),
+        ({"Network": GOOD, "EnableIPv4": "yes"}, "EnableIPv4"),
+    ],
+)
+def test_each_violation_is_named_with_key_value_and_rule(text: Any, complaint: str) -> None:
+    with pytest.raises(BadNetworkConfig) as error:
+        NetworkConfig.from_json(text if isinstance(text, str) else json.dumps(text))
+    assert complaint in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 300
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text() | st.sampled_from([GOOD, "10.1.2.0"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+KEYS = st.sampled_from(
+    ["Network", "SubnetLen", "SubnetMin", "SubnetMax", "Backend", "EnableIPv4", "EnableIPv6"]
+)
+
+
+@given(st.dictionaries(KEYS, VALUES))
+def test_no_document_makes_the_parser_raise_anything_else(document: dict[str, Any]) -> None:
+    try:
+        config = NetworkConfig.from_json(json.dumps(document))
+    except BadNetworkConfig:
+        return
+    assert config.subnet_min in config.network
+    assert config.subnet_max in config.network
+    assert config.n_subnets >= 1
