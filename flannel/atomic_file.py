@@ -1,0 +1,72 @@
+"""Write a small file that others read: they find the old content or the new one, whole."""
+
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from flannel.errors import CannotWrite
+
+_MODE = 0o644
+_DIRECTORY_MODE = 0o755
+
+
+def write(path: Path, content: bytes) -> None:
+    """Make ``path`` a file of this process's user with ``content`` and mode 0644.
+
+    Root writes where others may have left things: no link is followed, neither at ``path``, which
+    is replaced, nor at the temporary file beside it, whose name cannot be guessed. The modes of the
+    file and of directories made for it do not depend on the umask. A file that is as it should be
+    already is left alone.
+
+    :raises CannotWrite: and what was at ``path`` is still there; no temporary file is left.
+    """
+    try:
+        _make_directory(path.parent)
+        if _is_written(path, content):
+            return
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+        try:
+            _create(temporary, content)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except (OSError, ValueError) as why:  # ValueError: a name that is no name
+        reason = why.strerror if isinstance(why, OSError) else why
+        raise CannotWrite(f"cannot write {path}: {reason}") from why
+
+
+def _make_directory(path: Path) -> None:
+    if path.is_dir():
+        return
+    _make_directory(path.parent)
+    path.mkdir(_DIRECTORY_MODE, exist_ok=True)
+    path.chmod(_DIRECTORY_MODE)
+
+
+def _is_written(path: Path, content: bytes) -> bool:
+    try:
+        # A FIFO with no writer would hold a plain open() for ever.
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    with os.fdopen(fd, "rb", buffering=0) as file:
+        found = os.fstat(fd)
+        return (
+            stat.S_ISREG(found.st_mode)
+            and stat.S_IMODE(found.st_mode) == _MODE
+            and found.st_uid == os.geteuid()
+            and found.st_size == len(content)
+            and file.read(len(content)) == content
+        )
+
+
+def _create(path: Path, content: bytes) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(path, flags, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        os.fchmod(fd, _MODE)
+        file.write(content)
+        file.flush()
+        os.fsync(fd)

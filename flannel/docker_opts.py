@@ -1,0 +1,132 @@
+"""mk-docker-opts: from subnet.env to a file of docker options, for a unit's EnvironmentFile=.
+
+Flags, output and order are those of upstream's shell script. That one runs subnet.env in a shell;
+this one parses it, and lets nothing but addresses, numbers and options of known form through, for
+docker runs as root with what stands in the file. A file that is not there gives empty options.
+"""
+
+import getopt
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flannel import atomic_file, subnet_env
+from flannel.document import shown
+from flannel.errors import BadOption, FlannelError
+
+_USAGE = """\
+usage: mk-docker-opts [-f SUBNET-ENV] [-d DOCKER-ENV] [-i] [-c] [-m] [-k NAME]
+
+Make options for the docker daemon of what flanneld has leased.
+  -f FILE  read this; default /run/flannel/subnet.env
+  -d FILE  write this; default /run/docker_opts.env
+  -i       write one variable for each option: DOCKER_OPT_BIP, ..._IPMASQ, ..._MTU
+  -c       write one variable with all of them, after what it has in the environment
+           (without -i and -c: both)
+  -m       leave --ip-masq out, for a docker too old to know it
+  -k NAME  the variable of -c; default DOCKER_OPTS
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What the flags ask for; see the usage text."""
+
+    subnet_env: Path
+    docker_env: Path
+    individual: bool
+    combined: bool
+    ip_masq: bool
+    key: str
+
+
+def main() -> int:
+    """Run with the command line and environment of this process; return the exit status."""
+    try:
+        job = parse(sys.argv[1:])
+        if job is None:
+            print(_USAGE, end="")
+            return 0
+        atomic_file.write(job.docker_env, render(job, os.environ).encode())
+    except FlannelError as why:
+        print(f"mk-docker-opts: {why}", file=sys.stderr)
+        return 2 if isinstance(why, BadOption) else 1
+    return 0
+
+
+def parse(argv: Sequence[str]) -> Job | None:
+    """Read the command line; None asks for the usage text.
+
+    :raises BadOption: naming the flag or word.
+    """
+    try:
+        pairs, words = getopt.getopt(argv, "f:d:icmk:h")
+    except getopt.GetoptError as why:
+        raise BadOption(f"cannot use {shown('-' + why.opt)}: {why.msg}; -h tells") from None
+    if words:
+        raise BadOption(f"cannot use {shown(words[0])}: it belongs to no flag; -h tells")
+    given = dict(pairs)
+    if "-h" in given:
+        return None
+    key = given.get("-k", "DOCKER_OPTS")
+    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", key):
+        raise BadOption(f"cannot use -k: {shown(key)} is not the name of a variable")
+    both = not {"-i", "-c"} & given.keys()
+    return Job(
+        subnet_env=Path(given.get("-f", "/run/flannel/subnet.env")),
+        docker_env=Path(given.get("-d", "/run/docker_opts.env")),
+        individual=both or "-i" in given,
+        combined=both or "-c" in given,
+        ip_masq="-m" not in given,
+        key=key,
+    )
+
+
+def render(job: Job, environ: Mapping[str, str]) -> str:
+    """The text of the docker options file.
+
+    :raises BadOption: subnet.env, or what the environment has for the combined variable, holds
+        something that must not get there.
+    """
+    options = _docker_options(job)
+    lines = [f'{name}="{option}"\n' for name, option in options.items() if job.individual]
+    if job.combined:
+        # Two blanks after what was there, one before the first if nothing was: as upstream's.
+        before = _before(environ, job.key)
+        combined = (f"{before} " if before else "") + "".join(
+            f" {each}" for each in options.values()
+        )
+        lines.append(f'{job.key}="{combined}"\n')
+    return "".join(lines)
+
+
+def _docker_options(job: Job) -> dict[str, str]:
+    """The options by their variables' names, in upstream's order; one for each line there is."""
+    try:
+        names = subnet_env.load(job.subnet_env)
+        options = {}
+        if "FLANNEL_SUBNET" in names:
+            options["DOCKER_OPT_BIP"] = f"--bip={subnet_env.subnet_of(names)}"
+        if job.ip_masq and "FLANNEL_IPMASQ" in names:
+            # One of the two has to masquerade, and only one.
+            docker_does = not subnet_env.ip_masq_of(names)
+            options["DOCKER_OPT_IPMASQ"] = f"--ip-masq={str(docker_does).lower()}"
+        if "FLANNEL_MTU" in names:
+            options["DOCKER_OPT_MTU"] = f"--mtu={subnet_env.mtu_of(names)}"
+        return options
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as why:
+        reason = why.strerror if isinstance(why, OSError) else why
+        raise BadOption(f"cannot use {job.subnet_env}: {reason}") from None
+
+
+def _before(environ: Mapping[str, str], key: str) -> str:
+    value = environ.get(key, "")
+    # What would end the quotes, or mean something inside them, to systemd or to a shell.
+    if re.search(r'["\\$`]|[^ -~]', value):
+        raise BadOption(f"cannot keep the value of ${key}: it has quotes, $, \\ or the like in it")
+    return value

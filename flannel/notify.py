@@ -1,0 +1,29 @@
+"""Tell systemd how we are: sd_notify(3), which is one datagram."""
+
+import logging
+import socket
+from collections.abc import Mapping
+
+log = logging.getLogger(__name__)
+
+_PATIENCE = 1.0
+"""Seconds to wait for room in the receiver's queue; systemd empties it at once."""
+
+
+def notify(state: str, environ: Mapping[str, str]) -> None:
+    """Send ``state``, e.g. ``READY=1``, to $NOTIFY_SOCKET; nothing if that is not set.
+
+    It never raises: to carry on unheard beats to stop.
+    """
+    address = environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):  # the abstract namespace, which has no file
+        address = "\0" + address[1:]
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(_PATIENCE)
+            sock.connect(address)
+            sock.send(state.encode())
+    except (OSError, ValueError) as why:  # ValueError: an address that is none
+        log.debug("cannot notify systemd at %r: %s", address, why)

@@ -1,0 +1,230 @@
+"""Options: what the operator typed here, as opposed to the network config the cluster agreed on.
+
+`FLAGS` is the one table: command line, FLANNELD_* variables and ``-help`` all come from it. A flag
+beats its variable, which beats the default; an empty variable counts as unset. Names, defaults and
+syntax are upstream's, so that what was written for upstream's daemon goes on working.
+"""
+
+import re
+import stat
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+from flannel import __version__
+from flannel import option_values as values
+from flannel.document import shown
+from flannel.errors import BadOption
+from flannel.flags import Flag, boolean, split
+
+
+@dataclass(frozen=True, slots=True)
+class EtcdOptions:
+    """How to reach etcd.
+
+    :ivar endpoints: ``http://host:port`` or ``https://host:port``, all of one scheme.
+    :ivar prefix: begins with a slash and does not end with one; empty for the root.
+    :ivar keyfile: there if and only if ``certfile`` is.
+    :ivar password: empty if and only if ``username`` is; never shown.
+    """
+
+    endpoints: tuple[str, ...]
+    prefix: str
+    keyfile: Path | None
+    certfile: Path | None
+    cafile: Path | None
+    username: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Everything that `parse` found, checked.
+
+    :ivar v: log verbosity, 0 for the normal one.
+    :ivar warnings: one line each, of flags without effect and the like, for the log.
+    """
+
+    etcd: EtcdOptions
+    iface: tuple[str, ...]
+    iface_regex: tuple[re.Pattern[str], ...]
+    iface_can_reach: IPv4Address | None
+    public_ip: IPv4Address | None
+    subnet_file: Path
+    subnet_lease_renew_margin: timedelta
+    v: int
+    warnings: tuple[str, ...]
+
+
+_NO_MASQUERADE = (
+    "this version makes no masquerade rules; subnet.env says FLANNEL_IPMASQ=false, so that docker "
+    "masquerades itself"
+)
+_NO_FIREWALL = "this version makes no firewall rules; your own must let forwarded packets pass"
+_NO_HEALTHZ = "this version has no health endpoint"
+_NO_MODULES = "-v is the verbosity of the whole of flanneld"
+_ONE_NETWORK = "this version serves one network, the one at -etcd-prefix"
+_NO_REMOTE = "this version reads etcd itself and is neither client nor server of another flanneld"
+_OLD = "of flannel 0.5 to 0.7"
+
+# fmt: off
+FLAGS = (
+    Flag(name="etcd-endpoints", parse=values.etcd_endpoints, metavar="URL,...",
+         default="http://127.0.0.1:4001,http://127.0.0.1:2379",
+         help="members of the etcd cluster, all http or all https; without a port: 80 or 443"),
+    Flag(name="etcd-prefix", parse=values.etcd_prefix, metavar="KEY",
+         default="/coreos.com/network",
+         help="where in etcd the network is: its config at KEY/config, leases below KEY/subnets"),
+    Flag(name="etcd-keyfile", parse=values.readable_file, metavar="FILE",
+         help="private key of -etcd-certfile, PEM"),
+    Flag(name="etcd-certfile", parse=values.readable_file, metavar="FILE",
+         help="client certificate to show to etcd, PEM"),
+    Flag(name="etcd-cafile", parse=values.readable_file, metavar="FILE",
+         help="CA that has signed the certificate of etcd, PEM; without: those of the system"),
+    Flag(name="etcd-username", parse=values.username, metavar="NAME",
+         help="user name to show to etcd"),
+    Flag(name="etcd-password", parse=str, metavar="TEXT", secret=True,
+         help="password to show to etcd; ps shows it to everybody, unless it is in the variable"),
+    Flag(name="iface", parse=values.interface, metavar="NAME|ADDRESS", repeatable=True,
+         help="interface that faces the other hosts, or its address; of several, the first that "
+         "is there; without: the one of the default route"),
+    Flag(name="iface-regex", parse=values.pattern, metavar="PATTERN", repeatable=True,
+         help="the same by regular expression, tried on addresses, then on names; of several, the "
+         "first that fits, if no -iface does"),
+    Flag(name="iface-can-reach", parse=values.unicast_ipv4, metavar="ADDRESS",
+         help="the same by the route to ADDRESS, if no -iface or -iface-regex fits"),
+    Flag(name="public-ip", parse=values.unicast_ipv4, metavar="ADDRESS",
+         help="where peers send to; behind NAT it is not the address of the interface"),
+    Flag(name="public-ipv6", parse=values.ipv6, metavar="ADDRESS",
+         help="-public-ip for IPv6", no_effect="this version serves IPv4 only"),
+    Flag(name="subnet-file", parse=values.file_name, metavar="FILE",
+         default="/run/flannel/subnet.env", help="file to write the lease and the MTU to"),
+    Flag(name="subnet-lease-renew-margin", parse=values.margin, metavar="MINUTES", default="60",
+         help="renew the lease this long before it ends, 1 to 1439"),
+    Flag(name="ip-masq", parse=boolean, metavar="BOOL", default="false",
+         help="masquerade what leaves the overlay", no_effect=_NO_MASQUERADE),
+    Flag(name="ip-masq-fully-random-disable", parse=boolean, metavar="BOOL", default="false",
+         help="masquerade with ports that are not random", no_effect=_NO_MASQUERADE),
+    Flag(name="ip-blackhole-route", parse=boolean, metavar="BOOL", default="false",
+         help="add a blackhole route for the own subnet",
+         no_effect="this version adds no blackhole route"),
+    Flag(name="iptables-resync", parse=values.integer(0, 2**31 - 1), metavar="SECONDS",
+         default="5", help="how often to check the firewall rules", no_effect=_NO_FIREWALL),
+    Flag(name="iptables-forward-rules", parse=boolean, metavar="BOOL", default="true",
+         help="accept forwarded packets of the overlay", no_effect=_NO_FIREWALL),
+    Flag(name="healthz-ip", parse=str, metavar="ADDRESS", default="0.0.0.0",
+         help="address of the health endpoint", no_effect=_NO_HEALTHZ),
+    Flag(name="healthz-port", parse=values.integer(0, 65535), metavar="PORT", default="0",
+         help="port of the health endpoint, 0 for none", no_effect=_NO_HEALTHZ),
+    Flag(name="v", parse=values.integer(-(2**31), 2**31 - 1), metavar="LEVEL", default="0",
+         help="log more: 1 for the steps of flanneld, 2 for those of its libraries as well"),
+    Flag(name="vmodule", parse=str, metavar="NAME=LEVEL,...",
+         help="-v by source file", no_effect=_NO_MODULES),
+    Flag(name="log_backtrace_at", parse=str, metavar="FILE:LINE", default=":0",
+         help="log a stack trace at that line", no_effect="this version logs no stack traces"),
+    Flag(name="subnet-dir", parse=str, metavar="DIRECTORY", default="/run/flannel/networks",
+         help=_OLD, refused=_ONE_NETWORK),
+    Flag(name="networks", parse=str, metavar="NAME,...", help=_OLD, refused=_ONE_NETWORK),
+    Flag(name="watch-networks", parse=boolean, metavar="BOOL", default="false",
+         help=_OLD, refused=_ONE_NETWORK),
+    Flag(name="listen", parse=str, metavar="ADDRESS", help=_OLD, refused=_NO_REMOTE),
+    Flag(name="remote", parse=str, metavar="ADDRESS", help=_OLD, refused=_NO_REMOTE),
+    Flag(name="remote-keyfile", parse=str, metavar="FILE", help=_OLD, refused=_NO_REMOTE),
+    Flag(name="remote-certfile", parse=str, metavar="FILE", help=_OLD, refused=_NO_REMOTE),
+    Flag(name="remote-cafile", parse=str, metavar="FILE", help=_OLD, refused=_NO_REMOTE),
+    Flag(name="version", parse=boolean, metavar="BOOL", default="false", has_variable=False,
+         help="say the version on stderr, then exit"),
+)
+# fmt: on
+"""In the order of -help. A table, which the formatter would make four times as long."""
+
+_BY_NAME = {flag.name: flag for flag in FLAGS}
+
+
+def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
+    """Read a command line (without the program's name) and the environment.
+
+    Beyond them it looks only whether named TLS files can be read.
+
+    :raises BadOption: one line that names the flag or variable.
+    :raises SystemExit: with status 0, after ``-help`` or ``-version`` has been answered.
+    """
+    typed = split(argv, _BY_NAME)
+    if "version" in typed and _BY_NAME["version"].value(typed["version"], "-version"):
+        print(__version__, file=sys.stderr)  # not stdout: as upstream
+        raise SystemExit(0)
+    found: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for flag in FLAGS:
+        texts = [flag.default]
+        if flag.name in typed:
+            sources[flag.name], texts = f"-{flag.name}", typed[flag.name]
+        elif environ.get(flag.variable):
+            sources[flag.name], texts = flag.variable, [environ[flag.variable]]
+        found[flag.name] = flag.value(texts, sources.get(flag.name, ""))
+        if flag.refused and found[flag.name] != flag.value([flag.default]):
+            raise BadOption(f"cannot use {sources[flag.name]}: {flag.refused}")
+    etcd = EtcdOptions(
+        endpoints=found["etcd-endpoints"],
+        prefix=found["etcd-prefix"],
+        keyfile=found["etcd-keyfile"],
+        certfile=found["etcd-certfile"],
+        cafile=found["etcd-cafile"],
+        username=found["etcd-username"],
+        password=found["etcd-password"],
+    )
+    _check_pairs(etcd, sources)
+    return Options(
+        etcd=etcd,
+        iface=found["iface"],
+        iface_regex=found["iface-regex"],
+        iface_can_reach=found["iface-can-reach"],
+        public_ip=found["public-ip"],
+        subnet_file=found["subnet-file"],
+        subnet_lease_renew_margin=found["subnet-lease-renew-margin"],
+        v=found["v"],
+        warnings=(*_without_effect(sources, environ), *_etcd_warnings(etcd, sources)),
+    )
+
+
+def _check_pairs(etcd: EtcdOptions, sources: Mapping[str, str]) -> None:
+    if etcd.certfile and not etcd.keyfile:
+        raise BadOption(f"cannot use {sources['etcd-certfile']}: it needs -etcd-keyfile as well")
+    if etcd.keyfile and not etcd.certfile:
+        raise BadOption(f"cannot use {sources['etcd-keyfile']}: it needs -etcd-certfile as well")
+    if etcd.username and not etcd.password:
+        needed = _BY_NAME["etcd-password"].variable
+        raise BadOption(f"cannot use {sources['etcd-username']}: it needs {needed} as well")
+    if etcd.password and not etcd.username:
+        raise BadOption(f"cannot use {sources['etcd-password']}: it needs -etcd-username as well")
+
+
+def _without_effect(sources: Mapping[str, str], environ: Mapping[str, str]) -> list[str]:
+    warnings = [
+        f"{sources[flag.name]} has no effect: {flag.no_effect}"
+        for flag in FLAGS
+        if flag.no_effect and flag.name in sources
+    ]
+    unknown = {name for name in environ if name.startswith("FLANNELD_")}
+    unknown -= {flag.variable for flag in FLAGS}
+    warnings += [f"{shown(name)} has no effect: there is no such flag" for name in sorted(unknown)]
+    return warnings
+
+
+def _etcd_warnings(etcd: EtcdOptions, sources: Mapping[str, str]) -> list[str]:
+    warnings = []
+    if sources.get("etcd-password") == "-etcd-password":
+        variable = _BY_NAME["etcd-password"].variable
+        warnings.append(f"ps shows the value of -etcd-password to everybody; use {variable}")
+    files = [path for path in (etcd.cafile, etcd.certfile, etcd.keyfile) if path]
+    if files and etcd.endpoints[0].startswith("http:"):
+        names = ", ".join(repr(str(path)) for path in files)
+        warnings.append(f"TLS is not used, for the endpoints of etcd are all http, despite {names}")
+    if etcd.keyfile and etcd.keyfile.stat().st_mode & stat.S_IROTH:
+        name = repr(str(etcd.keyfile))
+        warnings.append(f"every user of this host can read the private key {name}")
+    return warnings

@@ -1,0 +1,140 @@
+"""subnet.env: what was leased, for docker, CNI plugins and our own next start.
+
+    FLANNEL_NETWORK=10.5.0.0/16
+    FLANNEL_SUBNET=10.5.1.1/24
+    FLANNEL_MTU=1450
+    FLANNEL_IPMASQ=false
+
+The lines, their order and their form are upstream's, whose daemon and tools read the file too. It
+may be older than this process and made by another program, or by nobody's friend: it is parsed,
+never run by a shell, and a bad one is worth no more than a warning.
+"""
+
+import logging
+import os
+import re
+import stat
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv4Network
+from pathlib import Path
+
+from flannel import atomic_file
+from flannel.document import shown
+
+log = logging.getLogger(__name__)
+
+_MAX_BYTES = 64 * 1024
+"""Far above the hundred or so bytes that it has; a large file is somebody's mistake."""
+_LINE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)")
+_CIDR = re.compile(r"[0-9.]{7,15}/[0-9]{1,2}")
+
+
+@dataclass(frozen=True, slots=True)
+class SubnetEnv:
+    """The content of subnet.env.
+
+    :ivar subnet: the first address of the leased subnet, the bridge's, with its prefix length.
+    :ivar mtu: bytes, of the containers' links.
+    :ivar ip_masq: whether flanneld masquerades; docker does if it does not.
+    """
+
+    network: IPv4Network
+    subnet: IPv4Interface
+    mtu: int
+    ip_masq: bool
+
+
+def write(path: Path, env: SubnetEnv) -> None:
+    """Write the file, unless it says that already.
+
+    :raises CannotWrite: the old file, if any, is as it was.
+    """
+    lines = (
+        f"FLANNEL_NETWORK={env.network}",
+        f"FLANNEL_SUBNET={env.subnet}",
+        f"FLANNEL_MTU={env.mtu}",
+        f"FLANNEL_IPMASQ={str(env.ip_masq).lower()}",
+    )
+    atomic_file.write(path, "".join(f"{line}\n" for line in lines).encode())
+
+
+def read(path: Path) -> SubnetEnv | None:
+    """What an earlier run left; None if there is nothing, or, with one warning, nothing of use."""
+    try:
+        names = load(path)
+        network = _cidr(names, "FLANNEL_NETWORK").network
+        subnet = subnet_of(names)
+        if not subnet.network.subnet_of(network):
+            raise ValueError(f"FLANNEL_SUBNET {subnet} is not in FLANNEL_NETWORK {network}")
+        return SubnetEnv(network, subnet, mtu_of(names), ip_masq_of(names))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as why:
+        reason = why.strerror if isinstance(why, OSError) else why
+        log.warning("ignoring %s, which an earlier run should have left: %s", path, reason)
+        return None
+
+
+def load(path: Path) -> dict[str, str]:
+    """The assignments ``NAME=value`` of a file, as they stand; of one name, the last counts.
+
+    :raises OSError: it cannot be read.
+    :raises ValueError: it is not a file of such lines; a phrase without the file's name.
+    """
+    # O_NONBLOCK: to open a FIFO with no writer would take for ever.
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb", buffering=0) as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ValueError("it is not a file")
+        content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise ValueError(f"it has more than {_MAX_BYTES} bytes")
+    names = {}
+    for line in content.decode().split("\n"):  # UnicodeDecodeError is a ValueError
+        if not line or line.startswith("#"):
+            continue
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise ValueError(f"the line {shown(line)} is not NAME=value")
+        names[match[1]] = match[2]
+    return names
+
+
+def subnet_of(names: dict[str, str]) -> IPv4Interface:
+    """FLANNEL_SUBNET.
+
+    :raises ValueError: it is missing or wrong; so for the two below.
+    """
+    return _cidr(names, "FLANNEL_SUBNET")
+
+
+def mtu_of(names: dict[str, str]) -> int:
+    """FLANNEL_MTU, in bytes."""
+    text = _get(names, "FLANNEL_MTU")
+    if re.fullmatch("[1-9][0-9]{1,4}", text) and 68 <= int(text) <= 65535:  # RFC 791's least
+        return int(text)
+    raise ValueError(f"FLANNEL_MTU is {shown(text)}, not a number from 68 to 65535")
+
+
+def ip_masq_of(names: dict[str, str]) -> bool:
+    """FLANNEL_IPMASQ."""
+    text = _get(names, "FLANNEL_IPMASQ")
+    if text not in ("true", "false"):
+        raise ValueError(f"FLANNEL_IPMASQ is {shown(text)}, neither true nor false")
+    return text == "true"
+
+
+def _cidr(names: dict[str, str], name: str) -> IPv4Interface:
+    text = _get(names, name)
+    try:
+        if _CIDR.fullmatch(text):  # IPv4Interface would take a netmask as well
+            return IPv4Interface(text)
+    except ValueError:
+        pass
+    raise ValueError(f"{name} is {shown(text)}, not an IPv4 address with a prefix length")
+
+
+def _get(names: dict[str, str], name: str) -> str:
+    if name not in names:
+        raise ValueError(f"{name} is missing")
+    return names[name]

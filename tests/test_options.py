@@ -1,0 +1,431 @@
+"""Options: one table; Go's syntax; every mistake named in one line; no secret shown."""
+
+import re
+import stat
+from datetime import timedelta
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flannel import __version__
+from flannel.errors import BadOption
+from flannel.options import FLAGS, EtcdOptions, Options, parse
+
+# The flags of every upstream version that are not for Kubernetes only, and their defaults.
+UPSTREAM = {
+    "etcd-endpoints": "http://127.0.0.1:4001,http://127.0.0.1:2379",
+    "etcd-prefix": "/coreos.com/network",
+    "etcd-keyfile": "",
+    "etcd-certfile": "",
+    "etcd-cafile": "",
+    "etcd-username": "",
+    "etcd-password": "",
+    "iface": "",
+    "iface-regex": "",
+    "iface-can-reach": "",
+    "public-ip": "",
+    "public-ipv6": "",
+    "subnet-file": "/run/flannel/subnet.env",
+    "subnet-dir": "/run/flannel/networks",
+    "networks": "",
+    "watch-networks": "false",
+    "listen": "",
+    "remote": "",
+    "remote-keyfile": "",
+    "remote-certfile": "",
+    "remote-cafile": "",
+    "subnet-lease-renew-margin": "60",
+    "ip-masq": "false",
+    "ip-masq-fully-random-disable": "false",
+    "ip-blackhole-route": "false",
+    "iptables-resync": "5",
+    "iptables-forward-rules": "true",
+    "healthz-ip": "0.0.0.0",
+    "healthz-port": "0",
+    "v": "0",
+    "vmodule": "",
+    "log_backtrace_at": ":0",
+    "version": "false",
+}
+SECRET = "hunter2"
+
+
+def typed(*argv: str) -> Options:
+    return parse(argv, {})
+
+
+def refusal(*argv: str, **environ: str) -> str:
+    with pytest.raises(BadOption) as caught:
+        parse(argv, environ)
+    text = str(caught.value)
+    assert text.startswith("cannot use ")
+    assert text.isprintable()
+    return text
+
+
+def files(directory: Path, *names: str) -> list[str]:
+    for name in names:
+        (directory / name).touch(mode=0o600)
+    return [str(directory / name) for name in names]
+
+
+def test_every_flag_of_upstream_is_there_with_its_default() -> None:
+    assert {flag.name: flag.default for flag in FLAGS} == UPSTREAM
+
+
+def test_the_defaults() -> None:
+    assert typed() == Options(
+        etcd=EtcdOptions(
+            endpoints=("http://127.0.0.1:4001", "http://127.0.0.1:2379"),
+            prefix="/coreos.com/network",
+            keyfile=None,
+            certfile=None,
+            cafile=None,
+            username="",
+            password="",
+        ),
+        iface=(),
+        iface_regex=(),
+        iface_can_reach=None,
+        public_ip=None,
+        subnet_file=Path("/run/flannel/subnet.env"),
+        subnet_lease_renew_margin=timedelta(hours=1),
+        v=0,
+        warnings=(),
+    )
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["-etcd-prefix=/x"],
+        ["--etcd-prefix=/x"],
+        ["-etcd-prefix", "/x"],
+        ["--etcd-prefix", "/x"],
+        ["-etcd-prefix=/y", "-etcd-prefix=/x"],
+        ["-etcd-prefix=/x///"],
+    ],
+)
+def test_one_dash_or_two_and_equals_or_blank(argv: list[str]) -> None:
+    assert typed(*argv).etcd.prefix == "/x"
+
+
+@pytest.mark.parametrize("text", ["--", "-", "-v", "-h", "--etcd-prefix=/x", "a=b", "a b"])
+def test_the_next_word_is_the_value_whatever_it_looks_like(text: str) -> None:
+    credentials = typed("-etcd-username", "me", "-etcd-password", text).etcd
+    assert credentials.password == text
+    assert typed("-etcd-username=me", f"-etcd-password={text}").etcd == credentials
+
+
+@pytest.mark.parametrize("text", ["1", "t", "T", "true", "TRUE", "True"])
+@pytest.mark.parametrize("text_of_false", ["0", "f", "F", "false", "FALSE", "False"])
+def test_booleans_are_gos(text: str, text_of_false: str) -> None:
+    """Told by one that is refused when it is true."""
+    assert typed(f"-watch-networks={text_of_false}") == typed()
+    assert "-watch-networks" in refusal(f"-watch-networks={text}")
+    assert "-watch-networks" in refusal("--watch-networks")
+
+
+@pytest.mark.parametrize("text", ["yes", "on", "", "tRUE", "2", " true"])
+def test_other_words_are_no_booleans(text: str) -> None:
+    assert "neither true nor false" in refusal(f"-ip-masq={text}")
+
+
+def test_a_boolean_never_takes_the_next_word() -> None:
+    assert refusal("-ip-masq", "true") == (
+        'cannot use "true" after -ip-masq: it belongs to no flag; write -ip-masq=true or =false'
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["-etcd-pre=/x"], '"-etcd-pre"'),
+        (["--etcd-prefi", "/x"], '"--etcd-prefi"'),
+        (["---v=1"], '"---v"'),
+        (["-v10"], '"-v10"'),
+        (["-V=1"], '"-V"'),
+        (["-=1"], '"-"'),
+        (["-kube-subnet-mgr"], '"-kube-subnet-mgr"'),
+        (["-evil\nline=1"], r'"-evil\nline"'),
+        (["stray"], '"stray"'),
+        (["-v=1", "stray"], '"stray" after -v'),
+        (["--", "-v=1"], '"--"'),
+        (["-"], '"-"'),
+        ([""], '""'),
+        (["-etcd-prefix"], "-etcd-prefix"),
+    ],
+)
+def test_what_is_no_flag_is_named(argv: list[str], named: str) -> None:
+    assert f"cannot use {named}" in refusal(*argv)
+
+
+@pytest.mark.parametrize(
+    ("flag", "text", "reason"),
+    [
+        ("etcd-endpoints", "", "not a URL"),
+        ("etcd-endpoints", "127.0.0.1:2379", "not a URL"),
+        ("etcd-endpoints", "etcd://a:1", "not a URL"),
+        ("etcd-endpoints", "http://a:1,", "not a URL"),
+        ("etcd-endpoints", "http://a:1 http://b:1", "not a URL"),
+        ("etcd-endpoints", "http://a:1/v2/keys", "not a URL"),
+        ("etcd-endpoints", "http://a:1?x", "not a URL"),
+        ("etcd-endpoints", "http://a:x", "not a URL"),
+        ("etcd-endpoints", "http://[::1", "not a URL"),
+        ("etcd-endpoints", "http://[1:2]:1", "not an IPv6 address"),
+        ("etcd-endpoints", "http://a:0", "no port from 1 to 65535"),
+        ("etcd-endpoints", "http://a:65536", "no port from 1 to 65535"),
+        ("etcd-endpoints", "http://a\n:1", "not a URL"),
+        ("etcd-endpoints", "http://a:1,https://b:1", "both http and https"),
+        ("etcd-prefix", "", "not a key"),
+        ("etcd-prefix", "coreos.com/network", "not a key"),
+        ("etcd-prefix", "/a b", "not a key"),
+        ("etcd-prefix", "/a?b", "not a key"),
+        ("etcd-prefix", "/a%2fb", "not a key"),
+        ("etcd-prefix", "/a\n", "not a key"),
+        ("etcd-prefix", "/a//b", "an empty name"),
+        ("etcd-prefix", "/a/../b", "an empty name, . or .."),
+        ("etcd-keyfile", "/nowhere/key.pem", "No such file"),
+        ("etcd-certfile", "/", "not a file"),
+        ("etcd-cafile", "/dev/null", "not a file"),
+        ("etcd-cafile", "a\0b", "not the name of a file"),
+        ("etcd-username", "a:b", "colon"),
+        ("etcd-username", "me", "needs FLANNELD_ETCD_PASSWORD"),
+        ("etcd-password", SECRET, "needs -etcd-username"),
+        ("iface", "averyveryverylongname", "neither an interface's name"),
+        ("iface", "eth0/1", "neither an interface's name"),
+        ("iface", "eth0 eth1", "neither an interface's name"),
+        ("iface", "fe80::1", "neither an interface's name"),
+        ("iface-regex", "(", "not a regular expression"),
+        ("iface-regex", "(?\n", "not a regular expression"),
+        ("iface-regex", "[[:alpha:]]+", "not a regular expression"),
+        ("iface-regex", r"\pL", "not a regular expression"),
+        ("iface-regex", "(" * 5000, "not a regular expression"),
+        ("iface-regex", "a{99999999999}", "not a regular expression"),
+        ("iface-can-reach", "example.com", "not an IPv4 address"),
+        ("public-ip", "1.2.3", "not an IPv4 address"),
+        ("public-ip", "1.2.3.4/24", "not an IPv4 address"),
+        ("public-ip", "::1", "not an IPv4 address"),
+        ("public-ip", "0.0.0.0", "no other host"),
+        ("public-ip", "127.0.0.1", "no other host"),
+        ("public-ip", "224.0.0.1", "no other host"),
+        ("public-ip", "255.255.255.255", "no other host"),
+        ("public-ipv6", "1.2.3.4", "not an IPv6 address"),
+        ("subnet-file", "", "not the name of a file"),
+        ("subnet-lease-renew-margin", "0", "from 1 to 1439"),
+        ("subnet-lease-renew-margin", "1440", "from 1 to 1439"),
+        ("subnet-lease-renew-margin", "1h", "from 1 to 1439"),
+        ("subnet-lease-renew-margin", "010", "from 1 to 1439"),
+        ("subnet-lease-renew-margin", "٦٠", "from 1 to 1439"),
+        ("subnet-lease-renew-margin", "9" * 5000, "from 1 to 1439"),
+        ("iptables-resync", "-5", "from 0"),
+        ("healthz-port", "99999", "from 0 to 65535"),
+        ("v", "high", "whole number"),
+        ("subnet-dir", "/elsewhere", "one network"),
+        ("networks", "blue,red", "one network"),
+        ("listen", "fd://", "itself"),
+        ("remote", "10.0.0.1:8888", "itself"),
+        ("remote-keyfile", "/key", "itself"),
+        ("remote-certfile", "/cert", "itself"),
+        ("remote-cafile", "/ca", "itself"),
+    ],
+)
+def test_a_bad_value_is_named_by_the_flag_or_by_the_variable(
+    flag: str, text: str, reason: str
+) -> None:
+    why = refusal(f"-{flag}={text}")
+    assert why.startswith(f"cannot use -{flag}: ")
+    assert reason in why
+    assert len(why) < 250
+    if text:
+        variable = "FLANNELD_" + flag.upper().replace("-", "_")
+        assert refusal(**{variable: text}) == why.replace(f"-{flag}", variable, 1)
+
+
+def test_a_flag_beats_its_variable_and_that_the_default() -> None:
+    environ = {"FLANNELD_ETCD_PREFIX": "/v", "FLANNELD_SUBNET_LEASE_RENEW_MARGIN": "5"}
+    options = parse(["-etcd-prefix=/f"], environ)
+    assert options.etcd.prefix == "/f"
+    assert options.subnet_lease_renew_margin == timedelta(minutes=5)
+    assert options.subnet_file == typed().subnet_file
+
+
+def test_a_variable_is_not_looked_at_when_its_flag_is_given() -> None:
+    assert parse(["-v=1"], {"FLANNELD_V": "high"}).v == 1
+
+
+def test_an_empty_variable_is_none() -> None:
+    assert parse([], {flag.variable: "" for flag in FLAGS if flag.variable}) == typed()
+
+
+def test_a_repeated_flag_keeps_its_order_and_takes_one_value_from_its_variable() -> None:
+    assert typed("-iface=eth1", "--iface", "10.0.0.1", "-iface=").iface == ("eth1", "10.0.0.1")
+    assert parse([], {"FLANNELD_IFACE": "eth2"}).iface == ("eth2",)
+    assert parse(["-iface=eth1"], {"FLANNELD_IFACE": "eth2"}).iface == ("eth1",)
+    patterns = typed("-iface-regex=^10[.]", "-iface-regex=eth[12]").iface_regex
+    assert [pattern.pattern for pattern in patterns] == ["^10[.]", "eth[12]"]
+
+
+def test_addresses_and_files_become_values() -> None:
+    options = typed("-public-ip=192.0.2.1", "-iface-can-reach=8.8.8.8", "-subnet-file=x/y", "-v=-1")
+    assert options.public_ip == IPv4Address("192.0.2.1")
+    assert options.iface_can_reach == IPv4Address("8.8.8.8")
+    assert options.subnet_file == Path("x/y")
+    assert options.v == -1
+
+
+@pytest.mark.parametrize(
+    ("text", "endpoints"),
+    [
+        ("http://a:1, HTTP://B:02/", ("http://a:1", "http://b:2")),
+        ("http://a:1,http://a:1/", ("http://a:1",)),
+        ("http://etcd-1.example.com", ("http://etcd-1.example.com:80",)),
+        ("https://10.0.0.1", ("https://10.0.0.1:443",)),
+        ("http://[FD00::1]:2379", ("http://[fd00::1]:2379",)),
+    ],
+)
+def test_endpoints_get_one_form(text: str, endpoints: tuple[str, ...]) -> None:
+    assert typed(f"-etcd-endpoints={text}").etcd.endpoints == endpoints
+
+
+def test_the_root_can_be_the_prefix() -> None:
+    assert typed("-etcd-prefix=/").etcd.prefix == ""
+
+
+def test_tls_with_a_ca_only_and_with_a_client_certificate(tmp_path: Path) -> None:
+    ca, cert, key = files(tmp_path, "ca", "cert", "key")
+    https = ("-etcd-endpoints=https://a:2379", f"-etcd-cafile={ca}")
+    assert typed(*https).etcd.cafile == Path(ca)
+    both = typed(*https, f"-etcd-certfile={cert}", f"-etcd-keyfile={key}")
+    assert (both.etcd.certfile, both.etcd.keyfile) == (Path(cert), Path(key))
+    assert both.warnings == ()
+
+
+@pytest.mark.parametrize(("given", "other"), [("certfile", "keyfile"), ("keyfile", "certfile")])
+def test_certificate_and_key_need_each_other(tmp_path: Path, given: str, other: str) -> None:
+    [path] = files(tmp_path, "file")
+    why = f": it needs -etcd-{other} as well"
+    assert refusal(f"-etcd-{given}={path}") == f"cannot use -etcd-{given}{why}"
+    variable = f"FLANNELD_ETCD_{given.upper()}"
+    assert refusal(**{variable: path}) == f"cannot use {variable}{why}"
+
+
+def test_tls_files_with_http_are_warned_of(tmp_path: Path) -> None:
+    [ca] = files(tmp_path, "ca")
+    [warning] = typed(f"-etcd-cafile={ca}").warnings
+    assert "TLS is not used" in warning
+    assert ca in warning
+
+
+def test_a_key_that_everybody_can_read_is_warned_of(tmp_path: Path) -> None:
+    cert, key = files(tmp_path, "cert", "key")
+    Path(key).chmod(0o640 | stat.S_IROTH)
+    argv = ("-etcd-endpoints=https://a:1", f"-etcd-certfile={cert}", f"-etcd-keyfile={key}")
+    [warning] = typed(*argv).warnings
+    assert "can read the private key" in warning
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ"),
+    [
+        (["-etcd-password", "my", SECRET], {}),
+        ([f"-etcd-passwort={SECRET}"], {}),
+        ([f"-etcd-password={SECRET}", "-v=x"], {}),
+        ([f"-etcd-endpoints=http://me:x,{SECRET}@a:1"], {}),
+        ([], {"FLANNELD_ETCD_ENDPOINTS": f"https://me:{SECRET}@a:1,http://b:1"}),
+        (["-v=x"], {"FLANNELD_ETCD_PASSWORD": SECRET}),
+        ([], {"FLANNELD_ETCD_PASSWORD": SECRET}),
+    ],
+)
+def test_no_refusal_shows_a_password(argv: list[str], environ: dict[str, str]) -> None:
+    assert SECRET not in refusal(*argv, **environ)
+
+
+def test_nothing_else_shows_the_password() -> None:
+    options = typed("-etcd-username=me", f"-etcd-password={SECRET}", "-ip-masq")
+    assert options.etcd.password == SECRET
+    assert SECRET not in repr(options)
+    assert SECRET not in "".join(options.warnings)
+
+
+def test_a_password_is_warned_of_on_the_command_line_and_not_in_its_variable() -> None:
+    [warning] = typed("-etcd-username=me", f"-etcd-password={SECRET}").warnings
+    assert "FLANNELD_ETCD_PASSWORD" in warning
+    assert parse(["-etcd-username=me"], {"FLANNELD_ETCD_PASSWORD": SECRET}).warnings == ()
+
+
+@pytest.mark.parametrize("flag", [flag for flag in FLAGS if flag.no_effect], ids=lambda f: f.name)
+def test_a_flag_without_effect_is_worth_one_warning(flag) -> None:
+    text = flag.default or "::1"
+    expected = (f"-{flag.name} has no effect: {flag.no_effect}",)
+    assert typed(f"-{flag.name}={text}").warnings == expected
+    [warning] = parse([], {flag.variable: text}).warnings
+    assert warning.startswith(f"{flag.variable} has no effect: ")
+
+
+@pytest.mark.parametrize("flag", [flag for flag in FLAGS if flag.refused], ids=lambda f: f.name)
+def test_a_refused_flag_may_say_its_default(flag) -> None:
+    assert typed(f"-{flag.name}={flag.default}") == typed()
+
+
+def test_a_variable_of_no_flag_is_warned_of() -> None:
+    environ = {"FLANNELD_ETCD_ENDPOINT": "http://a:1", "FLANNEL_X": "1", "PATH": "/bin"}
+    [warning] = parse([], environ).warnings
+    assert '"FLANNELD_ETCD_ENDPOINT"' in warning
+
+
+@pytest.mark.parametrize("argv", [["-h"], ["--help"], ["-v=1", "-help", "stray"]])
+def test_help_names_every_flag_and_variable(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        typed(*argv)
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    for flag in FLAGS:
+        assert re.search(rf"(?m)^  -{flag.name} {re.escape(flag.metavar)}(\s|$)", shown)
+        assert flag.variable in shown
+
+
+@pytest.mark.parametrize("argv", [["-version"], ["--version=1"], ["-v=x", "--version"]])
+def test_version_goes_to_stderr(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(argv, {"FLANNELD_V": "high"})
+    assert caught.value.code == 0
+    assert capsys.readouterr() == ("", f"{__version__}\n")
+
+
+def test_version_has_no_variable() -> None:
+    assert parse(["-version=false"], {"FLANNELD_VERSION": "true"}).v == 0
+
+
+WORDS = st.text(max_size=30)
+FLAG_WORDS = st.builds(
+    lambda dashes, flag, equals, text: f"{dashes}{flag.name}{equals}{text}",
+    st.sampled_from(["-", "--"]),
+    st.sampled_from(FLAGS),
+    st.sampled_from(["", "="]),
+    WORDS | st.sampled_from(["true", "1", "http://a:1", "/x", "10.0.0.1", "("]),
+)
+
+
+@given(
+    st.lists(FLAG_WORDS | WORDS, max_size=5),
+    st.dictionaries(st.sampled_from([flag.variable for flag in FLAGS] + ["FLANNELD_"]), WORDS),
+)
+def test_whatever_is_typed_the_answer_is_options_a_refusal_or_an_exit(
+    argv: list[str], environ: dict[str, str]
+) -> None:
+    said: tuple[str, ...] = ()
+    status: object = 0
+    try:
+        said = parse(argv, environ).warnings
+    except BadOption as why:
+        said = (str(why),)
+    except SystemExit as end:
+        status = end.code
+    assert all(line.isprintable() for line in said)
+    assert status == 0

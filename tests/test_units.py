@@ -1,0 +1,69 @@
+"""The systemd units in dist/: known keys and values only, and the promises of their comments."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+DIST = Path(__file__).parent.parent / "dist"
+EXISTING = "/bin/true"
+
+
+def with_existing_commands(unit: str) -> str:
+    """The unit with commands that are on every machine: systemd looks for them."""
+    return re.sub(r"(?m)^(ExecStart(?:Post)?=)\S+", rf"\g<1>{EXISTING}", unit)
+
+
+@pytest.fixture
+def flanneld(tmp_path: Path) -> Path:
+    path = tmp_path / "flanneld.service"
+    path.write_text(with_existing_commands((DIST / path.name).read_text()))
+    return path
+
+
+def verify(path: Path) -> tuple[int, str]:
+    done = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True)
+    return done.returncode, done.stderr
+
+
+def test_every_service_in_dist_is_verified_here() -> None:
+    assert [path.name for path in DIST.glob("*.service")] == ["flanneld.service"]
+
+
+def test_systemd_has_no_complaint_about_flanneld(flanneld: Path) -> None:
+    assert verify(flanneld) == (0, "")
+
+
+def test_systemd_complains_of_a_key_that_it_does_not_know(flanneld: Path) -> None:
+    """So its silence means something."""
+    flanneld.write_text(flanneld.read_text().replace("RestartSec=", "RestartSecs="))
+    assert "RestartSecs" in verify(flanneld)[1]
+
+
+def test_systemd_has_no_complaint_about_docker_with_our_drop_in(
+    tmp_path: Path, flanneld: Path
+) -> None:
+    docker = tmp_path / "docker.service"
+    docker.write_text("[Unit]\nDescription=docker\n[Service]\nType=notify\nExecStart=/bin/false\n")
+    drop_in = tmp_path / "docker.service.d" / "flannel.conf"
+    drop_in.parent.mkdir()
+    drop_in.write_text(with_existing_commands((DIST / "docker.service.d/flannel.conf").read_text()))
+    assert verify(docker) == (0, "")
+
+
+def test_the_sandbox_is_as_tight_as_promised(flanneld: Path) -> None:
+    """2.5 of 10, where a unit without any sandbox has 9.6."""
+    done = subprocess.run(
+        ["systemd-analyze", "security", "--offline=yes", "--threshold=25", flanneld],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_docker_reads_the_file_that_flanneld_has_written() -> None:
+    unit = (DIST / "flanneld.service").read_text()
+    written = re.findall(r"(?m)^ExecStartPost=\S+ .*-d (\S+)", unit)
+    drop_in = (DIST / "docker.service.d/flannel.conf").read_text()
+    assert written == re.findall(r"(?m)^EnvironmentFile=([^-]\S*)", drop_in)
