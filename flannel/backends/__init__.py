@@ -1,0 +1,104 @@
+"""The ways to carry packets between hosts, by the name that the network config gives them.
+
+    backend = load(config, external_interface, kernel)
+    lease = ... # acquired with `await backend.lease_attrs()`
+    network = await backend.start(lease)
+    await network.apply(peers)                # the whole set: compare with the kernel, mend
+    await network.apply(peers, changed)       # only these subnets are different: quick
+
+A backend knows nothing of etcd: it says what peers must know of this host, and is handed what
+this host must know of its peers.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from ipaddress import IPv4Network
+from typing import Protocol
+
+from flannel.errors import BadNetworkConfig
+from flannel.interface import ExternalInterface
+from flannel.lease import Lease, LeaseAttrs
+from flannel.netlink import Netlink
+from flannel.network_config import NetworkConfig
+from flannel.rtnetlink import RtNetlink
+
+Peers = Mapping[IPv4Network, Lease]
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """The two doors to the kernel's networking."""
+
+    netlink: Netlink
+    tables: RtNetlink
+
+
+class Network(Protocol):
+    """A running overlay on this host."""
+
+    @property
+    def mtu(self) -> int:
+        """The largest IP packet, in bytes, that a container may send without fragmentation."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """The name of the link that is the network's own; "" if it has none."""
+        ...
+
+    async def apply(self, peers: Peers, changed: Collection[IPv4Network] | None = None) -> None:
+        """Make the kernel match ``peers``, which is always the whole set.
+
+        :param changed: the subnets whose lease is not what it was in the last call; None says
+            that this is not known, nor what the kernel holds: everything is compared.
+        :raises KernelError: the network as a whole cannot be kept; a single peer that cannot be
+            reached is logged and tried again at the next comparison.
+        """
+        ...
+
+
+class Backend(Protocol):
+    """One way to carry packets between hosts."""
+
+    async def lease_attrs(self) -> LeaseAttrs:
+        """What to publish of this host; may make the device whose MAC is published.
+
+        :raises KernelError: the device cannot be made.
+        """
+        ...
+
+    async def start(self, lease: Lease) -> Network:
+        """Begin to serve ``lease``, this host's own.
+
+        :raises KernelError: the device cannot be set up.
+        """
+        ...
+
+
+_Factory = Callable[[NetworkConfig, ExternalInterface, Kernel], Backend]
+
+# Each module has a function backend(config, interface, kernel); it is imported when it is wanted.
+_MODULES = {
+    "alloc": "flannel.backends.alloc",
+    "host-gw": "flannel.backends.hostgw",
+    "vxlan": "flannel.backends.vxlan",
+}
+
+
+def load(config: NetworkConfig, interface: ExternalInterface, kernel: Kernel) -> Backend:
+    """The backend that ``config`` names, on this interface.
+
+    :raises BadNetworkConfig: there is no such backend, its part of the config is wrong, or this
+        host cannot run it.
+    """
+    module = _MODULES.get(config.backend_type)
+    if module is None:
+        known = ", ".join(sorted(_MODULES))
+        raise BadNetworkConfig(
+            f"cannot use the network config: Backend.Type is {config.backend_type!r}, "
+            f"and this version serves {known}"
+            + (" (udp is meant when there is no Backend)" if config.backend_type == "udp" else "")
+        )
+    factory: _Factory = import_module(module).backend
+    return factory(config, interface, kernel)

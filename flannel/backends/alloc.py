@@ -1,0 +1,44 @@
+"""alloc: leases a subnet; others carry the packets (a cloud's router, static routes)."""
+
+from collections.abc import Collection
+from ipaddress import IPv4Network
+
+from flannel.backends import Backend, Kernel, Network, Peers
+from flannel.interface import ExternalInterface
+from flannel.lease import Lease, LeaseAttrs
+from flannel.network_config import NetworkConfig
+
+
+def backend(config: NetworkConfig, interface: ExternalInterface, kernel: Kernel) -> Backend:
+    """See `flannel.backends.load`."""
+    return AllocBackend(config, interface, kernel)
+
+
+class AllocBackend:
+    """Publishes the public address; upstream names no BackendType for it."""
+
+    def __init__(self, config: NetworkConfig, interface: ExternalInterface, kernel: Kernel) -> None:
+        self._config = config
+        self._interface = interface
+        self._kernel = kernel
+
+    async def lease_attrs(self) -> LeaseAttrs:
+        """See `flannel.backends.Backend`."""
+        return LeaseAttrs(self._interface.public_ip)
+
+    async def start(self, _lease: Lease) -> Network:
+        """See `flannel.backends.Backend`."""
+        tables = self._kernel.tables
+        tables.delete([*tables.list_own(self._config.network)])  # of another backend, earlier
+        return AllocNetwork(self._interface.mtu)
+
+
+class AllocNetwork:
+    """Keeps nothing; containers may send what the external interface takes."""
+
+    def __init__(self, mtu: int) -> None:
+        self.mtu = mtu
+        self.device = ""
+
+    async def apply(self, peers: Peers, changed: Collection[IPv4Network] | None = None) -> None:
+        """Nothing to do."""

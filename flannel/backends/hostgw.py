@@ -1,0 +1,85 @@
+"""host-gw: plain routes, each peer's host being the gateway to its subnet.
+
+No encapsulation and the full MTU; all hosts must be on one network.
+"""
+
+from collections.abc import Collection, Iterable
+from ipaddress import IPv4Network
+
+from flannel.backends import Backend, Kernel, Network, Peers
+from flannel.errors import BadLease, BadNetworkConfig
+from flannel.interface import ExternalInterface
+from flannel.lease import Lease, LeaseAttrs
+from flannel.network_config import NetworkConfig
+from flannel.peer_tables import PeerTables
+from flannel.reconcile import Entry, routed
+
+TYPE = "host-gw"
+
+
+def backend(config: NetworkConfig, interface: ExternalInterface, kernel: Kernel) -> Backend:
+    """See `flannel.backends.load`.
+
+    :raises BadNetworkConfig: peers would use ``-public-ip`` as gateway, where we are not.
+    """
+    if interface.public_ip != interface.address:
+        raise BadNetworkConfig(
+            f"cannot use backend host-gw on this host: the public address {interface.public_ip} "
+            f"is not the address of {interface.name}, {interface.address}, and peers on the same "
+            "network must send to that"
+        )
+    return HostGwBackend(config, interface, kernel)
+
+
+class HostGwBackend:
+    """Publishes the address of the external interface."""
+
+    def __init__(self, config: NetworkConfig, interface: ExternalInterface, kernel: Kernel) -> None:
+        self._config = config
+        self._interface = interface
+        self._kernel = kernel
+
+    async def lease_attrs(self) -> LeaseAttrs:
+        """See `flannel.backends.Backend`."""
+        return LeaseAttrs(self._interface.public_ip, TYPE)
+
+    async def start(self, _lease: Lease) -> Network:
+        """See `flannel.backends.Backend`."""
+        return HostGwNetwork(self._config, self._interface, self._kernel)
+
+
+class HostGwNetwork:
+    """One route a peer, on the external interface."""
+
+    def __init__(self, config: NetworkConfig, interface: ExternalInterface, kernel: Kernel) -> None:
+        self.mtu = interface.mtu
+        self.device = ""
+        self._interface = interface
+        self._kernel = kernel
+        self._tables = PeerTables(
+            kernel.tables, self.plan, lambda: kernel.tables.list_own(config.network)
+        )
+
+    async def apply(self, peers: Peers, changed: Collection[IPv4Network] | None = None) -> None:
+        """See `flannel.backends.Network`."""
+        await self._tables.apply(peers, changed)
+
+    def plan(self, lease: Lease) -> Iterable[Entry]:
+        """The route to one peer.
+
+        :raises BadLease: the peer is behind a router, or runs another backend.
+        """
+        attrs = lease.attrs
+        if attrs.backend_type != TYPE:
+            raise BadLease(f"its backend is {attrs.backend_type or 'udp'}, not {TYPE}")
+        if not self._interface.is_on_link(attrs.public_ip):
+            raise BadLease(
+                f"{attrs.public_ip} is on no network of {self._interface.name}, "
+                "and host-gw reaches only hosts without a router between"
+            )
+        return routed(
+            lease.subnet,
+            attrs.public_ip,
+            self._interface.link,
+            nexthops=self._kernel.tables.has_nexthops,
+        )

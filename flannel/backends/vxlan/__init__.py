@@ -1,0 +1,141 @@
+"""vxlan: each peer's subnet behind its VTEP, reached through the kernel's VXLAN link.
+
+The link does not learn and nothing is flooded: routes, ARP and forwarding entries are all given,
+so every peer is reached by three table entries and no packet waits for an answer.
+"""
+
+from dataclasses import dataclass
+
+from flannel.backends import Backend, Kernel, Network
+from flannel.backends.vxlan.device import (
+    device_name,
+    ensure_address,
+    ensure_device,
+    vtep_mac,
+)
+from flannel.backends.vxlan.network import VxlanNetwork
+from flannel.document import BadDocument, Members
+from flannel.errors import BadNetworkConfig
+from flannel.interface import ExternalInterface
+from flannel.lease import Lease, LeaseAttrs
+from flannel.netlink import Link, VxlanSettings
+from flannel.network_config import NetworkConfig
+
+TYPE = "vxlan"
+
+OVERHEAD = 50
+"""Bytes around a packet: outer IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14 (RFC 7348, 5)."""
+
+_DEFAULT_PORT = 8472
+"""The port of Linux' VXLAN before IANA gave it 4789, and upstream's."""
+
+_MAX_VNI = 9_999_999
+"""VNIs have 24 bits, but flannel.<VNI> must fit the 15 characters of a link's name."""
+
+_MIN_MTU = 68 + OVERHEAD
+"""68: the least MTU of an IPv4 link (RFC 791)."""
+
+
+@dataclass(frozen=True, slots=True)
+class VxlanConfig:
+    """The Backend object of the network config, for type vxlan.
+
+    ``mtu`` is that of the underlay; 0 means that of the external interface.
+    """
+
+    vni: int
+    port: int
+    mtu: int
+    gbp: bool
+    learning: bool
+    direct_routing: bool
+
+    @classmethod
+    def from_config(cls, config: NetworkConfig) -> "VxlanConfig":
+        """Parse and validate.
+
+        :raises BadNetworkConfig: naming the key, its value and the rule.
+        """
+        members = Members(config.backend, "Backend.")
+        try:
+            mtu = members.integer("MTU", 0, 0, 65535)
+            if 0 < mtu < _MIN_MTU:
+                raise members.bad("MTU", f"must be 0 or {_MIN_MTU} to 65535")
+            return cls(
+                vni=members.integer("VNI", 1, 1, _MAX_VNI),
+                port=members.integer("Port", 0, 0, 65535) or _DEFAULT_PORT,
+                mtu=mtu,
+                gbp=members.boolean("GBP"),
+                learning=members.boolean("Learning"),
+                direct_routing=members.boolean("DirectRouting"),
+            )
+        except BadDocument as why:
+            raise BadNetworkConfig(f"cannot use the network config: {why}") from None
+
+
+def backend(config: NetworkConfig, interface: ExternalInterface, kernel: Kernel) -> Backend:
+    """See `flannel.backends.load`."""
+    return VxlanBackend(config, VxlanConfig.from_config(config), interface, kernel)
+
+
+class VxlanBackend:
+    """Makes the link, publishes its MAC."""
+
+    def __init__(
+        self,
+        config: NetworkConfig,
+        vxlan: VxlanConfig,
+        interface: ExternalInterface,
+        kernel: Kernel,
+    ) -> None:
+        self._config = config
+        self._vxlan = vxlan
+        self._interface = interface
+        self._kernel = kernel
+        self._mtu = (vxlan.mtu or interface.mtu) - OVERHEAD
+
+    async def lease_attrs(self) -> LeaseAttrs:
+        """See `flannel.backends.Backend`."""
+        link = await self._ensure_device()
+        return LeaseAttrs(self._interface.public_ip, TYPE, {"VtepMAC": link.mac})
+
+    async def start(self, lease: Lease) -> Network:
+        """See `flannel.backends.Backend`."""
+        await self._ensure_link(lease)
+        return VxlanNetwork(
+            kernel=self._kernel,
+            network=self._config.network,
+            interface=self._interface,
+            mtu=self._mtu,
+            device=device_name(self._vxlan.vni),
+            direct_routing=self._vxlan.direct_routing,
+            ensure_link=lambda: self._ensure_link(lease),
+        )
+
+    async def _ensure_device(self) -> Link:
+        vxlan, interface = self._vxlan, self._interface
+        return await ensure_device(
+            self._kernel.netlink,
+            mac=vtep_mac(interface.public_ip, vxlan.vni),
+            mtu=self._mtu,
+            # The outer source must be an address that this host has, or the kernel drops every
+            # packet: never the public address.
+            settings=VxlanSettings(
+                vni=vxlan.vni,
+                parent=interface.link,
+                local=interface.address,
+                port=vxlan.port,
+                learning=vxlan.learning,
+                gbp=vxlan.gbp,
+            ),
+        )
+
+    async def _ensure_link(self, lease: Lease) -> Link:
+        link = await self._ensure_device()
+        await ensure_address(
+            self._kernel.netlink,
+            link,
+            lease.subnet.network_address,
+            self._config.network,
+        )
+        return link

@@ -1,0 +1,94 @@
+"""The link ``flannel.<VNI>``: made, compared with what is wanted, kept or rebuilt."""
+
+import errno
+import hashlib
+import logging
+from contextlib import suppress
+from dataclasses import fields
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
+
+from flannel.errors import KernelError
+from flannel.netlink import Link, Netlink, VxlanSettings
+
+log = logging.getLogger(__name__)
+
+
+def device_name(vni: int) -> str:
+    """The name that tools expect."""
+    return f"flannel.{vni}"
+
+
+def vtep_mac(public_ip: IPv4Address, vni: int) -> str:
+    """The MAC of this host's VTEP: a locally administered address that outlives reboots.
+
+    It is made of what tells hosts apart within the cluster, the public address. A machine-id
+    would not: images cloned with it would share one MAC, and peers could reach just one of them.
+    """
+    digest = hashlib.sha256(f"flannel vtep {public_ip} {vni}".encode()).digest()
+    first = digest[0] & 0xFC | 0x02  # IEEE 802: bit 1 locally administered, bit 0 unicast
+    return bytes((first, *digest[1:6])).hex(":")
+
+
+async def ensure_device(netlink: Netlink, *, mac: str, mtu: int, settings: VxlanSettings) -> Link:
+    """Return the link with these settings, up and with this MTU.
+
+    One that is there and compatible is kept, with the MAC it has: packets flow on, and peers
+    learn its MAC from our lease. One that is not is rebuilt, and the log says why.
+
+    :raises KernelError: it cannot be made.
+    """
+    name = device_name(settings.vni)
+    link = await netlink.find_link(name)
+    if link is not None:
+        reason = incompatibility(link, settings)
+        if reason:
+            log.warning("rebuilding %s: %s", name, reason)
+            await netlink.delete_link(link)
+            link = None
+    if link is None:
+        await netlink.create_vxlan(name, mac=mac, mtu=mtu, settings=settings)
+        _set_ipv6(name, "accept_ra", 0)
+        link = await netlink.find_link(name)
+        if link is None:
+            raise KernelError(f"find link {name}, made just now", errno.ENODEV)
+        log.info(
+            "made %s: VNI %d, port %d, MAC %s",
+            name,
+            settings.vni,
+            settings.port,
+            link.mac,
+        )
+    await netlink.ensure_link_up(link, mtu)
+    return link
+
+
+def incompatibility(link: Link, settings: VxlanSettings) -> str:
+    """Which attribute of ``link`` forbids to use it, and how it differs; "" if none does."""
+    if link.vxlan is None:
+        return f"it is a link of kind {link.kind or 'hardware'}, not vxlan"
+    for each in fields(VxlanSettings):
+        have, want = getattr(link.vxlan, each.name), getattr(settings, each.name)
+        if have != want:
+            return f"its {each.name} is {have}, wanted is {want}"
+    return ""
+
+
+async def ensure_address(
+    netlink: Netlink, link: Link, address: IPv4Address, network: IPv4Network
+) -> None:
+    """Give the link ``address``/32 and take away other addresses of the overlay network.
+
+    A link that was rebuilt has none, one that is kept may have that of an earlier lease.
+    """
+    wanted = IPv4Interface((address, 32))
+    await netlink.ensure_address(link, wanted)
+    for each in await netlink.list_addresses():
+        if each.link == link.index and each.interface != wanted and each.interface.ip in network:
+            await netlink.delete_address(link, each.interface)
+
+
+def _set_ipv6(name: str, key: str, value: int) -> None:
+    # Nobody may configure this host through the tunnel. A kernel without IPv6 has no such file.
+    with suppress(FileNotFoundError):
+        Path(f"/proc/sys/net/ipv6/conf/{name}/{key}").write_text(str(value))

@@ -1,0 +1,90 @@
+"""VxlanNetwork: what a peer's lease means for routes, ARP and the FDB."""
+
+import re
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from ipaddress import IPv4Network
+
+from flannel.backends import Kernel, Peers
+from flannel.document import Members, shown
+from flannel.errors import BadLease
+from flannel.interface import ExternalInterface
+from flannel.lease import Lease
+from flannel.netlink import Link
+from flannel.peer_tables import PeerTables
+from flannel.reconcile import Entry, Fdb, Neighbour, routed
+
+_MAC = re.compile(r"[0-9a-fA-F]{2}([:-])(?:[0-9a-fA-F]{2}\1){4}[0-9a-fA-F]{2}")
+
+
+class VxlanNetwork:
+    """Serves one lease over the link that ``ensure_link`` keeps."""
+
+    def __init__(
+        self,
+        *,
+        kernel: Kernel,
+        network: IPv4Network,
+        interface: ExternalInterface,
+        mtu: int,
+        device: str,
+        direct_routing: bool,
+        ensure_link: Callable[[], Awaitable[Link]],
+    ) -> None:
+        self.mtu = mtu
+        self.device = device
+        self._kernel = kernel
+        self._network = network
+        self._interface = interface
+        self._direct_routing = direct_routing
+        self._ensure_link = ensure_link
+        self._link = 0
+        self._tables = PeerTables(kernel.tables, self.plan, self._read)
+
+    async def apply(self, peers: Peers, changed: Collection[IPv4Network] | None = None) -> None:
+        """See `flannel.backends.Network`."""
+        if changed is None:
+            link = (await self._ensure_link()).index
+            if link != self._link:
+                # Plans name the link by its index: a rebuilt link calls for new ones.
+                self._link = link
+                self._tables = PeerTables(self._kernel.tables, self.plan, self._read)
+        await self._tables.apply(peers, changed)
+
+    def plan(self, lease: Lease) -> Iterable[Entry]:
+        """The entries for one peer.
+
+        :raises BadLease: it runs another backend, or publishes no usable MAC.
+        """
+        attrs = lease.attrs
+        if attrs.backend_type != "vxlan":
+            raise BadLease(f"its backend is {attrs.backend_type or 'udp'}, not vxlan")
+        nexthops = self._kernel.tables.has_nexthops
+        if self._direct_routing and self._interface.is_on_link(attrs.public_ip):
+            return routed(lease.subnet, attrs.public_ip, self._interface.link, nexthops=nexthops)
+        mac = parse_vtep_mac(attrs.backend_data)
+        via = lease.subnet.network_address
+        return (
+            Fdb(mac, self._link, attrs.public_ip.packed),
+            Neighbour(via.packed, self._link, mac),
+            *routed(lease.subnet, via, self._link, onlink=True, nexthops=nexthops),
+        )
+
+    def _read(self) -> Iterable[Entry]:
+        tables = self._kernel.tables
+        yield from tables.list_own(self._network, self._link)
+        yield from tables.list_neighbours(self._link)
+        yield from tables.list_fdb(self._link)
+
+
+def parse_vtep_mac(backend_data: object) -> bytes:
+    """The peer's MAC from its BackendData, 6 bytes.
+
+    :raises BadLease: there is none, or none that one host can have.
+    """
+    text = Members(backend_data).get("VtepMAC") if isinstance(backend_data, dict) else None
+    if not isinstance(text, str) or not _MAC.fullmatch(text):
+        raise BadLease(f"its VtepMAC is {shown(text)}, not a MAC address")
+    mac = bytes.fromhex(text.replace(text[2], ""))
+    if mac[0] & 1 or not any(mac):  # IEEE 802: bit 0 of the first octet marks a group
+        raise BadLease(f"its VtepMAC is {text}, not the address of one host")
+    return mac

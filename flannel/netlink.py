@@ -1,0 +1,239 @@
+"""Links, addresses and single routes of this host, over rtnetlink; the only user of pyroute2.
+
+What a daemon does a few times in its life goes through here. What it does for every lease goes
+through `flannel.rtnetlink`, which is some hundred times quicker.
+
+Verbs: *list* dumps, *find* may return None, *ensure* makes it so, *delete* is content if it is
+absent. Each raises `KernelError` and says what it was doing.
+"""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import Any, Self
+
+from pyroute2 import AsyncIPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from flannel.errors import KernelError
+
+_IFF_UP = 0x1
+_RT_TABLE_MAIN = 254
+
+
+@dataclass(frozen=True, slots=True)
+class VxlanSettings:
+    """What makes two VXLAN links compatible; all of it is fixed when the link is made."""
+
+    vni: int
+    parent: int
+    """Index of the link that carries the tunnel."""
+    local: IPv4Address | None
+    port: int
+    learning: bool
+    gbp: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A network interface. ``kind`` is "" for hardware, ``vxlan`` is there for kind "vxlan"."""
+
+    index: int
+    name: str
+    kind: str
+    mtu: int
+    up: bool
+    mac: str
+    vxlan: VxlanSettings | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An IPv4 address on the link with index ``link``; ``scope`` 0 is global, 253 the link."""
+
+    link: int
+    interface: IPv4Interface
+    scope: int
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRoute:
+    """A unicast route of the main table. A multipath route shows its first hop."""
+
+    dst: IPv4Network
+    via: IPv4Address | None
+    link: int
+    metric: int
+    protocol: int = field(compare=False)
+
+
+class Netlink:
+    """An open rtnetlink socket; ``async with Netlink() as netlink: ...``."""
+
+    def __init__(self) -> None:
+        self._ipr: Any = AsyncIPRoute()
+
+    async def __aenter__(self) -> Self:
+        await self._ipr.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._ipr.__aexit__(*exc)
+
+    async def list_links(self) -> list[Link]:
+        """Every link of this network namespace."""
+        with _kernel("list links"):
+            return [_link(message) async for message in await self._ipr.link("dump")]
+
+    async def find_link(self, name: str) -> Link | None:
+        """The link called ``name``."""
+        try:
+            with _kernel(f"look at link {name}"):
+                return _link((await self._ipr.link("get", ifname=name))[0])
+        except KernelError as error:
+            if error.errno == errno.ENODEV:
+                return None
+            raise
+
+    async def list_addresses(self) -> list[Address]:
+        """Every IPv4 address, in the kernel's order: a link's primary address comes first."""
+        found = []
+        with _kernel("list addresses"):
+            async for message in await self._ipr.addr("dump", family=2):
+                text = message.get("local") or message.get("address")
+                interface = IPv4Interface(f"{text}/{message['prefixlen']}")
+                found.append(Address(message["index"], interface, message["scope"]))
+        return found
+
+    async def list_routes(self) -> list[FoundRoute]:
+        """The unicast IPv4 routes of the main table."""
+        found = []
+        with _kernel("list routes"):
+            async for message in await self._ipr.route("dump", family=2, table=_RT_TABLE_MAIN):
+                if message["type"] == 1 and message.get("table") == _RT_TABLE_MAIN:
+                    found.append(_route(message))
+        return found
+
+    async def find_route_to(self, address: IPv4Address) -> FoundRoute | None:
+        """How the kernel would reach ``address``, as ``ip route get`` tells; None: not at all."""
+        try:
+            with _kernel(f"look up the route to {address}"):
+                reply = await self._ipr.route("get", dst=str(address))
+                return _route(reply[0])
+        except KernelError as error:
+            if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES):
+                return None
+            raise
+
+    async def create_vxlan(self, name: str, *, mac: str, mtu: int, settings: VxlanSettings) -> None:
+        """Make a VXLAN link, still down.
+
+        The MAC is given here and not set later: udev's MacAddressPolicy=persistent leaves a link
+        alone whose address was assigned at its creation.
+        """
+        attributes: dict[str, Any] = {
+            "vxlan_id": settings.vni,
+            "vxlan_link": settings.parent,
+            "vxlan_port": settings.port,
+            "vxlan_learning": settings.learning,
+        }
+        if settings.local is not None:
+            attributes["vxlan_local"] = str(settings.local)
+        if settings.gbp:
+            attributes["vxlan_gbp"] = True
+        with _kernel(f"create VXLAN link {name}"):
+            await self._ipr.link(
+                "add", ifname=name, kind="vxlan", address=mac, mtu=mtu, **attributes
+            )
+
+    async def delete_link(self, link: Link) -> None:
+        """Remove a link with all its addresses and routes."""
+        with _kernel(f"delete link {link.name}", absent=(errno.ENODEV,)):
+            await self._ipr.link("del", index=link.index)
+
+    async def ensure_link_up(self, link: Link, mtu: int) -> None:
+        """Set the MTU and bring the link up, where it is not so already."""
+        if link.mtu != mtu:
+            with _kernel(f"set MTU {mtu} on {link.name}"):
+                await self._ipr.link("set", index=link.index, mtu=mtu)
+        if not link.up:
+            with _kernel(f"bring {link.name} up"):
+                await self._ipr.link("set", index=link.index, state="up")
+
+    async def ensure_address(self, link: Link, interface: IPv4Interface) -> None:
+        """Put an address on a link; content if it is there."""
+        with _kernel(f"add address {interface} to {link.name}", absent=(errno.EEXIST,)):
+            await self._ipr.addr(
+                "add",
+                index=link.index,
+                address=str(interface.ip),
+                prefixlen=interface.network.prefixlen,
+            )
+
+    async def delete_address(self, link: Link, interface: IPv4Interface) -> None:
+        """Take an address from a link."""
+        with _kernel(
+            f"delete address {interface} from {link.name}",
+            absent=(errno.EADDRNOTAVAIL,),
+        ):
+            await self._ipr.addr(
+                "del",
+                index=link.index,
+                address=str(interface.ip),
+                prefixlen=interface.network.prefixlen,
+            )
+
+
+@contextmanager
+def _kernel(doing: str, absent: tuple[int, ...] = ()) -> Iterator[None]:
+    """Translate pyroute2's errors; the numbers in ``absent`` mean that there is nothing to do."""
+    try:
+        yield
+    except NetlinkError as error:
+        if error.code not in absent:
+            raise KernelError(doing, error.code) from error
+    except OSError as error:
+        raise KernelError(doing, error.errno or errno.EIO) from error
+
+
+def _link(message: Any) -> Link:
+    kind = message.get_nested("linkinfo", "kind") or ""
+    data = message.get_nested("linkinfo", "data") if kind == "vxlan" else None
+    return Link(
+        index=message["index"],
+        name=message.get("ifname"),
+        kind=kind,
+        mtu=message.get("mtu"),
+        up=bool(message["flags"] & _IFF_UP),
+        mac=message.get("address") or "",
+        vxlan=_vxlan_settings(data) if data is not None else None,
+    )
+
+
+def _vxlan_settings(data: Any) -> VxlanSettings:
+    attributes = dict(data["attrs"])
+    local = attributes.get("IFLA_VXLAN_LOCAL")
+    return VxlanSettings(
+        vni=attributes.get("IFLA_VXLAN_ID", 0),
+        parent=attributes.get("IFLA_VXLAN_LINK", 0),
+        local=IPv4Address(local) if local else None,
+        port=attributes.get("IFLA_VXLAN_PORT", 0),
+        learning=bool(attributes.get("IFLA_VXLAN_LEARNING", 0)),
+        gbp="IFLA_VXLAN_GBP" in attributes,  # a flag: present or not, without a value
+    )
+
+
+def _route(message: Any) -> FoundRoute:
+    via, link = message.get("gateway"), message.get("oif")
+    for hop in message.get("multipath") or ():
+        via, link = hop.get("gateway"), hop["oif"]
+        break
+    return FoundRoute(
+        dst=IPv4Network((message.get("dst") or "0.0.0.0", message["dst_len"])),
+        via=IPv4Address(via) if via else None,
+        link=link or 0,
+        metric=message.get("priority") or 0,
+        protocol=message["proto"],
+    )

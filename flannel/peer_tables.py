@@ -1,0 +1,161 @@
+"""PeerTables: keeps the kernel's tables equal to what the peers' leases call for.
+
+One path for start, event, resync and repair. Each peer's lease is planned into entries (pure, by
+the backend); what is wanted is compared with what is there; the difference is written in one
+batch. What is there comes from a dump when anything may have happened to it, and from memory
+when only a lease has changed, so one changed lease costs one lease however many there are.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Collection, Iterable
+from ipaddress import IPv4Network
+
+from flannel.backends import Peers
+from flannel.errors import BadLease
+from flannel.lease import Lease
+from flannel.once import Once
+from flannel.reconcile import Entry, Key, Nexthop, Route, diff, key
+from flannel.rtnetlink import RtNetlink
+
+log = logging.getLogger(__name__)
+
+Plan = Callable[[Lease], Iterable[Entry]]
+"""The entries that one lease calls for; raises BadLease for a lease that nothing can be made of."""
+
+Read = Callable[[], Iterable[Entry]]
+"""The entries in the kernel that are ours to keep or remove."""
+
+_CHUNK = 4096
+"""Entries written before other tasks get a turn: 10 to 15 ms."""
+
+
+class PeerTables:
+    """What is wanted of the kernel for all peers, and what it is believed to hold.
+
+    tables = PeerTables(kernel.tables, plan, read)
+    await tables.apply(peers)               # reads the kernel
+    await tables.apply(peers, changed)      # does not
+
+    Where two leases claim one key with different entries, as two hosts with the same VTEP MAC do,
+    the first that came keeps it: a newcomer cannot take a working peer's traffic.
+    """
+
+    def __init__(self, kernel: RtNetlink, plan: Plan, read: Read) -> None:
+        self._kernel = kernel
+        self._plan = plan
+        self._read = read
+        self._planned: dict[IPv4Network, tuple[Lease, tuple[Entry, ...]]] = {}
+        self._claims: dict[Key, list[tuple[IPv4Network, Entry]]] = {}
+        self._found: dict[Key, Entry] = {}
+        self._bad_leases = Once(log)
+        self._conflicts = Once(log)
+        self._refused = Once(log)
+
+    async def apply(self, peers: Peers, changed: Collection[IPv4Network] | None = None) -> None:
+        """Make the kernel match ``peers``; see `flannel.backends.Network.apply`."""
+        subnets = peers.keys() | self._planned.keys() if changed is None else changed
+        touched: set[Key] = set()
+        for subnet in subnets:
+            touched |= self._replan(subnet, peers.get(subnet))
+        if changed is None:
+            self._found = {key(entry): entry for entry in self._read()}
+            touched = self._claims.keys() | self._found.keys()
+        await self._write(touched)
+
+    def _replan(self, subnet: IPv4Network, lease: Lease | None) -> set[Key]:
+        """Bring one peer's claims up to date; return the keys whose entry may differ now."""
+        before, entries = self._planned.get(subnet, (None, ()))
+        if lease == before:
+            return set()
+        touched = set()
+        for entry in entries:
+            touched.add(each := key(entry))
+            claims = [claim for claim in self._claims[each] if claim[0] != subnet]
+            if claims:
+                self._claims[each] = claims
+            else:
+                del self._claims[each]
+        if lease is None:
+            del self._planned[subnet]
+            self._bad_leases.forget(subnet)
+            self._conflicts.forget(subnet)
+            return touched
+        entries = self._planned_entries(lease)
+        self._planned[subnet] = lease, entries
+        for entry in entries:
+            touched.add(each := key(entry))
+            others = self._claims.get(each)
+            if others is None:
+                self._claims[each] = [(subnet, entry)]
+                continue
+            others.append((subnet, entry))
+            if others[0][1] != entry:
+                owner = self._planned[others[0][0]][0]
+                self._conflicts.warn(
+                    subnet,
+                    f"cannot serve lease {lease} in full: {entry} belongs to lease {owner}",
+                )
+        return touched
+
+    def _planned_entries(self, lease: Lease) -> tuple[Entry, ...]:
+        try:
+            entries = tuple(self._plan(lease))
+        except BadLease as why:
+            self._bad_leases.warn(lease.subnet, f"cannot use lease {lease}: {why}")
+            return ()
+        self._bad_leases.forget(lease.subnet)
+        return entries
+
+    async def _write(self, keys: Collection[Key]) -> None:
+        wanted = {each: claims[0][1] for each in keys if (claims := self._claims.get(each))}
+        difference = diff(self._found, wanted, keys)
+        await self._remove(difference.clear)
+        refused = await self._put([e for e in difference.put if not isinstance(e, Route)])
+        # Where a nexthop's id is somebody else's, the route carries its gateway itself.
+        await self._put(
+            [
+                e._replace(nexthop=0) if (Nexthop, e.nexthop, 0) in refused else e
+                for e in difference.put
+                if isinstance(e, Route)
+            ]
+        )
+        await self._remove(difference.drop)
+        if any(difference):
+            log.debug(
+                "kernel: wrote %d, removed %d",
+                len(difference.put),
+                len(difference.drop),
+            )
+
+    async def _put(self, entries: list[Entry]) -> set[Key]:
+        """Write; return the keys that the kernel refused."""
+        refused: set[Key] = set()
+        for chunk in _chunks(entries):
+            failures = {key(failure.entry): failure for failure in self._kernel.put(chunk)}
+            for entry in chunk:
+                each = key(entry)
+                if each in failures:
+                    why = os.strerror(failures[each].errno)
+                    self._refused.warn(each, f"cannot add {entry}: {why}")
+                else:
+                    self._found[each] = entry
+                    if self._refused:
+                        self._refused.forget(each)
+            refused |= failures.keys()
+            await asyncio.sleep(0)
+        return refused
+
+    async def _remove(self, entries: list[Entry]) -> None:
+        for chunk in _chunks(entries):
+            for failure in self._kernel.delete(chunk):
+                log.warning("cannot remove %s: %s", failure.entry, os.strerror(failure.errno))
+            for entry in chunk:
+                self._found.pop(key(entry), None)
+                self._refused.forget(key(entry))
+            await asyncio.sleep(0)
+
+
+def _chunks(entries: list[Entry]) -> Iterable[list[Entry]]:
+    return (entries[start : start + _CHUNK] for start in range(0, len(entries), _CHUNK))

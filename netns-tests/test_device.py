@@ -1,0 +1,201 @@
+"""The link flannel.<VNI>, and which interface carries it, in the real kernel."""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from private_network import ip, link_index, private_network
+
+from flannel.backends.vxlan.device import ensure_address, ensure_device, vtep_mac
+from flannel.errors import KernelError, NoInterface
+from flannel.host import remove_stale_links
+from flannel.interface import InterfaceChoice, find_external_interface
+from flannel.netlink import Link, Netlink, VxlanSettings
+
+T = TypeVar("T")
+MAC = "02:00:00:00:00:01"
+NETWORK = IPv4Network("10.5.0.0/16")
+
+
+@pytest.fixture(autouse=True)
+def _host() -> Iterator[None]:
+    with private_network():
+        ip("link add eth0 type veth peer name far0")
+        ip("addr add 192.0.2.1/24 dev eth0")
+        ip("link set far0 up")
+        ip("link set eth0 up")
+        yield
+
+
+def call(function: Callable[[Netlink], Awaitable[T]]) -> T:
+    """Run ``function`` with an open Netlink."""
+
+    async def main() -> T:
+        async with Netlink() as netlink:
+            return await function(netlink)
+
+    return asyncio.run(main())
+
+
+def settings(**changes: object) -> VxlanSettings:
+    base = VxlanSettings(1, link_index("eth0"), IPv4Address("192.0.2.1"), 8472, False, False)
+    return replace(base, **changes)  # type: ignore[arg-type] # each test names real fields
+
+
+def ensure(wanted: VxlanSettings | None = None, *, mac: str = MAC, mtu: int = 1450) -> Link:
+    chosen = wanted or settings()
+    return call(lambda netlink: ensure_device(netlink, mac=mac, mtu=mtu, settings=chosen))
+
+
+def test_the_device_is_made_as_upstreams_is() -> None:
+    link = ensure()
+    assert (link.name, link.mac) == ("flannel.1", MAC)
+    shown = ip("-d link show flannel.1")
+    for part in ("mtu 1450", "vxlan id 1 ", "local 192.0.2.1", "dev eth0", "dstport 8472",
+                 "nolearning", "ageing 300", "udpcsum"):  # fmt: skip
+        assert part in shown
+    assert "UP" in re.findall(r"<(.*?)>", shown)[0].split(",")
+    assert Path("/proc/sys/net/ipv6/conf/flannel.1/accept_ra").read_text() == "0\n"
+
+
+def test_a_compatible_device_is_kept_with_the_mac_it_has() -> None:
+    first = ensure()
+    assert ensure(mac="02:00:00:00:00:99") == replace(first, up=True)
+
+
+def test_the_mtu_and_the_state_of_a_kept_device_are_set_right() -> None:
+    first = ensure()
+    ip("link set flannel.1 down")
+    second = ensure(mtu=1400)
+    assert second.index == first.index
+    assert "mtu 1400" in ip("link show up flannel.1")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"port": 4789}, "its port is 8472, wanted is 4789"),
+        ({"learning": True}, "its learning is False, wanted is True"),
+        ({"gbp": True}, "its gbp is False, wanted is True"),
+        ({"local": IPv4Address("192.0.2.9")}, "its local is 192.0.2.1, wanted is 192.0.2.9"),
+    ],
+)
+def test_an_incompatible_device_is_rebuilt_and_the_reason_said(
+    caplog: pytest.LogCaptureFixture, change: dict[str, object], said: str
+) -> None:
+    ip("addr add 192.0.2.9/24 dev eth0")
+    first = ensure()
+    wanted = settings(**change)
+    second = ensure(wanted)
+    assert second.index != first.index
+    assert second.vxlan == wanted
+    assert f"rebuilding flannel.1: {said}" in caplog.text
+
+
+def test_something_else_of_that_name_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
+    ip("link add flannel.1 type bridge")
+    assert ensure().kind == "vxlan"
+    assert "it is a link of kind bridge, not vxlan" in caplog.text
+
+
+def test_what_the_kernel_refuses_is_said_with_its_reason() -> None:
+    ip("link add taken type vxlan id 1 dev eth0 local 192.0.2.1 dstport 8472")
+    with pytest.raises(KernelError, match="cannot create VXLAN link flannel.1: File exists"):
+        ensure()
+
+
+def test_the_device_has_the_address_of_the_lease_and_no_other_of_the_network() -> None:
+    link = ensure()
+    ip("addr add 10.5.9.0/32 dev flannel.1")
+    ip("addr add 203.0.113.5/32 dev flannel.1")
+    for _ in range(2):
+        call(lambda netlink: ensure_address(netlink, link, IPv4Address("10.5.1.0"), NETWORK))
+        shown = ip("-o -4 addr show dev flannel.1")
+        assert sorted(re.findall(r"inet (\S+)", shown)) == ["10.5.1.0/32", "203.0.113.5/32"]
+
+
+def test_the_mac_is_the_same_at_every_boot_and_differs_between_hosts_and_networks() -> None:
+    addresses = [IPv4Address(f"192.0.2.{n}") for n in range(1, 100)]
+    macs = {vtep_mac(address, vni) for address in addresses for vni in (1, 2)}
+    assert len(macs) == 2 * len(addresses)
+    assert vtep_mac(addresses[0], 1) == "02:b9:cd:14:2f:1f"
+    for mac in macs:
+        first = int(mac[:2], 16)
+        assert first & 3 == 2  # locally administered, one host's
+
+
+def test_devices_of_an_earlier_config_are_removed_and_only_those() -> None:
+    for vni, address in ((1, "10.5.1.0"), (2, "10.5.1.0"), (3, "10.6.1.0")):
+        ip(f"link add flannel.{vni} type vxlan id {vni} dev eth0 dstport 8472")
+        ip(f"addr add {address}/32 dev flannel.{vni}")
+    ip("link add mine type vxlan id 4 dev eth0 dstport 8472")
+    ip("addr add 10.5.2.0/32 dev mine")
+    ip("link add docker0 type bridge")
+    ip("addr add 10.5.1.1/24 dev docker0")
+    call(lambda netlink: remove_stale_links(netlink, NETWORK, "flannel.1"))
+    left = {link.name for link in call(lambda netlink: netlink.list_links())}
+    assert {"flannel.1", "flannel.3", "mine", "docker0"} <= left
+    assert "flannel.2" not in left
+
+
+class TestExternalInterface:
+    """Chosen from what the kernel really has."""
+
+    @pytest.fixture(autouse=True)
+    def _second_link(self, _host: None) -> None:
+        ip("link add eth1 type veth peer name far1")
+        ip("link set far1 up")
+        ip("link set eth1 up mtu 9000")
+        ip("addr add 169.254.7.7/16 dev eth1 scope link")
+        ip("addr add 198.51.100.1/24 dev eth1")
+
+    def find(self, **wanted: object) -> tuple[str, int, str, str]:
+        choice = InterfaceChoice(**wanted)  # type: ignore[arg-type] # each test names real fields
+        found = call(lambda netlink: find_external_interface(netlink, choice))
+        return found.name, found.mtu, str(found.address), str(found.public_ip)
+
+    def test_by_the_default_route(self) -> None:
+        ip("route add default via 192.0.2.254 metric 100")
+        ip("route add default via 198.51.100.254 metric 50")
+        assert self.find() == ("eth1", 9000, "198.51.100.1", "198.51.100.1")
+
+    def test_by_a_default_route_with_several_hops(self) -> None:
+        ip("route add default nexthop via 192.0.2.254 nexthop via 198.51.100.254")
+        assert self.find()[0] == "eth0"
+
+    def test_by_name_and_its_global_address_is_preferred(self) -> None:
+        assert self.find(names=["eth1"])[2] == "198.51.100.1"
+
+    def test_by_address(self) -> None:
+        assert self.find(names=["169.254.7.7"])[2] == "169.254.7.7"
+
+    def test_by_what_it_can_reach(self) -> None:
+        ip("route add 203.0.113.0/24 via 198.51.100.9")
+        assert self.find(can_reach=IPv4Address("203.0.113.77"))[0] == "eth1"
+
+    def test_the_public_address_may_be_another(self) -> None:
+        public = IPv4Address("203.0.113.5")
+        assert self.find(names=["eth0"], public_ip=public)[2:] == ("192.0.2.1", "203.0.113.5")
+
+    @pytest.mark.parametrize(
+        ("before", "wanted", "said"),
+        [
+            ("link set eth0 down", {"names": ["eth0"]}, "interface eth0: it is down"),
+            ("addr flush dev eth0", {"names": ["eth0"]}, "interface eth0: it has no IPv4 address"),
+            ("link show", {"names": ["eth7"]}, "is called or has address eth7"),
+            ("link show", {"patterns": [re.compile("wlan")]}, "matches wlan"),
+            ("link show", {"can_reach": IPv4Address("203.0.113.1")}, "reaches 203.0.113.1"),
+            ("link show", {}, "no default route"),
+        ],
+    )
+    def test_what_does_not_fit_yet_is_said(
+        self, before: str, wanted: dict[str, object], said: str
+    ) -> None:
+        ip(before)
+        with pytest.raises(NoInterface, match=said):
+            self.find(**wanted)
