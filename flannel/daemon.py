@@ -1,0 +1,320 @@
+"""The daemon's story: interface, config, backend, lease, subnet.env; then follow the peers.
+
+    Daemon.run             one life after another
+      _prepare             interface, network config, backend; wait for what is not there yet
+      _serve               one life of the network, ended by an error:
+        ├── _hand_over     subnet.env for docker
+        ├── _keep_lease    renew in time
+        ├── _watch_peers   store -> SubnetManager.peers
+        └── _apply_peers   SubnetManager.peers -> kernel, at each change and every few seconds
+
+Here alone it is decided what an error means. Nothing that can mend ends the process: a store
+that is away is waited for, a lost lease is taken again, any other `FlannelError` starts another
+life. What is in the kernel stays there meanwhile, and when the process ends: packets flow on.
+"""
+
+import asyncio
+import logging
+import os
+from ipaddress import IPv4Interface, IPv4Network
+from random import SystemRandom
+from time import monotonic
+
+from flannel import subnet_env
+from flannel.backends import Backend, Kernel, Network, load
+from flannel.errors import (
+    BadNetworkConfig,
+    CannotWrite,
+    FlannelError,
+    KernelError,
+    LeaseLost,
+    NetworkInUse,
+    NoInterface,
+    StoreDenied,
+    StoreUnavailable,
+)
+from flannel.host import find_overlap, remove_stale_links
+from flannel.interface import (
+    ExternalInterface,
+    InterfaceChoice,
+    find_external_interface,
+)
+from flannel.lease import Lease
+from flannel.netlink import Netlink
+from flannel.network_config import NetworkConfig
+from flannel.notify import notify
+from flannel.once import Once
+from flannel.options import Options
+from flannel.rtnetlink import RtNetlink
+from flannel.stores import Store
+from flannel.subnets import SubnetManager
+
+log = logging.getLogger(__name__)
+
+_RESYNC = 10.0
+"""Seconds between two full comparisons with the kernel, as upstream's host-gw has it..."""
+_RESYNC_SHARE = 50
+"""...but at least this many times what the last one took: no more than 2 % of a CPU."""
+_INTERFACE_POLL = 1.0
+_WRITE_RETRY = 5.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
+_AWAY = (StoreUnavailable, StoreDenied)
+
+
+async def run(options: Options, store: Store) -> None:
+    """Serve until cancelled."""
+    async with Netlink() as netlink:
+        with RtNetlink() as tables:
+            await Daemon(options, store, Kernel(netlink, tables)).run()
+
+
+class Backoff:
+    """Growing pauses, with jitter, between attempts that fail."""
+
+    def __init__(self) -> None:
+        self._pause = _FIRST_PAUSE
+
+    async def wait(self) -> None:
+        """Sleep for half to one and a half times the current pause; the next is twice as long."""
+        await asyncio.sleep(self._pause * SystemRandom().uniform(0.5, 1.5))
+        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+
+    def reset(self) -> None:
+        """An attempt succeeded: begin with short pauses again."""
+        self._pause = _FIRST_PAUSE
+
+
+class Daemon:
+    """One flanneld on one host."""
+
+    def __init__(self, options: Options, store: Store, kernel: Kernel) -> None:
+        self._options = options
+        self._store = store
+        self._kernel = kernel
+        self._said = Once(log)
+        self._last_subnet: IPv4Network | None = None
+        self._missing = {"subnet.env", "peers"}
+
+    async def run(self) -> None:
+        """Live one life after another until cancelled."""
+        backoff = Backoff()
+        while True:
+            began = monotonic()
+            try:
+                await self._serve(*await self._prepare())
+            except* FlannelError as group:
+                why = _first(group)
+                if isinstance(why, LeaseLost):
+                    log.warning("%s; leasing again", why)
+                else:
+                    self._said.warn("life", f"{why}; trying again")
+            if monotonic() - began > _LONGEST_PAUSE:  # it had been a good life
+                backoff.reset()
+                self._said.forget("life")
+            await backoff.wait()
+
+    async def _prepare(self) -> tuple[NetworkConfig, ExternalInterface, Backend]:
+        interface = await self._wait_for_interface()
+        log.info("external interface: %s, MTU %d", interface, interface.mtu)
+        config, backend = await self._wait_for_config(interface)
+        log.info("network %s, backend %s", config.network, config.backend_type)
+        return config, interface, backend
+
+    async def _wait_for_interface(self) -> ExternalInterface:
+        options = self._options
+        choice = InterfaceChoice(
+            names=options.iface,
+            patterns=options.iface_regex,
+            can_reach=options.iface_can_reach,
+            public_ip=options.public_ip,
+        )
+        while True:
+            try:
+                interface = await find_external_interface(self._kernel.netlink, choice)
+            except NoInterface as why:
+                self._said.warn("interface", f"{why}; waiting for it")
+                await asyncio.sleep(_INTERFACE_POLL)
+            else:
+                self._said.forget("interface")
+                return interface
+
+    async def _wait_for_config(self, interface: ExternalInterface) -> tuple[NetworkConfig, Backend]:
+        key = f"{self._options.etcd.prefix}/config"
+        async for document in self._store.follow_config():
+            if document is None:
+                self._said.warn("config", f"there is no network config at {key}; waiting for it")
+                continue
+            try:
+                config = NetworkConfig.from_json(document.text)
+                backend = load(config, interface, self._kernel)
+            except BadNetworkConfig as why:
+                # The version makes the same mistake in a new document news.
+                self._said.warn("config", f"{why} ({key}, {document.version}); waiting for another")
+            else:
+                self._said.forget("config")
+                return config, backend
+        raise StoreUnavailable(f"cannot read {key}: the store ended the watch")
+
+    async def _serve(
+        self, config: NetworkConfig, interface: ExternalInterface, backend: Backend
+    ) -> None:
+        await self._check_overlap(config, interface)
+        subnets = SubnetManager(self._store, config)
+        lease = await subnets.acquire(await backend.lease_attrs(), self._previous_subnet())
+        self._last_subnet = lease.subnet
+        log.info("lease %s%s", lease, "" if lease.ttl is not None else ", a reservation")
+        network = await backend.start(lease)
+        await remove_stale_links(self._kernel.netlink, config.network, network.device)
+        self._said.forget("life")
+        pending = _Pending()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._hand_over(config, lease, network))
+            tasks.create_task(self._keep_lease(subnets))
+            tasks.create_task(self._watch_peers(subnets, pending))
+            tasks.create_task(self._apply_peers(subnets, network, pending))
+
+    def _previous_subnet(self) -> IPv4Network | None:
+        if self._last_subnet is not None:
+            return self._last_subnet
+        previous = subnet_env.read(self._options.subnet_file)
+        return previous.subnet.network if previous is not None else None
+
+    async def _check_overlap(self, config: NetworkConfig, interface: ExternalInterface) -> None:
+        """Refuse a network that is in use on this host, before anything is touched.
+
+        :raises NetworkInUse: naming the address or route.
+        """
+        netlink, network = self._kernel.netlink, config.network
+        previous = self._previous_subnet()
+        own = {previous} if previous is not None else set()
+        if not await find_overlap(netlink, network, own):
+            return
+        # Not everybody's: it may be our own, with subnet.env lost, or upstream's routes to peers.
+        leases = (await self._store.snapshot()).leases
+        own |= {each.subnet for each in leases if each.attrs.public_ip == interface.public_ip}
+        gateways = {each.attrs.public_ip for each in leases}
+        overlap = await find_overlap(netlink, network, own, gateways)
+        if overlap:
+            raise NetworkInUse(f"cannot use network {network} on this host: it has {overlap}")
+
+    async def _hand_over(self, config: NetworkConfig, lease: Lease, network: Network) -> None:
+        """Write subnet.env; again and again where it cannot be written, for disks get room."""
+        first = IPv4Interface((lease.subnet.network_address + 1, lease.subnet.prefixlen))
+        # Whoever masquerades is told here. This version makes no firewall rules: docker has to.
+        env = subnet_env.SubnetEnv(config.network, first, network.mtu, ip_masq=False)
+        while True:
+            try:
+                subnet_env.write(self._options.subnet_file, env)
+            except CannotWrite as why:
+                self._said.warn("subnet.env", f"{why}; trying again")
+                await asyncio.sleep(_WRITE_RETRY)
+            else:
+                log.info(
+                    "wrote %s: %s, MTU %d",
+                    self._options.subnet_file,
+                    first,
+                    network.mtu,
+                )
+                self._said.forget("subnet.env")
+                return self._has("subnet.env", lease)
+
+    async def _keep_lease(self, subnets: SubnetManager) -> None:
+        """Renew the lease in time; a store that is away is asked until it answers."""
+        backoff = Backoff()
+        margin = self._options.subnet_lease_renew_margin.total_seconds()
+        while True:
+            try:
+                async with asyncio.timeout(subnets.renewal_delay(margin)):
+                    await subnets.own_changed()
+                continue  # somebody gave it another lifetime: reckon again
+            except TimeoutError:
+                pass
+            while True:
+                try:
+                    await subnets.renew()
+                except _AWAY as why:
+                    self._said.warn("renewal", f"cannot renew the lease yet: {why}")
+                    await backoff.wait()
+                else:
+                    break
+            backoff.reset()
+            self._said.forget("renewal")
+            log.debug("renewed lease %s", subnets.own)
+
+    async def _watch_peers(self, subnets: SubnetManager, pending: "_Pending") -> None:
+        backoff = Backoff()
+        while True:
+            try:
+                async for changed in subnets.follow():
+                    pending.add(changed)
+                    backoff.reset()
+                    if self._said.forget("watch"):
+                        log.info("following the leases again")
+            except _AWAY as why:
+                self._said.warn("watch", f"cannot follow the leases: {why}; packets flow on")
+            await backoff.wait()
+
+    async def _apply_peers(
+        self, subnets: SubnetManager, network: Network, pending: "_Pending"
+    ) -> None:
+        """Bring the kernel to what the peers' leases say, all that is pending in one go."""
+        await pending.wait(None)
+        changed: set[IPv4Network] | None = None
+        pause = _RESYNC
+        while True:
+            began = monotonic()
+            try:
+                pending_now = pending.take()
+                await network.apply(subnets.peers, None if changed is None else pending_now)
+            except KernelError as why:
+                self._said.warn("kernel", f"cannot program the kernel: {why}; trying again")
+                changed = None
+                await asyncio.sleep(1)
+                continue
+            if changed is None:
+                pause = max(_RESYNC, _RESYNC_SHARE * (monotonic() - began))
+                self._said.forget("kernel")
+                self._has("peers", subnets.own)
+            changed = set() if await pending.wait(pause) else None
+
+    def _has(self, part: str, lease: Lease) -> None:
+        """Tell systemd when docker can start: subnet.env is there and the peers are routed."""
+        if part in self._missing:
+            self._missing.remove(part)
+            if not self._missing:
+                notify(f"READY=1\nSTATUS=lease {lease}", os.environ)
+
+
+class _Pending:
+    """Subnets whose lease has changed and which the kernel has not been told of."""
+
+    def __init__(self) -> None:
+        self._subnets: set[IPv4Network] = set()
+        self._some = asyncio.Event()
+
+    def add(self, subnets: set[IPv4Network]) -> None:
+        self._subnets |= subnets
+        self._some.set()
+
+    def take(self) -> set[IPv4Network]:
+        taken, self._subnets = self._subnets, set()
+        self._some.clear()
+        return taken
+
+    async def wait(self, seconds: float | None) -> bool:
+        """Whether something was added within ``seconds``; None waits for ever."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._some.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+def _first(group: BaseExceptionGroup[FlannelError]) -> FlannelError:
+    """The first error of a group, which may hold groups."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, FlannelError)
+    return error

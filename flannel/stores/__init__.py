@@ -1,0 +1,93 @@
+"""What we ask of a lease store. `etcd_v2` is one; any other keeps this contract.
+
+    store = ...Store(...)
+    async for document in store.follow_config():    # None while there is none
+        ...                                          # until one is good
+    async for news in store.follow_leases():         # a Snapshot first, then mostly Changes
+        ...
+    lease = await store.create(subnet, attrs, ttl)   # nobody else's is ever overwritten
+    lease = await store.renew(lease, ttl)            # wakes nobody
+
+Every write is a compare-and-swap, and its outcome is known when it returns: an implementation
+whose request may have been carried out without an answer looks before it reports.
+
+Every method may raise `StoreUnavailable` or `StoreDenied`. An iterator that raised is finished;
+a new one starts from a snapshot again, so nothing is missed.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from typing import Protocol
+
+from flannel.lease import Lease, LeaseAttrs, LeaseEvent
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigDocument:
+    """The text at ``<prefix>/config`` and a number that differs for every write to it."""
+
+    text: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Every lease there is; whatever is not here is gone."""
+
+    leases: tuple[Lease, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What has happened since the last news, oldest first; never empty."""
+
+    events: tuple[LeaseEvent, ...]
+
+
+class Store(Protocol):
+    """Where the cluster keeps its network config and its leases."""
+
+    def follow_config(self) -> AsyncIterator[ConfigDocument | None]:
+        """Yield the config document as it is now (None: there is none), and again at each write."""
+        ...
+
+    def follow_leases(self) -> AsyncIterator[Snapshot | Changes]:
+        """Yield a `Snapshot`, then what changes, our own lease included, in order.
+
+        Another `Snapshot` may come at any time: when history was lost, or reading all is quicker
+        than catching up. Keys and values that are not leases are logged once and left out.
+        """
+        ...
+
+    async def snapshot(self) -> Snapshot:
+        """Every lease, as agreed by a majority of the store's members at this moment."""
+        ...
+
+    async def create(self, subnet: IPv4Network, attrs: LeaseAttrs, ttl: int | None) -> Lease:
+        """Make a lease of ``ttl`` seconds, or a reservation (None).
+
+        :raises LeaseTaken: the subnet is leased already, with other attributes than these.
+        """
+        ...
+
+    async def replace(self, lease: Lease, attrs: LeaseAttrs, ttl: int | None) -> Lease:
+        """Write ``attrs`` and ``ttl`` over ``lease`` as it was read.
+
+        :raises LeaseChanged: the store holds another lease, or none, for this subnet.
+        """
+        ...
+
+    async def renew(self, lease: Lease, ttl: int) -> Lease:
+        """Let ``lease`` last ``ttl`` seconds from now; no watcher hears of it.
+
+        :raises LeaseChanged: the store holds another lease, or none, for this subnet.
+        """
+        ...
+
+    async def release(self, lease: Lease) -> None:
+        """Give ``lease`` up; content if it is not there any more.
+
+        :raises LeaseChanged: somebody else holds the subnet.
+        """
+        ...

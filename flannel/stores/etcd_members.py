@@ -1,0 +1,218 @@
+"""etcd's members, asked in turn: single requests of the v2 API, every outcome classified.
+
+The only user of python-etcd. What that library is kept from doing here, since each would lose or
+double a write, or hide a dead member: re-sending a PUT whose answer was lost (urllib3's default),
+following redirects with our password, replacing the endpoints by those that the cluster
+advertises, and failing over by itself.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import etcd
+import urllib3
+
+from flannel.errors import StoreDenied, StoreUnavailable
+
+log = logging.getLogger(__name__)
+
+_REQUEST_TIMEOUT = urllib3.Timeout(connect=1.0, read=2.0)
+"""Seconds for a request to one member. A write takes 2 ms; a member that needs seconds is in
+trouble, and another one is asked."""
+
+
+class Answer(NamedTuple):
+    """What etcd said, and the X-Etcd-Index at which it began to say it."""
+
+    document: dict[str, Any]
+    etcd_index: int
+
+
+class Refused(Exception):
+    """etcd carried nothing out: the root of the three below."""
+
+    def __init__(self, index: int = 0) -> None:
+        super().__init__(type(self).__name__)
+        self.index = index
+
+
+class NotFound(Refused):
+    """The key is not there; ``index`` is etcd's at that moment."""
+
+
+class Conflict(Refused):
+    """A condition of a write (prevExist, prevIndex) does not hold."""
+
+
+class HistoryLost(Refused):
+    """The events from the index on that a watch asked for are not kept any more, or it is another
+    cluster that answers."""
+
+
+class Members:
+    """The endpoints of one cluster.
+
+    `ask` and `poll` block and may be called from any thread. Reads and writes go to the member
+    that answered last, and to the next one when it does not. A request that may have been carried
+    out without an answer is sent again to the next member: whoever writes has to make a refusal
+    (`Conflict`) good by reading what is there.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        *,
+        certfile: Path | None = None,
+        keyfile: Path | None = None,
+        cafile: Path | None = None,
+        username: str = "",
+        password: str = "",
+    ) -> None:
+        def client(endpoint: str) -> Any:
+            url = urlsplit(endpoint)
+            made = etcd.Client(
+                host=url.hostname if ":" not in (url.hostname or "") else f"[{url.hostname}]",
+                port=url.port,
+                protocol=url.scheme,
+                cert=(str(certfile), str(keyfile)) if certfile and keyfile else None,
+                ca_cert=str(cafile) if cafile else None,
+                username=username or None,
+                password=password or None,
+                allow_reconnect=False,
+                allow_redirect=False,
+            )
+            made.http.connection_pool_kw["retries"] = False
+            return made
+
+        self._endpoints = tuple(endpoints)
+        self._clients = [client(endpoint) for endpoint in endpoints]
+        # Long polls have connections of their own: a short request never waits behind one.
+        self._pollers = [client(endpoint) for endpoint in endpoints]
+        self._current = 0
+
+    def ask(self, doing: str, method: str, key: str, params: Mapping[str, str]) -> Answer:
+        """One request, to as many members as it takes.
+
+        :param doing: for messages, e.g. ``read the network config``.
+        :raises Refused: etcd's answer is no.
+        :raises StoreUnavailable: no member gave an answer.
+        :raises StoreDenied: a member refuses who we are, or is not who it should be.
+        """
+        trouble = []
+        first = self._current
+        for turn in range(len(self._clients)):
+            number = (first + turn) % len(self._clients)
+            try:
+                answer = _request(self._clients[number], method, key, params, _REQUEST_TIMEOUT)
+            except Refused:
+                self._current = number
+                raise
+            except _Denied as why:
+                raise StoreDenied(f"cannot {doing} at {self._endpoints[number]}: {why}") from None
+            except _Trouble as why:
+                trouble.append(f"{self._endpoints[number]}: {why}")
+            else:
+                self._current = number
+                return answer
+        raise StoreUnavailable(f"cannot {doing}: {'; '.join(trouble)}")
+
+    def poll(
+        self, doing: str, key: str, params: Mapping[str, str], seconds: float
+    ) -> Answer | None:
+        """Wait for an event at the member that answered last; None if none came in time.
+
+        A member that hangs looks the same as one with nothing to tell: after None, `ask` for
+        something, which moves on to another member if need be.
+
+        :raises: as `ask` does.
+        """
+        number = self._current
+        timeout = urllib3.Timeout(connect=1.0, read=seconds)
+        try:
+            return _request(self._pollers[number], "GET", key, {**params, "wait": "true"}, timeout)
+        except etcd.EtcdWatchTimedOut:
+            return None
+        except _Denied as why:
+            raise StoreDenied(f"cannot {doing} at {self._endpoints[number]}: {why}") from None
+        except _Trouble as why:
+            self._current = (number + 1) % len(self._clients)
+            raise StoreUnavailable(f"cannot {doing}: {self._endpoints[number]}: {why}") from None
+
+    def close(self) -> None:
+        """Drop all connections that no request is using."""
+        for client in (*self._clients, *self._pollers):
+            client.http.clear()
+
+
+class _Trouble(Exception):
+    """This member did not answer in a way that can be used; another one may."""
+
+
+class _Denied(Exception):
+    """Credentials or certificates are wrong, which no other member mends."""
+
+
+_OUTCOMES: Sequence[tuple[Any, Callable[[int], Exception]]] = (
+    (etcd.EtcdAlreadyExist, Conflict),
+    (etcd.EtcdCompareFailed, Conflict),
+    (etcd.EtcdEventIndexCleared, HistoryLost),
+    (etcd.EtcdClusterIdChanged, HistoryLost),
+    (etcd.EtcdWatcherCleared, HistoryLost),
+    (etcd.EtcdInsufficientPermissions, lambda _: _Denied("user name or password refused")),
+    (etcd.EtcdLeaderElectionInProgress, lambda _: _Trouble("it is electing a leader")),
+    (etcd.EtcdNotFile, lambda _: _Trouble("the key is a directory")),
+    (etcd.EtcdNotDir, lambda _: _Trouble("a part of the key is not a directory")),
+)
+
+
+def _request(
+    client: Any, method: str, key: str, params: Mapping[str, str], timeout: urllib3.Timeout
+) -> Answer:
+    try:
+        response = client.api_execute(
+            client.key_endpoint + key, method, params=dict(params), timeout=timeout
+        )
+        document = json.loads(response.data)
+        if not isinstance(document, dict) or not isinstance(document.get("node"), dict):
+            raise ValueError
+        return Answer(document, int(response.headers["X-Etcd-Index"]))
+    except etcd.EtcdWatchTimedOut:
+        raise
+    except etcd.EtcdKeyNotFound as error:
+        payload = error.payload or {}
+        if "errorCode" not in payload:
+            raise _Trouble("it does not serve the v2 API (etcd wants --enable-v2)") from None
+        raise NotFound(int(payload.get("index", 0))) from None
+    except etcd.EtcdConnectionFailed as error:
+        raise _connection_trouble(error.cause) from None
+    except etcd.EtcdException as error:
+        payload = error.payload or {}
+        for kind, outcome in _OUTCOMES:
+            if isinstance(error, kind):
+                raise outcome(int(payload.get("index", 0))) from None
+        status = payload.get("status")
+        raise _Trouble(f"HTTP status {status}" if status else "it talks nonsense") from None
+    except (ValueError, KeyError, TypeError):
+        raise _Trouble("its answer is not that of an etcd") from None
+
+
+def _connection_trouble(cause: object) -> Exception:
+    """In plain words, what urllib3 wraps in several layers."""
+    inner = cause
+    while isinstance(inner, BaseException):
+        deeper = getattr(inner, "reason", None) or inner.__cause__ or inner.__context__
+        if not isinstance(deeper, BaseException) or deeper is inner:
+            break
+        inner = deeper
+    if isinstance(cause, urllib3.exceptions.SSLError) or "SSL" in type(inner).__name__:
+        why = getattr(inner, "verify_message", "") or getattr(inner, "reason", "") or "no TLS"
+        return _Denied(f"TLS: {why}")
+    if isinstance(cause, urllib3.exceptions.TimeoutError):
+        return _Trouble("no answer in time")
+    if isinstance(inner, OSError) and inner.strerror:
+        return _Trouble(inner.strerror.lower())
+    return _Trouble("the connection broke")
