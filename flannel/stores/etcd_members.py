@@ -24,6 +24,8 @@ _REQUEST_TIMEOUT = urllib3.Timeout(connect=1.0, read=2.0)
 """Seconds for a request to one member. A write takes 2 ms; a member that needs seconds is in
 trouble, and another one is asked."""
 
+_NO_V2 = "it does not serve the v2 API (etcd wants --enable-v2)"
+
 
 class Answer(NamedTuple):
     """What etcd said, and the X-Etcd-Index at which it began to say it."""
@@ -185,7 +187,7 @@ def _request(
     except etcd.EtcdKeyNotFound as error:
         payload = error.payload or {}
         if "errorCode" not in payload:
-            raise _Trouble("it does not serve the v2 API (etcd wants --enable-v2)") from None
+            raise _Trouble(_NO_V2) from None
         raise NotFound(int(payload.get("index", 0))) from None
     except etcd.EtcdConnectionFailed as error:
         raise _connection_trouble(error.cause) from None
@@ -194,10 +196,11 @@ def _request(
         for kind, outcome in _OUTCOMES:
             if isinstance(error, kind):
                 raise outcome(int(payload.get("index", 0))) from None
+        # Without a status it was not JSON, as the 404 page of an etcd 3 without --enable-v2.
         status = payload.get("status")
-        raise _Trouble(f"HTTP status {status}" if status else "it talks nonsense") from None
+        raise _Trouble(f"HTTP status {status}" if status else _NO_V2) from None
     except (ValueError, KeyError, TypeError):
-        raise _Trouble("its answer is not that of an etcd") from None
+        raise _Trouble(_NO_V2) from None
 
 
 def _connection_trouble(cause: object) -> Exception:
@@ -209,10 +212,11 @@ def _connection_trouble(cause: object) -> Exception:
             break
         inner = deeper
     if isinstance(cause, urllib3.exceptions.SSLError) or "SSL" in type(inner).__name__:
+        # E.g. "self-signed certificate", or OpenSSL's TLSV1_ALERT_UNKNOWN_CA.
         why = getattr(inner, "verify_message", "") or getattr(inner, "reason", "") or "no TLS"
-        return _Denied(f"TLS: {why}")
-    if isinstance(cause, urllib3.exceptions.TimeoutError):
-        return _Trouble("no answer in time")
+        return _Denied(f"TLS: {str(why).lower().replace('_', ' ')}")
     if isinstance(inner, OSError) and inner.strerror:
         return _Trouble(inner.strerror.lower())
+    if isinstance(cause, urllib3.exceptions.TimeoutError):
+        return _Trouble("no answer in time")
     return _Trouble("the connection broke")

@@ -1,0 +1,148 @@
+"""Real etcd servers on loopback, and a proxy that loses answers."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+PREFIX = "/coreos.com/network"
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class EtcdServer:
+    """One member of a cluster.
+
+    :ivar url: where clients reach it.
+    """
+
+    def __init__(self, directory: Path, name: str = "m1", scheme: str = "http") -> None:
+        self.name = name
+        self.port, self._peer_port = free_port(), free_port()
+        self.url = f"{scheme}://127.0.0.1:{self.port}"
+        self.peer_url = f"http://127.0.0.1:{self._peer_port}"
+        self._directory = directory
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, members: Sequence["EtcdServer"] = (), flags: Sequence[str] = ()) -> None:
+        """Start it, or start it again with the data it has."""
+        cluster = ",".join(f"{each.name}={each.peer_url}" for each in members or [self])
+        with (self._directory / f"{self.name}.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    "etcd",
+                    "--enable-v2",
+                    f"--name={self.name}",
+                    f"--data-dir={self._directory / self.name}",
+                    f"--listen-client-urls={self.url}",
+                    f"--advertise-client-urls={self.url}",
+                    f"--listen-peer-urls={self.peer_url}",
+                    f"--initial-advertise-peer-urls={self.peer_url}",
+                    f"--initial-cluster={cluster}",
+                    "--logger=zap",
+                    *flags,
+                ],
+                stdout=log,
+                stderr=log,
+            )
+
+    def wait_ready(self) -> None:
+        """Wait until it listens and, on plain HTTP, its cluster has a leader."""
+        deadline = time.monotonic() + 20
+        while True:
+            with suppress(OSError, http.client.HTTPException, AssertionError):
+                if self.url.startswith("https"):
+                    socket.create_connection(("127.0.0.1", self.port), 1).close()
+                else:
+                    assert self.get("/?quorum=true")["node"]
+                return
+            assert time.monotonic() < deadline, "etcd did not start"
+            time.sleep(0.05)
+
+    def signal(self, number: int) -> None:
+        """Send it a signal, e.g. SIGSTOP."""
+        assert self._process is not None
+        os.kill(self._process.pid, number)
+
+    def stop(self) -> None:
+        """End it; its data stay."""
+        if self._process is not None:
+            self.signal(signal.SIGCONT)
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def request(self, method: str, key: str, **params: object) -> dict[str, Any]:
+        """A request of the v2 API, past the code under test."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        body = urlencode(params) if params else None
+        connection.request(method, "/v2/keys" + key, body, headers)
+        answer = connection.getresponse()
+        document: dict[str, Any] = json.loads(answer.read())
+        connection.close()
+        assert answer.status in (200, 201, 404), document
+        return document
+
+    def put(self, key: str, value: str, **params: object) -> dict[str, Any]:
+        """Write a key below the prefix."""
+        return self.request("PUT", f"{PREFIX}/{key}", value=value, **params)
+
+    def delete(self, key: str) -> None:
+        """Remove a key below the prefix, and everything below it."""
+        self.request("DELETE", f"{PREFIX}/{key}?recursive=true")
+
+    def get(self, key: str) -> dict[str, Any]:
+        """Read a key by its full name."""
+        return self.request("GET", key)
+
+
+@contextmanager
+def losing_answers(server: EtcdServer, n: int) -> Iterator[tuple[str, list[bytes]]]:
+    """A proxy that drops the first ``n`` answers to a PUT, closing the connection instead.
+
+    Yields its URL and a list of the PUTs it has carried to the server.
+    """
+    listener = socket.create_server(("127.0.0.1", 0))
+    puts: list[bytes] = []
+    lock = threading.Lock()
+
+    def serve(client: socket.socket) -> None:
+        with client, socket.create_connection(("127.0.0.1", server.port)) as upstream:
+            while request := client.recv(65536):
+                upstream.sendall(request)
+                answer = upstream.recv(65536)
+                if request.startswith(b"PUT"):
+                    with lock:
+                        puts.append(request)
+                        lose = len(puts) <= n
+                    if lose:
+                        return
+                client.sendall(answer)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                threading.Thread(target=serve, args=(client,), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", puts
+    finally:
+        listener.close()

@@ -1,0 +1,86 @@
+"""A store in memory that keeps the contract of `flannel.stores.Store`, for tests of policy."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from ipaddress import IPv4Network
+
+from flannel.errors import LeaseChanged, LeaseTaken
+from flannel.lease import Lease, LeaseAdded, LeaseAttrs, LeaseEvent, LeaseRemoved
+from flannel.stores import Changes, ConfigDocument, Snapshot
+
+
+class FakeStore:
+    """Leases last until `remove`; ``stale`` makes the next snapshots those of an earlier moment."""
+
+    def __init__(self) -> None:
+        self.leases: dict[IPv4Network, Lease] = {}
+        self.index = 0
+        self.stale: list[Snapshot] = []
+        self.renewals = 0
+        self._watchers: list[asyncio.Queue[Snapshot | Changes]] = []
+
+    async def follow_config(self) -> AsyncIterator[ConfigDocument | None]:
+        """No test of policy reads the config from the store."""
+        yield None
+
+    async def follow_leases(self) -> AsyncIterator[Snapshot | Changes]:
+        queue: asyncio.Queue[Snapshot | Changes] = asyncio.Queue()
+        self._watchers.append(queue)
+        yield self._now()
+        while True:
+            yield await queue.get()
+
+    async def snapshot(self) -> Snapshot:
+        return self.stale.pop(0) if self.stale else self._now()
+
+    async def create(self, subnet: IPv4Network, attrs: LeaseAttrs, ttl: int | None) -> Lease:
+        found = self.leases.get(subnet)
+        if found is None:
+            return self.put(subnet, attrs, ttl)
+        if found.attrs != attrs:
+            raise LeaseTaken(f"cannot lease {subnet}")
+        return found
+
+    async def replace(self, lease: Lease, attrs: LeaseAttrs, ttl: int | None) -> Lease:
+        self._check(lease)
+        return self.put(lease.subnet, attrs, ttl)
+
+    async def renew(self, lease: Lease, ttl: int) -> Lease:
+        self._check(lease)
+        self.renewals += 1
+        return self.put(lease.subnet, lease.attrs, ttl, quietly=True)
+
+    async def release(self, lease: Lease) -> None:
+        self._check(lease)
+        self.remove(lease.subnet)
+
+    def put(
+        self, subnet: IPv4Network, attrs: LeaseAttrs, ttl: int | None, *, quietly: bool = False
+    ) -> Lease:
+        """Write as some host does, without conditions."""
+        self.index += 1
+        lease = self.leases[subnet] = Lease(subnet, attrs, ttl, self.index)
+        if not quietly:
+            self._tell(LeaseAdded(lease))
+        return lease
+
+    def remove(self, subnet: IPv4Network) -> None:
+        """Delete, or let expire."""
+        del self.leases[subnet]
+        self._tell(LeaseRemoved(subnet))
+
+    def tell(self, news: Snapshot | Changes) -> None:
+        """Let watchers hear something."""
+        for queue in self._watchers:
+            queue.put_nowait(news)
+
+    def _tell(self, event: LeaseEvent) -> None:
+        self.tell(Changes((event,)))
+
+    def _now(self) -> Snapshot:
+        return Snapshot(tuple(self.leases.values()))
+
+    def _check(self, lease: Lease) -> None:
+        found = self.leases.get(lease.subnet)
+        if found is None or found.index != lease.index:
+            raise LeaseChanged(f"cannot write lease {lease.subnet}")

@@ -1,0 +1,359 @@
+"""Who gets which subnet, on a store that is real but kept in memory."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Coroutine
+from ipaddress import IPv4Address, IPv4Network
+from random import Random
+from typing import Any, TypeVar
+
+import pytest
+from fake_store import FakeStore
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flannel.errors import LeaseLost, NoFreeSubnet
+from flannel.lease import Lease, LeaseAttrs
+from flannel.network_config import NetworkConfig
+from flannel.stores import Snapshot
+from flannel.subnets import LEASE_TTL, SubnetManager, choose_free, is_free
+
+T = TypeVar("T")
+CONFIG = NetworkConfig.from_json('{"Network":"10.5.0.0/16"}')
+SMALL = NetworkConfig.from_json('{"Network":"10.5.0.0/22","SubnetLen":24}')  # .1 to .3
+ME, OTHER = (LeaseAttrs(IPv4Address(f"192.0.2.{n}"), "host-gw") for n in (1, 2))
+
+
+def net(text: str) -> IPv4Network:
+    return IPv4Network(text)
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(asyncio.wait_for(work, 10))
+
+
+class TestChoosing:
+    """Every free subnet with the same chance, no other ever."""
+
+    def test_all_free_subnets_come_up_about_equally_often(self) -> None:
+        config = NetworkConfig.from_json('{"Network":"10.5.0.0/20"}')  # .1 to .15
+        taken = [net("10.5.1.0/24"), net("10.5.7.0/24"), net("10.5.15.0/24")]
+        random = Random(1)
+        counts = Counter(choose_free(config, taken, random) for _ in range(12_000))
+        assert len(counts) == 12
+        assert not counts.keys() & set(taken)
+        assert min(counts.values()) > 850
+        assert max(counts.values()) < 1150
+
+    def test_the_last_free_subnet_is_found(self) -> None:
+        taken = [net("10.5.1.0/24"), net("10.5.3.0/24")]
+        assert choose_free(SMALL, taken, Random()) == net("10.5.2.0/24")
+
+    def test_when_all_are_leased_it_says_how_many_and_where(self) -> None:
+        taken = [net(f"10.5.{n}.0/24") for n in (1, 2, 3)]
+        with pytest.raises(NoFreeSubnet, match=r"all 3 between 10\.5\.1\.0 and 10\.5\.3\.0"):
+            choose_free(SMALL, taken, Random())
+
+    def test_leases_of_another_length_keep_what_they_cover(self) -> None:
+        config = NetworkConfig.from_json('{"Network":"10.5.0.0/16","SubnetLen":26}')
+        taken = [net("10.5.1.0/24"), net("10.5.2.0/28")]
+        for address in ("10.5.1.0", "10.5.1.192", "10.5.2.0"):
+            assert not is_free(config, net(f"{address}/26"), taken)
+        assert is_free(config, net("10.5.2.64/26"), taken)
+
+    @pytest.mark.parametrize("poison", ["0.0.0.0/0", "10.0.0.0/8", "10.5.0.0/22", "10.5.0.0/23"])
+    def test_a_key_for_most_of_the_network_keeps_nobody_from_a_lease(self, poison: str) -> None:
+        assert choose_free(SMALL, [net(poison)], Random()) in {
+            net(f"10.5.{n}.0/24") for n in (1, 2, 3)
+        }
+
+    @given(st.data())
+    def test_a_chosen_subnet_fits_and_overlaps_nothing(self, data: st.DataObject) -> None:
+        config = NetworkConfig.from_json('{"Network":"10.5.0.0/21","SubnetLen":25}')
+        low, high = int(config.network.network_address) - 512, 4096
+        prefixes = st.tuples(st.integers(0, high), st.integers(23, 32))
+        taken = [
+            IPv4Network((low + offset, length), strict=False)
+            for offset, length in data.draw(st.lists(prefixes, max_size=12))
+        ]
+        free = [
+            subnet
+            for subnet in config.network.subnets(new_prefix=25)
+            if config.fits(subnet) and not any(subnet.overlaps(each) for each in taken)
+        ]
+        random = Random(data.draw(st.integers()))
+        if free:
+            assert choose_free(config, taken, random) in free
+        else:
+            with pytest.raises(NoFreeSubnet):
+                choose_free(config, taken, random)
+
+
+class Cluster:
+    """A store and a manager for this host."""
+
+    def __init__(self, config: NetworkConfig = CONFIG) -> None:
+        self.store = FakeStore()
+        self.config = config
+        self.manager = SubnetManager(self.store, config, Random(7))
+
+    def acquire(self, previous: str = "") -> Lease:
+        return run(self.manager.acquire(ME, net(previous) if previous else None))
+
+
+class TestAcquiring:
+    """Our own lease, else the previous subnet if it is free, else any that is free."""
+
+    def test_a_new_host_gets_a_free_subnet_for_a_day(self) -> None:
+        cluster = Cluster()
+        lease = cluster.acquire()
+        assert CONFIG.fits(lease.subnet)
+        assert (lease.attrs, lease.ttl) == (ME, LEASE_TTL)
+        assert cluster.store.leases[lease.subnet] == lease
+
+    def test_a_host_gets_its_own_lease_back_with_what_is_true_now(self) -> None:
+        cluster = Cluster()
+        old = LeaseAttrs(ME.public_ip, "vxlan", {"VtepMAC": "02:00:00:00:00:01"})
+        cluster.store.put(net("10.5.9.0/24"), old, 50)
+        lease = cluster.acquire("10.5.4.0/24")
+        assert (lease.subnet, lease.attrs, lease.ttl) == (net("10.5.9.0/24"), ME, LEASE_TTL)
+        assert len(cluster.store.leases) == 1
+
+    def test_of_several_own_leases_the_previous_subnet_is_taken(self) -> None:
+        cluster = Cluster()
+        for subnet in ("10.5.9.0/24", "10.5.4.0/24"):
+            cluster.store.put(net(subnet), ME, 50)
+        assert cluster.acquire("10.5.4.0/24").subnet == net("10.5.4.0/24")
+
+    def test_of_several_own_leases_the_first_listed_is_taken(self) -> None:
+        cluster = Cluster()
+        for subnet in ("10.5.9.0/24", "10.5.4.0/24"):
+            cluster.store.put(net(subnet), ME, 50)
+        assert cluster.acquire().subnet == net("10.5.9.0/24")
+
+    def test_the_previous_subnet_is_taken_again_if_it_is_free(self) -> None:
+        assert Cluster().acquire("10.5.77.0/24").subnet == net("10.5.77.0/24")
+
+    def test_the_previous_subnet_is_never_taken_from_another(self) -> None:
+        cluster = Cluster()
+        theirs = cluster.store.put(net("10.5.77.0/24"), OTHER, 50)
+        assert cluster.acquire("10.5.77.0/24").subnet != theirs.subnet
+        assert cluster.store.leases[theirs.subnet] is theirs
+
+    @pytest.mark.parametrize("previous", ["10.5.0.0/24", "10.6.1.0/24", "10.5.1.0/25"])
+    def test_a_previous_subnet_that_does_not_fit_the_config_is_not_taken(
+        self, previous: str
+    ) -> None:
+        assert Cluster().acquire(previous).subnet != net(previous)
+
+    def test_an_own_lease_that_does_not_fit_the_config_is_given_up(self) -> None:
+        cluster = Cluster()
+        cluster.store.put(net("10.6.1.0/24"), ME, 50)
+        lease = cluster.acquire()
+        assert cluster.store.leases.keys() == {lease.subnet}
+        assert CONFIG.fits(lease.subnet)
+
+    def test_a_reservation_is_used_and_stays_one(self) -> None:
+        cluster = Cluster()
+        cluster.store.put(net("10.5.9.0/24"), ME, None)
+        lease = cluster.acquire()
+        assert (lease.subnet, lease.ttl) == (net("10.5.9.0/24"), None)
+        assert cluster.manager.renewal_delay(3600) is None
+
+    def test_a_reservation_that_does_not_fit_is_left_alone(self) -> None:
+        cluster = Cluster()
+        reserved = cluster.store.put(net("10.6.1.0/24"), ME, None)
+        assert CONFIG.fits(cluster.acquire().subnet)
+        assert cluster.store.leases[reserved.subnet] is reserved
+
+    def test_a_subnet_lost_to_a_quicker_host_makes_it_choose_again(self) -> None:
+        cluster = Cluster(SMALL)
+        taken = [cluster.store.put(net(f"10.5.{n}.0/24"), OTHER, 50) for n in (1, 3)]
+        cluster.store.stale = [Snapshot(())] * 3  # what it lists is from before they came
+        assert cluster.acquire("10.5.1.0/24").subnet == net("10.5.2.0/24")
+        assert all(cluster.store.leases[each.subnet] is each for each in taken)
+
+    def test_when_nothing_is_free_it_says_so(self) -> None:
+        cluster = Cluster(SMALL)
+        for n in (1, 2, 3):
+            cluster.store.put(net(f"10.5.{n}.0/24"), OTHER, 50)
+        with pytest.raises(NoFreeSubnet):
+            cluster.acquire()
+
+    def test_hosts_that_start_together_get_different_subnets(self) -> None:
+        store = FakeStore()
+
+        async def one(number: int) -> Lease:
+            attrs = LeaseAttrs(IPv4Address(f"192.0.2.{number}"), "host-gw")
+            return await SubnetManager(store, CONFIG, Random(number % 3)).acquire(attrs, None)
+
+        async def together() -> list[Lease]:
+            return await asyncio.gather(*(one(number) for number in range(1, 101)))
+
+        assert len({lease.subnet for lease in run(together())}) == 100
+
+
+class TestFollowing:
+    """What other hosts hold, and whether ours is still ours."""
+
+    def follow(self, cluster: Cluster, *steps: Any) -> list[set[IPv4Network]]:
+        """What is yielded: at first, and after each of ``steps`` has been done to the store."""
+
+        async def main() -> list[set[IPv4Network]]:
+            await cluster.manager.acquire(ME, net("10.5.1.0/24"))
+            feed = cluster.manager.follow()
+            seen = [await anext(feed)]
+            for step in steps:
+                step()
+                seen.append(await anext(feed))
+            return seen
+
+        return run(main())
+
+    def test_peers_are_the_leases_of_others(self) -> None:
+        cluster = Cluster()
+        a, b = net("10.5.7.0/24"), net("10.5.8.0/24")
+        cluster.store.put(a, OTHER, 50)
+        seen = self.follow(
+            cluster,
+            lambda: cluster.store.put(b, OTHER, 50),
+            lambda: cluster.store.remove(a),
+        )
+        assert seen == [{a}, {b}, {a}]
+        assert cluster.manager.peers.keys() == {b}
+
+    def test_a_rewritten_but_equal_lease_is_no_change(self) -> None:
+        cluster = Cluster()
+        a = net("10.5.7.0/24")
+        cluster.store.put(a, OTHER, 50)
+        assert self.follow(cluster, lambda: cluster.store.put(a, OTHER, 90)) == [{a}, set()]
+
+    def test_after_lost_history_only_what_differs_is_reported(self) -> None:
+        cluster = Cluster()
+        a, b, c = (net(f"10.5.{n}.0/24") for n in (7, 8, 9))
+        for each in (a, b):
+            cluster.store.put(each, OTHER, 50)
+
+        def jump() -> None:
+            own = cluster.store.leases[net("10.5.1.0/24")]
+            third = LeaseAttrs(IPv4Address("192.0.2.3"), "host-gw")
+            leases = (own, Lease(a, OTHER), Lease(c, third))
+            cluster.store.tell(Snapshot(leases))
+
+        assert self.follow(cluster, jump) == [{a, b}, {b, c}]
+        assert cluster.manager.peers.keys() == {a, c}
+
+    @pytest.mark.parametrize(
+        ("subnet", "host", "why"),
+        [
+            ("10.6.1.0/24", "192.0.2.2", "no /24 of 10.5.0.0/16"),
+            ("10.5.0.0/16", "192.0.2.2", "no /24 of 10.5.0.0/16"),
+            ("10.5.7.0/25", "192.0.2.2", "no /24 of 10.5.0.0/16"),
+            ("0.0.0.0/0", "192.0.2.2", "no /24 of 10.5.0.0/16"),
+            ("192.0.2.0/24", "192.0.2.2", "no /24 of 10.5.0.0/16"),
+            ("10.5.7.0/24", "10.5.7.1", "its host's address is inside 10.5.0.0/16"),
+        ],
+    )
+    def test_a_lease_that_would_do_harm_is_ignored_and_named_once(
+        self, caplog: pytest.LogCaptureFixture, subnet: str, host: str, why: str
+    ) -> None:
+        cluster = Cluster()
+        attrs = LeaseAttrs(IPv4Address(host), "host-gw")
+        cluster.store.put(net(subnet), attrs, 50)
+        other = LeaseAttrs(IPv4Address(host), "vxlan")
+        self.follow(cluster, lambda: cluster.store.put(net(subnet), other, 50))
+        assert cluster.manager.peers == {}
+        assert caplog.text.count(why) == 1
+
+    def test_leases_of_this_host_are_no_peers(self) -> None:
+        cluster = Cluster()
+        self.follow(cluster, lambda: cluster.store.put(net("10.5.7.0/24"), ME, 50))
+        assert cluster.manager.peers == {}
+
+    @pytest.mark.parametrize("mark", [OTHER, LeaseAttrs(ME.public_ip, "vxlan")])
+    def test_a_lease_that_somebody_wrote_over_is_lost(self, mark: LeaseAttrs) -> None:
+        cluster = Cluster()
+        with pytest.raises(LeaseLost, match=r"10\.5\.1\.0/24"):
+            self.follow(cluster, lambda: cluster.store.put(net("10.5.1.0/24"), mark, 50))
+
+    def test_a_lease_that_was_removed_is_lost(self) -> None:
+        cluster = Cluster()
+        with pytest.raises(LeaseLost, match="gone"):
+            self.follow(cluster, lambda: cluster.store.remove(net("10.5.1.0/24")))
+
+    def test_a_store_that_was_wiped_loses_the_lease(self) -> None:
+        cluster = Cluster()
+        with pytest.raises(LeaseLost, match="gone"):
+            self.follow(cluster, lambda: cluster.store.tell(Snapshot(())))
+
+    def test_news_from_before_our_renewal_is_not_taken_for_a_change(self) -> None:
+        cluster = Cluster()
+
+        async def main() -> None:
+            first = await cluster.manager.acquire(ME, net("10.5.1.0/24"))
+            feed = cluster.manager.follow()
+            await anext(feed)
+            await cluster.manager.renew()
+            cluster.store.tell(Snapshot((first,)))
+            await anext(feed)
+            assert cluster.manager.own.index > first.index
+
+        run(main())
+
+    def test_another_lifetime_of_our_lease_is_noticed(self) -> None:
+        cluster = Cluster()
+
+        async def main() -> None:
+            await cluster.manager.acquire(ME, net("10.5.1.0/24"))
+            feed = cluster.manager.follow()
+            await anext(feed)
+            cluster.store.put(net("10.5.1.0/24"), ME, 4)
+            await anext(feed)
+            await asyncio.wait_for(cluster.manager.own_changed(), 1)
+            assert cluster.manager.own.ttl == 4
+
+        run(main())
+
+
+class TestRenewing:
+    """In time, not all at once, by compare-and-swap."""
+
+    def delays(self, ttl: int, margin: float) -> list[float]:
+        cluster = Cluster()
+        cluster.store.put(net("10.5.1.0/24"), ME, 50)
+        cluster.acquire()
+        cluster.manager._own = Lease(net("10.5.1.0/24"), ME, ttl)
+        found = [cluster.manager.renewal_delay(margin) for _ in range(1000)]
+        return [each for each in found if each is not None]
+
+    @pytest.mark.parametrize(
+        ("ttl", "margin", "low", "high"),
+        [
+            (86400, 3600, 0.5 * 82800, 0.9 * 82800),
+            (86400, 1439 * 60, 30, 54),
+            (4, 3600, 0.5, 0.9),
+            (0, 3600, 0, 0),
+        ],
+    )
+    def test_the_moment_is_spread_and_leaves_the_margin(
+        self, ttl: int, margin: float, low: float, high: float
+    ) -> None:
+        delays = self.delays(ttl, margin)
+        assert low <= min(delays)
+        assert max(delays) <= high
+        assert max(delays) - min(delays) >= 0.9 * (high - low)
+
+    def test_renewal_gives_the_full_time_again(self) -> None:
+        cluster = Cluster()
+        cluster.acquire()
+        run(cluster.manager.renew())
+        assert cluster.store.renewals == 1
+        assert cluster.manager.own.ttl == LEASE_TTL
+
+    def test_a_lease_that_is_not_ours_any_more_is_not_renewed(self) -> None:
+        cluster = Cluster()
+        lease = cluster.acquire()
+        theirs = cluster.store.put(lease.subnet, OTHER, 50)
+        with pytest.raises(LeaseLost):
+            run(cluster.manager.renew())
+        assert cluster.store.leases[lease.subnet] is theirs
