@@ -97,6 +97,8 @@ class Daemon:
 
     async def run(self) -> None:
         """Live one life after another until cancelled."""
+        previous = subnet_env.read(self._options.subnet_file)
+        self._last_subnet = previous.subnet.network if previous is not None else None
         backoff = Backoff()
         while True:
             began = monotonic()
@@ -107,7 +109,9 @@ class Daemon:
                 if isinstance(why, LeaseLost):
                     log.warning("%s; leasing again", why)
                 else:
-                    self._said.warn("life", f"{why}; trying again")
+                    # A store that is away says so in many ways: refused, reset, no answer.
+                    about = type(why) if isinstance(why, _AWAY) else None
+                    self._said.warn("life", f"{why}; trying again", about=about)
             if monotonic() - began > _LONGEST_PAUSE:  # it had been a good life
                 backoff.reset()
                 self._said.forget("life")
@@ -130,7 +134,9 @@ class Daemon:
         )
         while True:
             try:
-                interface = await find_external_interface(self._kernel.netlink, choice)
+                interface = await find_external_interface(
+                    self._kernel.netlink, self._kernel.tables, choice
+                )
             except NoInterface as why:
                 self._said.warn("interface", f"{why}; waiting for it")
                 await asyncio.sleep(_INTERFACE_POLL)
@@ -160,7 +166,7 @@ class Daemon:
     ) -> None:
         await self._check_overlap(config, interface)
         subnets = SubnetManager(self._store, config)
-        lease = await subnets.acquire(await backend.lease_attrs(), self._previous_subnet())
+        lease = await subnets.acquire(await backend.lease_attrs(), self._last_subnet)
         self._last_subnet = lease.subnet
         log.info("lease %s%s", lease, "" if lease.ttl is not None else ", a reservation")
         network = await backend.start(lease)
@@ -173,27 +179,20 @@ class Daemon:
             tasks.create_task(self._watch_peers(subnets, pending))
             tasks.create_task(self._apply_peers(subnets, network, pending))
 
-    def _previous_subnet(self) -> IPv4Network | None:
-        if self._last_subnet is not None:
-            return self._last_subnet
-        previous = subnet_env.read(self._options.subnet_file)
-        return previous.subnet.network if previous is not None else None
-
     async def _check_overlap(self, config: NetworkConfig, interface: ExternalInterface) -> None:
         """Refuse a network that is in use on this host, before anything is touched.
 
         :raises NetworkInUse: naming the address or route.
         """
-        netlink, network = self._kernel.netlink, config.network
-        previous = self._previous_subnet()
-        own = {previous} if previous is not None else set()
-        if not await find_overlap(netlink, network, own):
+        netlink, tables, network = self._kernel.netlink, self._kernel.tables, config.network
+        own = {self._last_subnet} if self._last_subnet is not None else set()
+        if not await find_overlap(netlink, tables, network, own):
             return
         # Not everybody's: it may be our own, with subnet.env lost, or upstream's routes to peers.
         leases = (await self._store.snapshot()).leases
         own |= {each.subnet for each in leases if each.attrs.public_ip == interface.public_ip}
         gateways = {each.attrs.public_ip for each in leases}
-        overlap = await find_overlap(netlink, network, own, gateways)
+        overlap = await find_overlap(netlink, tables, network, own, gateways)
         if overlap:
             raise NetworkInUse(f"cannot use network {network} on this host: it has {overlap}")
 
@@ -233,7 +232,8 @@ class Daemon:
                 try:
                     await subnets.renew()
                 except _AWAY as why:
-                    self._said.warn("renewal", f"cannot renew the lease yet: {why}")
+                    message = f"cannot renew the lease yet: {why}"
+                    self._said.warn("renewal", message, about=type(why))
                     await backoff.wait()
                 else:
                     break
@@ -251,7 +251,8 @@ class Daemon:
                     if self._said.forget("watch"):
                         log.info("following the leases again")
             except _AWAY as why:
-                self._said.warn("watch", f"cannot follow the leases: {why}; packets flow on")
+                message = f"cannot follow the leases: {why}; packets flow on"
+                self._said.warn("watch", message, about=type(why))
             await backoff.wait()
 
     async def _apply_peers(

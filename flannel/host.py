@@ -4,14 +4,16 @@ import logging
 from collections.abc import Collection, Iterable
 from ipaddress import IPv4Address, IPv4Network
 
-from flannel.netlink import Address, FoundRoute, Link, Netlink
-from flannel.reconcile import PROTOCOL
+from flannel.netlink import Address, Link, Netlink
+from flannel.rtmessages import FoundRoute
+from flannel.rtnetlink import RtNetlink
 
 log = logging.getLogger(__name__)
 
 
 async def find_overlap(
     netlink: Netlink,
+    tables: RtNetlink,
     network: IPv4Network,
     own: Collection[IPv4Network] = (),
     gateways: Collection[IPv4Address] = (),
@@ -23,14 +25,8 @@ async def find_overlap(
         those of another flannel daemon, which ours will replace.
     """
     links = {link.index: link for link in await netlink.list_links()}
-    return overlap(
-        network,
-        links,
-        await netlink.list_addresses(),
-        await netlink.list_routes(),
-        own,
-        gateways,
-    )
+    routes = tables.list_foreign_routes()
+    return overlap(network, links, await netlink.list_addresses(), routes, own, gateways)
 
 
 def overlap(
@@ -57,7 +53,7 @@ def overlap(
         dst = route.dst
         if dst.prefixlen == 0 or not dst.overlaps(network) or expected(dst, route.link):
             continue
-        if dst.subnet_of(network) and (route.protocol == PROTOCOL or route.via in gateways):
+        if dst.subnet_of(network) and route.via in gateways:
             continue
         via = f" via {route.via}" if route.via else ""
         return f"route {dst}{via} dev {name(route.link)}"

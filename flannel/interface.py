@@ -7,7 +7,9 @@ from ipaddress import IPv4Address, IPv4Interface
 
 from flannel.errors import NoInterface
 from flannel.lease import is_unicast
-from flannel.netlink import Address, FoundRoute, Link, Netlink
+from flannel.netlink import Address, Link, Netlink
+from flannel.rtmessages import FoundRoute
+from flannel.rtnetlink import RtNetlink
 
 _SCOPE_HOST = 254  # rtnetlink.h: RT_SCOPE_HOST, as loopback's addresses have
 
@@ -49,7 +51,9 @@ class ExternalInterface:
         return f"{self.name} with address {self.address}{public}"
 
 
-async def find_external_interface(netlink: Netlink, choice: InterfaceChoice) -> ExternalInterface:
+async def find_external_interface(
+    netlink: Netlink, tables: RtNetlink, choice: InterfaceChoice
+) -> ExternalInterface:
     """Choose as upstream does: first match of the names in order, then of the patterns (against
     addresses first, then names), then the way to ``can_reach``; asked for none of these, the
     link of the default route with the lowest metric.
@@ -60,12 +64,12 @@ async def find_external_interface(netlink: Netlink, choice: InterfaceChoice) -> 
     addresses = [each for each in await netlink.list_addresses() if each.scope != _SCOPE_HOST]
     found = match_names(links, addresses, choice)
     if found is None and choice.can_reach is not None:
-        route = await netlink.find_route_to(choice.can_reach)
-        found = (route.link, None) if route is not None else None
+        index = await netlink.find_link_to(choice.can_reach)
+        found = (index, None) if index is not None else None
     if found is None:
         if choice.names or choice.patterns or choice.can_reach is not None:
             raise NoInterface(f"cannot find an external interface: none {_wanted(choice)}")
-        found = (default_link(await netlink.list_routes()), None)
+        found = (default_link(tables.list_foreign_routes()), None)
     return _external(links, addresses, *found, choice.public_ip)
 
 

@@ -1,7 +1,8 @@
-"""Links, addresses and single routes of this host, over rtnetlink; the only user of pyroute2.
+"""Links and addresses of this host, over rtnetlink; the only user of pyroute2.
 
-What a daemon does a few times in its life goes through here. What it does for every lease goes
-through `flannel.rtnetlink`, which is some hundred times quicker.
+What a daemon does a few times in its life goes through here. What there is one of for every lease
+goes through `flannel.rtnetlink`, which is some hundred times quicker: reading 10,000 routes takes
+pyroute2 0.7 s.
 
 Verbs: *list* dumps, *find* may return None, *ensure* makes it so, *delete* is content if it is
 absent. Each raises `KernelError` and says what it was doing.
@@ -10,8 +11,8 @@ absent. Each raises `KernelError` and says what it was doing.
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface
 from typing import Any, Self
 
 from pyroute2 import AsyncIPRoute
@@ -20,7 +21,6 @@ from pyroute2.netlink.exceptions import NetlinkError
 from flannel.errors import KernelError
 
 _IFF_UP = 0x1
-_RT_TABLE_MAIN = 254
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +56,6 @@ class Address:
     link: int
     interface: IPv4Interface
     scope: int
-
-
-@dataclass(frozen=True, slots=True)
-class FoundRoute:
-    """A unicast route of the main table. A multipath route shows its first hop."""
-
-    dst: IPv4Network
-    via: IPv4Address | None
-    link: int
-    metric: int
-    protocol: int = field(compare=False)
 
 
 class Netlink:
@@ -107,21 +96,12 @@ class Netlink:
                 found.append(Address(message["index"], interface, message["scope"]))
         return found
 
-    async def list_routes(self) -> list[FoundRoute]:
-        """The unicast IPv4 routes of the main table."""
-        found = []
-        with _kernel("list routes"):
-            async for message in await self._ipr.route("dump", family=2, table=_RT_TABLE_MAIN):
-                if message["type"] == 1 and message.get("table") == _RT_TABLE_MAIN:
-                    found.append(_route(message))
-        return found
-
-    async def find_route_to(self, address: IPv4Address) -> FoundRoute | None:
-        """How the kernel would reach ``address``, as ``ip route get`` tells; None: not at all."""
+    async def find_link_to(self, address: IPv4Address) -> int | None:
+        """The index of the link to ``address``, as ``ip route get`` tells; None: no way there."""
         try:
             with _kernel(f"look up the route to {address}"):
-                reply = await self._ipr.route("get", dst=str(address))
-                return _route(reply[0])
+                index: int = (await self._ipr.route("get", dst=str(address)))[0].get("oif")
+                return index
         except KernelError as error:
             if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES):
                 return None
@@ -222,18 +202,4 @@ def _vxlan_settings(data: Any) -> VxlanSettings:
         port=attributes.get("IFLA_VXLAN_PORT", 0),
         learning=bool(attributes.get("IFLA_VXLAN_LEARNING", 0)),
         gbp="IFLA_VXLAN_GBP" in attributes,  # a flag: present or not, without a value
-    )
-
-
-def _route(message: Any) -> FoundRoute:
-    via, link = message.get("gateway"), message.get("oif")
-    for hop in message.get("multipath") or ():
-        via, link = hop.get("gateway"), hop["oif"]
-        break
-    return FoundRoute(
-        dst=IPv4Network((message.get("dst") or "0.0.0.0", message["dst_len"])),
-        via=IPv4Address(via) if via else None,
-        link=link or 0,
-        metric=message.get("priority") or 0,
-        protocol=message["proto"],
     )

@@ -16,19 +16,23 @@ class Once:
 
     def __init__(self, log: logging.Logger) -> None:
         self._log = log
-        self._said: dict[object, str] = {}
+        self._said: dict[object, object] = {}
 
     def __bool__(self) -> bool:
         """Whether anything is said and not forgotten."""
         return bool(self._said)
 
-    def warn(self, subject: object, message: str) -> None:
-        """Log ``message`` as a warning unless it is what was last said of ``subject``."""
-        if self._said.get(subject) == message:
+    def warn(self, subject: object, message: str, *, about: object = None) -> None:
+        """Log ``message`` as a warning unless it is what was last said of ``subject``.
+
+        :param about: what to compare instead of the message, where its wording varies.
+        """
+        said = message if about is None else about
+        if self._said.get(subject) == said:
             return
         if len(self._said) >= _MAX_REMEMBERED:
             self._said.clear()
-        self._said[subject] = message
+        self._said[subject] = said
         self._log.warning("%s", message)
 
     def forget(self, subject: object) -> bool:

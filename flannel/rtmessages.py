@@ -9,6 +9,8 @@ import socket
 import struct
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
 
 from flannel.reconcile import PROTOCOL, Entry, Fdb, Neighbour, Nexthop, Route
 
@@ -20,7 +22,8 @@ RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 RTM_NEWNEXTHOP, RTM_DELNEXTHOP, RTM_GETNEXTHOP = 104, 105, 106
 
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_NH_ID = 1, 4, 5, 6, 30
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY = 1, 4, 5, 6
+_RTA_MULTIPATH, _RTA_NH_ID = 9, 30
 _NDA_DST, _NDA_LLADDR, _NDA_IFINDEX = 1, 2, 8
 _NHA_ID, _NHA_OIF, _NHA_GATEWAY = 1, 5, 6
 _RT_TABLE_MAIN, _RTN_UNICAST = 254, 1
@@ -33,6 +36,7 @@ HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence numb
 _RTMSG = struct.Struct("=8BI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
 _NDMSG = struct.Struct("=BxxxiHBB")  # family, ifindex, state, flags, type
 _NHMSG = struct.Struct("=4BI")  # family, scope, protocol, reserved, flags
+_RTNEXTHOP = struct.Struct("=HxxI")  # length, flags and hops, ifindex
 _ATTRIBUTE = struct.Struct("=HH")  # nlattr: length, type
 
 _ROUTE_VIA = struct.Struct("=IHHII 8BI HH4s HHI HH4s HHI")
@@ -130,6 +134,16 @@ def _neighbour(entry: Neighbour | Fdb, kind: int, sequence: int, flags: int) -> 
     )
 
 
+@dataclass(frozen=True, slots=True)
+class FoundRoute:
+    """A unicast route of the main table, whoever made it. One with several hops shows the first."""
+
+    dst: IPv4Network
+    via: IPv4Address | None
+    link: int
+    metric: int
+
+
 ROUTES_REQUEST = _RTMSG.pack(socket.AF_INET, 0, 0, 0, _RT_TABLE_MAIN, 0, 0, 0, 0)
 """Body of a dump of the main table; before Linux 4.20 the kernel sends the others too."""
 
@@ -166,6 +180,23 @@ def parse_route(payload: bytes, hops: Mapping[int, Nexthop]) -> Route | None:
     if via is None:
         return None
     return Route(dst, prefix_len, via, link, bool(flags & _RTNH_F_ONLINK), 0, metric, protocol)
+
+
+def parse_foreign_route(payload: bytes) -> FoundRoute | None:
+    """A unicast route of the main table that does not carry our protocol number."""
+    _, prefix_len, _, _, table, protocol, _, kind, _ = _RTMSG.unpack_from(payload)
+    if table != _RT_TABLE_MAIN or kind != _RTN_UNICAST or protocol == PROTOCOL:
+        return None
+    attributes = _attributes(payload, _RTMSG.size)
+    dst = IPv4Network((attributes.get(_RTA_DST, bytes(4)), prefix_len))
+    metric = _number(attributes.get(_RTA_PRIORITY))
+    link = _number(attributes.get(_RTA_OIF))
+    hops = attributes.get(_RTA_MULTIPATH)
+    if hops is not None:
+        length, link = _RTNEXTHOP.unpack_from(hops)
+        attributes = _attributes(hops[:length], _RTNEXTHOP.size)
+    via = attributes.get(_RTA_GATEWAY)
+    return FoundRoute(dst, IPv4Address(via) if via else None, link, metric)
 
 
 def parse_nexthop(payload: bytes) -> tuple[Nexthop, int] | None:

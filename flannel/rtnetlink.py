@@ -107,6 +107,11 @@ class RtNetlink:
         own += (hop for hop, protocol in hops if protocol == PROTOCOL and low <= hop.id <= high)
         return own
 
+    def list_foreign_routes(self) -> list[rt.FoundRoute]:
+        """The unicast IPv4 routes of the main table that other programs, or people, have made."""
+        dump = self._dump(rt.RTM_GETROUTE, rt.ROUTES_REQUEST, "list routes")
+        return [route for each in dump if (route := rt.parse_foreign_route(each)) is not None]
+
     def list_nexthops(self) -> list[tuple[Nexthop, int]]:
         """Every nexthop object with one IPv4 gateway, and its protocol."""
         if not self.has_nexthops:

@@ -85,7 +85,7 @@ class SubnetManager:
         for lease in _own_first(leases, attrs.public_ip, previous):
             if self._config.fits(lease.subnet):
                 log.info("lease %s is ours, keeping it", lease.subnet)
-                return await self._store.replace(lease, attrs, self._ttl(lease))
+                return await self._keep(lease, attrs)
             if lease.ttl is None:
                 log.warning("reservation %s does not fit the network config; left alone", lease)
             else:
@@ -96,6 +96,14 @@ class SubnetManager:
         if subnet is None or not is_free(self._config, subnet, taken):
             subnet = choose_free(self._config, taken, self._random)
         return await self._store.create(subnet, attrs, LEASE_TTL)
+
+    async def _keep(self, lease: Lease, attrs: LeaseAttrs) -> Lease:
+        """Serve ``lease`` of ours on. Where it says what is true already, no other host is told:
+        a cluster whose hosts all restart would tell every host of every host."""
+        if lease.attrs != attrs:
+            ttl = None if lease.ttl is None else LEASE_TTL
+            return await self._store.replace(lease, attrs, ttl)
+        return lease if lease.ttl is None else await self._store.renew(lease, LEASE_TTL)
 
     async def follow(self) -> AsyncIterator[set[IPv4Network]]:
         """Keep `peers` up to date; yield the subnets that differ, first of all perhaps none.
@@ -185,10 +193,6 @@ class SubnetManager:
             return None
         latest = ttl - margin if ttl > margin else ttl / 4
         return latest * self._random.uniform(0.5, 0.9)
-
-    @staticmethod
-    def _ttl(lease: Lease) -> int | None:
-        return None if lease.ttl is None else LEASE_TTL
 
 
 def _own_first(

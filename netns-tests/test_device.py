@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +16,7 @@ from flannel.errors import KernelError, NoInterface
 from flannel.host import remove_stale_links
 from flannel.interface import InterfaceChoice, find_external_interface
 from flannel.netlink import Link, Netlink, VxlanSettings
+from flannel.rtnetlink import RtNetlink
 
 T = TypeVar("T")
 MAC = "02:00:00:00:00:01"
@@ -105,7 +106,7 @@ def test_something_else_of_that_name_is_replaced(caplog: pytest.LogCaptureFixtur
 
 def test_what_the_kernel_refuses_is_said_with_its_reason() -> None:
     ip("link add taken type vxlan id 1 dev eth0 local 192.0.2.1 dstport 8472")
-    with pytest.raises(KernelError, match="cannot create VXLAN link flannel.1: File exists"):
+    with pytest.raises(KernelError, match=r"cannot create VXLAN link flannel\.1: File exists"):
         ensure()
 
 
@@ -156,7 +157,8 @@ class TestExternalInterface:
 
     def find(self, **wanted: object) -> tuple[str, int, str, str]:
         choice = InterfaceChoice(**wanted)  # type: ignore[arg-type] # each test names real fields
-        found = call(lambda netlink: find_external_interface(netlink, choice))
+        with RtNetlink() as tables:
+            found = call(lambda netlink: find_external_interface(netlink, tables, choice))
         return found.name, found.mtu, str(found.address), str(found.public_ip)
 
     def test_by_the_default_route(self) -> None:

@@ -110,7 +110,9 @@ def neighbours() -> list[str]:
 
 
 def fdb() -> list[str]:
-    return sorted(line.strip() for line in run("bridge", "fdb", "show", "dev", "flannel.1").splitlines())
+    return sorted(
+        line.strip() for line in run("bridge", "fdb", "show", "dev", "flannel.1").splitlines()
+    )
 
 
 def nexthops() -> list[str]:

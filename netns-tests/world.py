@@ -164,7 +164,11 @@ class Daemon:
             self.process.kill()
             raise WorldError(f"flanneld did not end within 10 s of signal {number}") from None
         finally:
-            self._socket.close()
+            self.close()
+
+    def close(self) -> None:
+        """Hear nothing more from it."""
+        self._socket.close()
 
     def kill(self) -> None:
         """End it without a chance to do anything."""
@@ -268,6 +272,9 @@ class World:
                 process.kill()
         for process in processes:
             process.wait()
+        for host in self.hosts:
+            for daemon in host.daemons:
+                daemon.close()
         _remove_namespaces(self.tag)
         shutil.rmtree(self.directory, ignore_errors=True)
         signal.signal(signal.SIGTERM, self._handler)

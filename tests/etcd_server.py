@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -112,6 +113,20 @@ class EtcdServer:
         return self.request("GET", key)
 
 
+def _whole_request(client: socket.socket) -> bytes:
+    """The next HTTP request, which may come in pieces; nothing at the end."""
+    request = b""
+    while True:
+        head, end, body = request.partition(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+        if end and len(body) >= int(length[1] if length else 0):
+            return request
+        piece = client.recv(65536)
+        if not piece:
+            return b""
+        request += piece
+
+
 @contextmanager
 def losing_answers(server: EtcdServer, n: int) -> Iterator[tuple[str, list[bytes]]]:
     """A proxy that drops the first ``n`` answers to a PUT, closing the connection instead.
@@ -124,7 +139,7 @@ def losing_answers(server: EtcdServer, n: int) -> Iterator[tuple[str, list[bytes
 
     def serve(client: socket.socket) -> None:
         with client, socket.create_connection(("127.0.0.1", server.port)) as upstream:
-            while request := client.recv(65536):
+            while request := _whole_request(client):
                 upstream.sendall(request)
                 answer = upstream.recv(65536)
                 if request.startswith(b"PUT"):

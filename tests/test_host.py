@@ -5,8 +5,8 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 import pytest
 
 from flannel.host import overlap
-from flannel.netlink import Address, FoundRoute, Link, VxlanSettings
-from flannel.reconcile import PROTOCOL
+from flannel.netlink import Address, Link, VxlanSettings
+from flannel.rtmessages import FoundRoute
 
 NETWORK = IPv4Network("10.1.0.0/16")
 VXLAN = VxlanSettings(1, 2, IPv4Address("192.0.2.7"), 8472, False, False)
@@ -18,8 +18,8 @@ LINKS = {
 }
 
 
-def route(dst: str, link: int = 2, via: str | None = None, protocol: int = 3) -> FoundRoute:
-    return FoundRoute(IPv4Network(dst), IPv4Address(via) if via else None, link, 0, protocol)
+def route(dst: str, link: int = 2, via: str | None = None) -> FoundRoute:
+    return FoundRoute(IPv4Network(dst), IPv4Address(via) if via else None, link, 0)
 
 
 def find(
@@ -62,7 +62,6 @@ def test_our_own_device_routes_and_container_bridge_are_not_in_the_way() -> None
         find(
             Address(4, IPv4Interface("10.1.4.0/32"), 0),
             route("10.1.9.0/24", 4, "10.1.9.0"),
-            route("10.1.8.0/24", 2, "192.0.2.8", PROTOCOL),
             Address(3, IPv4Interface("10.1.4.1/24"), 0),
             route("10.1.4.0/24", 3),
             own=("10.1.4.0/24",),
@@ -77,5 +76,5 @@ def test_routes_that_another_flannel_daemon_left_to_peers_are_not_in_the_way() -
     assert find(left, gateways=("192.0.2.8",)) == ""
 
 
-def test_a_route_of_ours_that_covers_more_than_the_network_would_be_in_the_way() -> None:
-    assert find(route("10.0.0.0/8", 2, "192.0.2.8", PROTOCOL), gateways=("192.0.2.8",)) != ""
+def test_a_route_over_a_peer_that_covers_more_than_the_network_is_in_the_way() -> None:
+    assert find(route("10.0.0.0/8", 2, "192.0.2.8"), gateways=("192.0.2.8",)) != ""

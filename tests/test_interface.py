@@ -7,7 +7,8 @@ import pytest
 
 from flannel.errors import NoInterface
 from flannel.interface import ExternalInterface, InterfaceChoice, default_link, match_names
-from flannel.netlink import Address, FoundRoute, Link
+from flannel.netlink import Address, Link
+from flannel.rtmessages import FoundRoute
 
 LINKS = [
     Link(index=n, name=name, kind="", mtu=1500, up=True, mac="")
@@ -44,7 +45,7 @@ def test_names_come_before_patterns_and_addresses_before_names(
 
 
 def route(dst: str, link: int, metric: int = 0) -> FoundRoute:
-    return FoundRoute(IPv4Network(dst), None, link, metric, 3)
+    return FoundRoute(IPv4Network(dst), None, link, metric)
 
 
 def test_the_default_route_with_the_lowest_metric_decides() -> None:

@@ -119,6 +119,12 @@ class TestAcquiring:
         assert (lease.subnet, lease.attrs, lease.ttl) == (net("10.5.9.0/24"), ME, LEASE_TTL)
         assert len(cluster.store.leases) == 1
 
+    def test_an_own_lease_that_is_still_true_is_renewed_without_waking_anybody(self) -> None:
+        cluster = Cluster()
+        cluster.store.put(net("10.5.9.0/24"), ME, 50)
+        assert cluster.acquire().ttl == LEASE_TTL
+        assert cluster.store.renewals == 1
+
     def test_of_several_own_leases_the_previous_subnet_is_taken(self) -> None:
         cluster = Cluster()
         for subnet in ("10.5.9.0/24", "10.5.4.0/24"):

@@ -1,0 +1,369 @@
+"""The main job, end to end: installed daemons, real etcd, containers that ping each other."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+from world import ETCD, FLANNELD, PREFIX, Host, Pinger, World, ping, wait_for
+
+VXLAN = {"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan"}}
+HOST_GW = {"Network": "10.1.0.0/16", "Backend": {"Type": "host-gw"}}
+BOTH = pytest.mark.parametrize("config", [VXLAN, HOST_GW], ids=["vxlan", "host-gw"])
+
+
+def start(world: World, config: dict[str, Any], n: int, *flags: str) -> list[Host]:
+    """Hosts whose daemons serve ``config``, each with its lease."""
+    world.configure(config)
+    hosts = [world.add_host(f"h{number}") for number in range(1, n + 1)]
+    for host in hosts:
+        host.start_flanneld("-iface=eth0", *flags)
+    for host in hosts:
+        host.daemon.wait_ready(20)
+    return hosts
+
+
+def overlay(host: Host) -> set[str]:
+    """The destinations of the host's routes into the network over other hosts."""
+    shown = host.run("ip", "route", "show", "root", "10.1.0.0/16")
+    return set(re.findall(r"^(\S+) .*via", shown, re.MULTILINE))
+
+
+def wait_overlay(host: Host, *subnets: object) -> None:
+    wanted = {str(subnet) for subnet in subnets}
+    wait_for(lambda: overlay(host) == wanted, 15, lambda: f"{wanted}, there is {overlay(host)}")
+
+
+def peer_value(address: str, mac: str = "02:00:00:00:00:07") -> str:
+    """A vxlan lease as upstream v0.13 writes it."""
+    return f'{{"PublicIP":"{address}","BackendType":"vxlan","BackendData":{{"VtepMAC":"{mac}"}}}}'
+
+
+class TestContainersReachEachOther:
+    @BOTH
+    def test_every_container_answers_every_other(
+        self, world: World, config: dict[str, Any]
+    ) -> None:
+        hosts = start(world, config, 3)
+        containers = [host.add_container(number) for host in hosts for number in (1, 2)]
+        for one in containers:
+            for other in containers:
+                assert ping(one, other.address, 5) is not None
+        mtu = 1450 if config is VXLAN else 1500
+        near, far = containers[0], containers[-1]
+        assert hosts[0].subnet_env["FLANNEL_MTU"] == str(mtu)
+        for size, answered in ((mtu - 28, True), (mtu - 27, False)):
+            shown = near.try_run(*f"ping -c1 -W1 -Mdo -s{size} {far.address}".split())
+            assert (shown.returncode == 0) is answered
+
+    @BOTH
+    def test_a_container_is_seen_with_its_own_address(
+        self, world: World, config: dict[str, Any]
+    ) -> None:
+        one, other = start(world, config, 2)
+        near, far = one.add_container(1), other.add_container(1)
+        receive = (
+            "import socket\n"
+            "receiver = socket.socket(type=socket.SOCK_DGRAM)\n"
+            "receiver.bind(('', 7777))\n"
+            "print('listening', flush=True)\n"
+            "print(receiver.recvfrom(100)[1][0])\n"
+        )
+        send = (
+            "import socket\n"
+            "sender = socket.socket(type=socket.SOCK_DGRAM)\n"
+            f"sender.sendto(b'x', ('{far.address}', 7777))\n"
+        )
+        with far.popen(
+            sys.executable, "-c", receive, stdout=subprocess.PIPE, text=True
+        ) as receiver:
+            assert receiver.stdout is not None
+            assert receiver.stdout.readline() == "listening\n"
+            near.run(sys.executable, "-c", send)
+            assert receiver.stdout.readline() == f"{near.address}\n"
+
+    def test_what_is_in_etcd_and_in_the_file_is_upstreams_to_the_byte(self, world: World) -> None:
+        (host,) = start(world, VXLAN, 1)
+        ((key, node),) = world.leases().items()
+        mac = json.loads(host.run("ip", "-j", "link", "show", "flannel.1"))[0]["address"]
+        assert key == str(host.subnet).replace("/", "-")
+        assert node["value"] == peer_value("192.0.2.11", mac)
+        assert 86000 < node["ttl"] <= 86400
+        first = host.subnet.network_address + 1
+        assert host.subnet_file.read_text() == (
+            "FLANNEL_NETWORK=10.1.0.0/16\n"
+            f"FLANNEL_SUBNET={first}/24\n"
+            "FLANNEL_MTU=1450\n"
+            "FLANNEL_IPMASQ=false\n"
+        )
+        assert host.subnet_file.stat().st_mode & 0o777 == 0o644
+
+    def test_a_host_behind_another_address_publishes_that_and_sends_from_its_own(
+        self, world: World
+    ) -> None:
+        (host,) = start(world, VXLAN, 1, "-public-ip=203.0.113.5")
+        (node,) = world.leases().values()
+        assert json.loads(node["value"])["PublicIP"] == "203.0.113.5"
+        assert "local 192.0.2.11 " in host.run("ip", "-d", "link", "show", "flannel.1")
+
+    def test_alloc_leases_and_touches_nothing(self, world: World) -> None:
+        (host,) = start(world, {"Network": "10.1.0.0/16", "Backend": {"Type": "alloc"}}, 1)
+        (node,) = world.leases().values()
+        assert node["value"] == '{"PublicIP":"192.0.2.11"}'
+        assert host.subnet_env["FLANNEL_MTU"] == "1500"
+        assert overlay(host) == set()
+        assert "flannel" not in host.run("ip", "link")
+
+    def test_another_backend_leaves_nothing_of_the_one_before(self, world: World) -> None:
+        one, other = start(world, VXLAN, 2)
+        for host in (one, other):
+            host.daemon.stop()
+        world.configure(HOST_GW)
+        for host in (one, other):
+            host.start_flanneld("-iface=eth0").wait_ready()
+        wait_overlay(one, other.subnet)
+        assert "flannel.1" not in one.run("ip", "link")
+        assert ping(one.add_container(1), other.add_container(1).address, 5) is not None
+
+
+class TestStarting:
+    def test_a_daemon_that_waits_for_its_config_serves_as_soon_as_it_is_there(
+        self, world: World
+    ) -> None:
+        host = world.add_host("h1")
+        daemon = host.start_flanneld()  # the interface of the default route
+        daemon.wait_log("no network config at /coreos.com/network/config")
+        assert not daemon.is_ready
+        world.configure('{ "Network": "10.1.0.0/16" }')
+        daemon.wait_log("Backend.Type is 'udp', and this version serves alloc, host-gw, vxlan")
+        world.configure(VXLAN)
+        daemon.wait_ready()
+        assert "flannel.1" in host.run("ip", "link")
+
+    def test_bad_configs_are_named_once_each_and_waited_on(self, world: World) -> None:
+        host = world.add_host("h1")
+        world.configure("not JSON")
+        daemon = host.start_flanneld("-iface=eth0")
+        daemon.wait_log("it is not JSON")
+        for config, complaint in (
+            ("null", "it is null, not an object"),
+            ('{"Network":"10.1.0.0/16","SubnetLen":40}', "SubnetLen is 40: it must be"),
+            ('{"Network":"127.0.0.0/16"}', "must not overlap 127.0.0.0/8"),
+            ('{"Network":"10.1.0.0/16","Backend":{}}', "Backend.Type is missing"),
+            ('{"Network":"10.1.0.0/16","Backend":{"Type":"warp"}}', "Backend.Type is 'warp'"),
+            (
+                '{"Network":"10.1.0.0/16","Backend":{"Type":"vxlan","VNI":0}}',
+                "Backend.VNI is 0: it must be a whole number from 1",
+            ),
+        ):
+            world.configure(config)
+            daemon.wait_log(re.escape(complaint))
+        time.sleep(1)  # it neither spins nor says anything every second
+        assert daemon.log.count("waiting for another") == 7
+        assert world.leases() == {}
+        world.configure(VXLAN)
+        daemon.wait_ready()
+
+    def test_a_network_that_is_in_use_here_is_refused_before_anything_is_touched(
+        self, world: World
+    ) -> None:
+        host = world.add_host("h1")
+        host.ip("route add 10.1.8.0/24 via 192.0.2.1")
+        world.configure(VXLAN)
+        daemon = host.start_flanneld("-iface=eth0")
+        daemon.wait_log(
+            r"cannot use network 10\.1\.0\.0/16 .* route 10\.1\.8\.0/24 via 192\.0\.2\.1"
+        )
+        assert world.leases() == {}
+        assert "flannel.1" not in host.run("ip", "link")
+        host.ip("route del 10.1.8.0/24")
+        daemon.wait_ready(30)
+
+    def test_an_interface_that_comes_late_is_waited_for(self, world: World) -> None:
+        host = world.add_host("h1")
+        host.ip("link set eth0 down")
+        world.configure(VXLAN)
+        daemon = host.start_flanneld("-iface=eth0")
+        daemon.wait_log("cannot use interface eth0: it is down; waiting")
+        host.ip("link set eth0 up")
+        daemon.wait_ready()
+
+    @pytest.mark.parametrize(
+        ("flags", "named"),
+        [
+            (["-no-such-flag"], "-no-such-flag"),
+            (["-public-ip=fe80::1"], "-public-ip"),
+            (["-subnet-lease-renew-margin=0"], "-subnet-lease-renew-margin"),
+            (["-etcd-cafile=/does/not/exist"], "/does/not/exist"),
+        ],
+    )
+    def test_an_operators_mistake_is_one_line_and_status_2(
+        self, flags: list[str], named: str
+    ) -> None:
+        done = subprocess.run([FLANNELD, *flags], capture_output=True, text=True)
+        assert done.returncode == 2
+        assert re.fullmatch(rf"flanneld: cannot .*{re.escape(named)}.*\n", done.stderr)
+
+    def test_fifty_daemons_at_once_get_fifty_subnets(self, world: World) -> None:
+        hosts = [world.add_host(f"h{n}") for n in range(50)]
+        world.stop_etcd(signal.SIGSTOP)  # all of them wait, and set off at one moment
+        for host in hosts:
+            host.start_flanneld("-iface=eth0")
+        world.stop_etcd(signal.SIGCONT)
+        world.configure(VXLAN)
+        for host in hosts:
+            host.daemon.wait_ready(90)
+        subnets = {host.subnet for host in hosts}
+        assert len(subnets) == 50
+        assert len(world.leases()) == 50
+        for host in hosts:
+            wait_overlay(host, *(subnets - {host.subnet}))
+            assert host.daemon.is_running
+
+
+class TestRestarting:
+    @BOTH
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+    def test_a_restart_loses_no_packet(
+        self, world: World, config: dict[str, Any], number: int
+    ) -> None:
+        one, other = start(world, config, 2)
+        near, far = one.add_container(1), other.add_container(1)
+        assert ping(near, far.address, 5) is not None
+        before = one.subnet, one.run("ip", "route"), world.leases().keys()
+        with Pinger(near, far.address) as pinger:
+            status = one.daemon.stop(number)
+            time.sleep(0.5)
+            one.start_flanneld("-iface=eth0").wait_ready()
+            time.sleep(0.5)
+        assert status == (0 if number == signal.SIGTERM else -signal.SIGKILL)
+        assert pinger.sent > 50
+        assert pinger.lost == 0
+        assert (one.subnet, one.run("ip", "route"), world.leases().keys()) == before
+
+    def test_peers_that_left_meanwhile_are_swept_at_start(self, world: World) -> None:
+        world.put_leases(
+            {f"10.1.{n}.0-24": peer_value(f"192.0.2.{n}", f"02:00:00:00:00:{n}") for n in
+             range(20, 30)}
+        )  # fmt: skip
+        (host,) = start(world, VXLAN, 1)
+        assert len(overlay(host)) == 10
+        host.daemon.kill()
+        for n in range(20, 29):
+            world.etcdctl("rm", f"{PREFIX}/subnets/10.1.{n}.0-24")
+        host.start_flanneld("-iface=eth0").wait_ready()
+        assert overlay(host) == {"10.1.29.0/24"}
+        assert host.run("bridge", "fdb", "show", "dev", "flannel.1").count("dst") == 1
+        assert host.run("ip", "neigh", "show", "dev", "flannel.1").count("PERMANENT") == 1
+        assert len(host.run("ip", "nexthop").splitlines()) == 1
+
+    def test_the_subnet_of_the_file_is_asked_for_and_never_stolen(self, world: World) -> None:
+        (host,) = start(world, VXLAN, 1)
+        subnet = host.subnet
+        key = str(subnet).replace("/", "-")
+        host.daemon.stop()
+        world.etcdctl("rm", f"{PREFIX}/subnets/{key}")
+        host.start_flanneld("-iface=eth0").wait_ready()
+        assert host.subnet == subnet
+        host.daemon.stop()
+        world.put_leases({key: peer_value("192.0.2.99")})
+        host.start_flanneld("-iface=eth0").wait_ready()
+        assert host.subnet != subnet
+        assert world.leases()[key]["value"] == peer_value("192.0.2.99")
+
+
+class TestLivingWithOthers:
+    def test_what_upstream_has_written_is_understood(self, world: World) -> None:
+        newest = (
+            '{"PublicIP":"192.0.2.52","PublicIPv6":null,"BackendType":"vxlan",'
+            '"BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:52"}}'
+        )
+        world.put_leases(
+            {
+                "10.1.51.0-24": peer_value("192.0.2.51", "02:00:00:00:00:51"),
+                "10.1.52.0-24": newest,
+                "10.1.53.0-24&fc00:0:0:1::-64": peer_value("192.0.2.53", "02:00:00:00:00:53"),
+                "10.1.54.0-24": '{"PublicIP":"192.0.2.54","BackendType":"host-gw"}',
+                "10.1.55.0-24": '{"PublicIP":"192.0.2.55"}',
+            }
+        )
+        (host,) = start(world, VXLAN, 1)
+        assert overlay(host) == {f"10.1.{n}.0/24" for n in (51, 52, 53)}
+        assert "10.1.54.0/24 of 192.0.2.54: its backend is host-gw, not vxlan" in host.daemon.log
+
+    def test_poison_harms_nobody_and_is_named_once(self, world: World) -> None:
+        (host,) = start(world, VXLAN, 1)
+        world.put_leases(
+            {
+                "foo": "bar",
+                "10.1.60.0-24": "{",
+                "10.1.61.0-24": "[" * 50_000,
+                "10.1.62.0-24": '{"PublicIP":"fe80::1"}',
+                "10.1.63.0-24": peer_value("192.0.2.63", "ff:ff:ff:ff:ff:ff"),
+                "192.0.2.0-24": peer_value("192.0.2.64"),  # the underlay itself
+                "0.0.0.0-0": peer_value("192.0.2.65"),
+                "10.1.0.0-16": peer_value("192.0.2.66"),
+                "10.1.67.0-24": peer_value("10.1.67.1"),  # a tunnel in the tunnel
+            }
+        )
+        world.put_leases({"10.1.70.0-24": peer_value("192.0.2.70")})
+        wait_overlay(host, "10.1.70.0/24")
+        assert "192.0.2.0/24 dev eth0 proto kernel" in host.run("ip", "route")
+        for text in ("foo", "10.1.60.0", "10.1.62.0", "10.1.63.0", "0.0.0.0/0", "10.1.67.0"):
+            assert len(re.findall(rf"WARNING.*{re.escape(text)}", host.daemon.log)) == 1
+        assert host.daemon.is_running
+
+    def test_a_reservation_is_used_and_gets_no_end(self, world: World) -> None:
+        world.etcdctl("set", f"{PREFIX}/subnets/10.1.77.0-24", '{"PublicIP":"192.0.2.11"}')
+        (host,) = start(world, VXLAN, 1)
+        assert str(host.subnet) == "10.1.77.0/24"
+        assert "ttl" not in world.leases()["10.1.77.0-24"]
+
+    def test_a_lease_that_ends_soon_is_renewed_in_time(self, world: World) -> None:
+        (host,) = start(world, VXLAN, 1)
+        ((key, node),) = world.leases().items()
+        world.put_leases({key: node["value"]}, ttl=4)
+        wait_for(lambda: world.leases()[key]["ttl"] > 80_000, 10, "a renewal")
+        assert host.daemon.is_running
+
+    def test_a_lease_that_was_removed_is_taken_again_in_place(self, world: World) -> None:
+        one, other = start(world, VXLAN, 2)
+        near, far = one.add_container(1), other.add_container(1)
+        assert ping(near, far.address, 5) is not None
+        ((key),) = [k for k, n in world.leases().items() if "192.0.2.11" in n["value"]]
+        world.etcdctl("rm", f"{PREFIX}/subnets/{key}")
+        wait_for(lambda: key in world.leases(), 10, "the lease to be back")
+        assert ping(near, far.address, 10) is not None
+        assert one.daemon.is_running
+
+
+class TestEtcdTrouble:
+    def test_while_etcd_is_away_packets_flow_and_afterwards_news_comes(self, world: World) -> None:
+        one, other = start(world, VXLAN, 2)
+        near, far = one.add_container(1), other.add_container(1)
+        assert ping(near, far.address, 5) is not None
+        with Pinger(near, far.address) as pinger:
+            world.stop_etcd()
+            one.daemon.wait_log("cannot follow the leases: .*; packets flow on")
+            time.sleep(1)
+            world.start_etcd()
+            world.put_leases({"10.1.70.0-24": peer_value("192.0.2.70")})
+            wait_overlay(one, other.subnet, "10.1.70.0/24")
+        assert pinger.lost == 0
+        assert one.daemon.log.count("cannot follow the leases") == 1
+
+    def test_a_dead_endpoint_among_several_is_no_trouble(self, world: World) -> None:
+        dead = "http://192.0.2.1:9"
+        (host,) = start(world, VXLAN, 1, f"-etcd-endpoints={dead},{ETCD}")
+        world.put_leases({"10.1.70.0-24": peer_value("192.0.2.70")})
+        wait_overlay(host, "10.1.70.0/24")
+
+    def test_it_ends_at_once_also_without_etcd(self, world: World) -> None:
+        world.stop_etcd()
+        daemon = world.add_host("h1").start_flanneld("-iface=eth0")
+        daemon.wait_log("trying again")
+        assert daemon.stop() == 0

@@ -1,0 +1,72 @@
+"""The world itself: it leaves nothing behind, whatever happens in it."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from world import Pinger, World, WorldError, _namespaces, ping, wait_for
+
+HERE = Path(__file__).parent
+
+
+def left(tag: str) -> list[str]:
+    return [name for name in _namespaces() if name.startswith(f"{tag}-")]
+
+
+def test_hosts_reach_each_other_and_nothing_is_left() -> None:
+    with World() as world:
+        world.start_etcd()
+        one, other = world.add_host("a"), world.add_host("b")
+        assert ping(one, other.address, 2) is not None
+        with Pinger(one, other.address) as pinger:
+            time.sleep(0.3)
+        assert pinger.sent > 10
+        assert pinger.lost == 0
+        other.ip("link set eth0 down")
+        assert ping(one, other.address) is None
+        assert len(left(world.tag)) == 3
+        assert world.directory.exists()
+    assert left(world.tag) == []
+    assert not world.directory.exists()
+
+
+def test_a_body_that_fails_leaves_nothing() -> None:
+    world = World()
+
+    def body() -> None:
+        with world:
+            world.start_etcd()
+            world.add_host("a")
+            world.add_host("a")
+
+    with pytest.raises(WorldError, match="File exists"):
+        body()
+    assert left(world.tag) == []
+
+
+@pytest.mark.parametrize("number", ["TERM", "INT", "KILL"])
+def test_a_process_that_is_ended_leaves_nothing_for_long(number: str) -> None:
+    script = (
+        "import time\nfrom world import World\n"
+        "with World() as world:\n"
+        "    world.add_host('a')\n    print(world.tag, flush=True)\n    time.sleep(60)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=HERE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    tag = process.stdout.readline().strip()
+    assert len(left(tag)) == 2
+    subprocess.run(["kill", f"-{number}", str(process.pid)], check=True)
+    process.wait(20)
+    process.stdout.close()
+    if number == "KILL":
+        with World():  # the next one sweeps
+            pass
+    wait_for(lambda: not left(tag), 5, "namespaces to go")
