@@ -37,19 +37,20 @@ def main() -> int:
 async def _run(options: Options) -> None:
     # Imported here: --help, --version and a mistyped flag answer without them, at once.
     from flannel import daemon
+    from flannel.stores.etcd_members import Members
     from flannel.stores.etcd_v2 import EtcdV2Store
 
     etcd = options.etcd
     log.info("flanneld %s, etcd at %s", __version__, ", ".join(etcd.endpoints))
-    store = EtcdV2Store(
-        endpoints=etcd.endpoints,
-        prefix=etcd.prefix,
+    members = Members(
+        etcd.endpoints,
         certfile=etcd.certfile,
         keyfile=etcd.keyfile,
         cafile=etcd.cafile,
         username=etcd.username,
         password=etcd.password,
     )
+    store = EtcdV2Store(members, etcd.prefix)
     serving = asyncio.create_task(daemon.run(options, store))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

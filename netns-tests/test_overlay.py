@@ -341,6 +341,33 @@ class TestLivingWithOthers:
         assert one.daemon.is_running
 
 
+class TestMending:
+    @pytest.mark.parametrize(
+        "damage",
+        ["link del flannel.1", "link set flannel.1 down", "addr flush dev flannel.1"],
+    )
+    def test_a_device_that_somebody_took_away_is_back_with_all_that_belongs_to_it(
+        self, world: World, damage: str
+    ) -> None:
+        one, other = start(world, VXLAN, 2)
+        near, far = one.add_container(1), other.add_container(1)
+        mac = "02:00:00:00:00:99"  # as one that upstream made, by chance
+        one.daemon.stop()
+        one.ip("link set flannel.1 address " + mac)
+        one.start_flanneld("-iface=eth0").wait_ready()
+        assert ping(near, far.address, 5) is not None
+        one.ip(damage)
+        wait_for(
+            lambda: (
+                ping(near, far.address) is not None
+                and f"{one.subnet.network_address}/32" in one.run("ip", "addr", "show", "flannel.1")
+            ),
+            25,
+            "the device",
+        )
+        assert mac in one.run("ip", "link", "show", "flannel.1")
+
+
 class TestEtcdTrouble:
     def test_while_etcd_is_away_packets_flow_and_afterwards_news_comes(self, world: World) -> None:
         one, other = start(world, VXLAN, 2)

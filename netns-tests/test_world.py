@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -70,3 +71,4 @@ def test_a_process_that_is_ended_leaves_nothing_for_long(number: str) -> None:
         with World():  # the next one sweeps
             pass
     wait_for(lambda: not left(tag), 5, "namespaces to go")
+    assert list(Path(tempfile.gettempdir()).glob(f"{tag}-*")) == []

@@ -408,8 +408,10 @@ def _remove_namespaces(tag: str) -> None:
 
 
 def _remove_leftovers() -> None:
-    """Remove the namespaces of processes that are gone."""
-    tags = {found[1] for name in _namespaces() if (found := re.match(r"(fl\d+)-", name))}
-    for tag in tags:
-        if not Path(f"/proc/{tag[2:]}").exists():
-            _remove_namespaces(tag)
+    """Remove the namespaces and files of processes that are gone."""
+    files = Path(tempfile.gettempdir())
+    for name in [*_namespaces(), *(path.name for path in files.glob("fl*-*"))]:
+        found = re.match(r"(fl(\d+))-", name)
+        if found is not None and not Path("/proc", found[2]).exists():
+            _remove_namespaces(found[1])
+            shutil.rmtree(files / name, ignore_errors=True)

@@ -21,6 +21,7 @@ from etcd_server import PREFIX, EtcdServer, free_port, losing_answers
 from flannel.errors import LeaseChanged, LeaseTaken, StoreDenied, StoreUnavailable
 from flannel.lease import Lease, LeaseAdded, LeaseAttrs, LeaseRemoved
 from flannel.stores import Changes, Snapshot
+from flannel.stores.etcd_members import Members
 from flannel.stores.etcd_v2 import EtcdV2Store
 
 T = TypeVar("T")
@@ -46,7 +47,7 @@ def etcd(server: EtcdServer) -> Iterator[EtcdServer]:
 
 
 def store_at(*urls: str, **options: Any) -> EtcdV2Store:
-    return EtcdV2Store(endpoints=urls, prefix=PREFIX, **options)
+    return EtcdV2Store(Members(urls, **options), PREFIX)
 
 
 def run(work: Coroutine[Any, Any, T], seconds: float = 20) -> T:
@@ -449,9 +450,10 @@ class TestFaults:
     ) -> None:
         script = (
             "import asyncio, sys\n"
+            "from flannel.stores.etcd_members import Members\n"
             "from flannel.stores.etcd_v2 import EtcdV2Store\n"
             "async def main():\n"
-            "    feed = EtcdV2Store(endpoints=[sys.argv[1]], prefix=sys.argv[2]).follow_leases()\n"
+            "    feed = EtcdV2Store(Members([sys.argv[1]]), sys.argv[2]).follow_leases()\n"
             "    await anext(feed)\n"
             "    try:\n"
             "        await asyncio.wait_for(anext(feed), 0.3)\n"

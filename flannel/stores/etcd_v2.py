@@ -8,10 +8,9 @@ Everything else here belongs to the event loop.
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from ipaddress import IPv4Network
-from pathlib import Path
 from typing import Any, TypeVar
 
 from flannel.errors import BadLease, LeaseChanged, LeaseTaken, StoreUnavailable
@@ -46,25 +45,8 @@ _WRITTEN = frozenset({"set", "create", "update", "compareAndSwap"})
 class EtcdV2Store:
     """See `flannel.stores.Store`."""
 
-    def __init__(
-        self,
-        *,
-        endpoints: Sequence[str],
-        prefix: str,
-        certfile: Path | None = None,
-        keyfile: Path | None = None,
-        cafile: Path | None = None,
-        username: str = "",
-        password: str = "",
-    ) -> None:
-        self._members = Members(
-            endpoints,
-            certfile=certfile,
-            keyfile=keyfile,
-            cafile=cafile,
-            username=username,
-            password=password,
-        )
+    def __init__(self, members: Members, prefix: str) -> None:
+        self._members = members
         self._config = f"{prefix}/config"
         self._subnets = f"{prefix}/subnets"
         self._good: dict[str, Lease] = {}

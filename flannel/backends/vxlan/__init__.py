@@ -93,10 +93,12 @@ class VxlanBackend:
         self._interface = interface
         self._kernel = kernel
         self._mtu = (vxlan.mtu or interface.mtu) - OVERHEAD
+        self._mac = vtep_mac(interface.public_ip, vxlan.vni)
 
     async def lease_attrs(self) -> LeaseAttrs:
         """See `flannel.backends.Backend`."""
         link = await self._ensure_device()
+        self._mac = link.mac  # a kept device has its own; should it be deleted, peers know this one
         return LeaseAttrs(self._interface.public_ip, TYPE, {"VtepMAC": link.mac})
 
     async def start(self, lease: Lease) -> Network:
@@ -116,7 +118,7 @@ class VxlanBackend:
         vxlan, interface = self._vxlan, self._interface
         return await ensure_device(
             self._kernel.netlink,
-            mac=vtep_mac(interface.public_ip, vxlan.vni),
+            mac=self._mac,
             mtu=self._mtu,
             # The outer source must be an address that this host has, or the kernel drops every
             # packet: never the public address.
