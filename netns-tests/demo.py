@@ -10,7 +10,6 @@ container pings every other. Exit status 0 if all answer; 1, and why, if not. Ne
 import argparse
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -141,7 +140,6 @@ def main() -> int:
     if os.geteuid() != 0:
         print("demo: cannot make network namespaces: this needs root", file=sys.stderr)
         return 1
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell ignores it for us
     try:
         with World() as world:
             failed = run(world, arguments.backend, arguments.hosts, arguments.containers)

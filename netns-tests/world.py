@@ -250,8 +250,12 @@ class World:
         self._etcd: subprocess.Popen[Any] | None = None
 
     def __enter__(self) -> Self:
-        # A signal unwinds like any error, so that everything is removed.
-        self._handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        # A signal unwinds like any error, so that everything is removed; a second one, or one that
+        # reaches us twice, does not keep that from happening.
+        self._handlers = {
+            signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)),
+            signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
+        }
         self.directory = Path(tempfile.mkdtemp(prefix=f"{self.tag}-"))
         try:
             self.net = Namespace(f"{self.tag}-net")
@@ -263,6 +267,8 @@ class World:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        for number in self._handlers:
+            signal.signal(number, signal.SIG_IGN)
         processes = [daemon.process for host in self.hosts for daemon in host.daemons]
         if self._etcd is not None:
             processes.append(self._etcd)
@@ -277,7 +283,8 @@ class World:
                 daemon.close()
         _remove_namespaces(self.tag)
         shutil.rmtree(self.directory, ignore_errors=True)
-        signal.signal(signal.SIGTERM, self._handler)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
 
     def start_etcd(self, *flags: str) -> None:
         """Start etcd, or start it again with the data it had."""
