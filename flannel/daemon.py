@@ -119,9 +119,9 @@ class Daemon:
 
     async def _prepare(self) -> tuple[NetworkConfig, ExternalInterface, Backend]:
         interface = await self._wait_for_interface()
-        log.info("external interface: %s, MTU %d", interface, interface.mtu)
+        self._said.info("found", f"external interface: {interface}, MTU {interface.mtu}")
         config, backend = await self._wait_for_config(interface)
-        log.info("network %s, backend %s", config.network, config.backend_type)
+        self._said.info("agreed", f"network {config.network}, backend {config.backend_type}")
         return config, interface, backend
 
     async def _wait_for_interface(self) -> ExternalInterface:

@@ -27,13 +27,19 @@ class Once:
 
         :param about: what to compare instead of the message, where its wording varies.
         """
-        said = message if about is None else about
-        if self._said.get(subject) == said:
+        self._say(logging.WARNING, subject, message, message if about is None else about)
+
+    def info(self, subject: object, message: str) -> None:
+        """The same for what is no trouble."""
+        self._say(logging.INFO, subject, message, message)
+
+    def _say(self, level: int, subject: object, message: str, about: object) -> None:
+        if self._said.get(subject) == about:
             return
         if len(self._said) >= _MAX_REMEMBERED:
             self._said.clear()
-        self._said[subject] = said
-        self._log.warning("%s", message)
+        self._said[subject] = about
+        self._log.log(level, "%s", message)
 
     def forget(self, subject: object) -> bool:
         """The condition is over; return whether anything had been said."""

@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from world import ETCD, FLANNELD, PREFIX, Host, Pinger, World, ping, wait_for
 
 VXLAN = {"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan"}}
@@ -178,6 +180,8 @@ class TestStarting:
         daemon.wait_log(
             r"cannot use network 10\.1\.0\.0/16 .* route 10\.1\.8\.0/24 via 192\.0\.2\.1"
         )
+        time.sleep(3)  # it looks again meanwhile, and says nothing of it
+        assert len(daemon.log.splitlines()) == 4
         assert world.leases() == {}
         assert "flannel.1" not in host.run("ip", "link")
         host.ip("route del 10.1.8.0/24")
@@ -204,9 +208,10 @@ class TestStarting:
     def test_an_operators_mistake_is_one_line_and_status_2(
         self, flags: list[str], named: str
     ) -> None:
-        done = subprocess.run([FLANNELD, *flags], capture_output=True, text=True)
-        assert done.returncode == 2
-        assert re.fullmatch(rf"flanneld: cannot .*{re.escape(named)}.*\n", done.stderr)
+        for program in ([FLANNELD], [sys.executable, "-m", "flannel"]):
+            done = subprocess.run([*program, *flags], capture_output=True, text=True)
+            assert done.returncode == 2
+            assert re.fullmatch(rf"flanneld: cannot .*{re.escape(named)}.*\n", done.stderr)
 
     def test_fifty_daemons_at_once_get_fifty_subnets(self, world: World) -> None:
         hosts = [world.add_host(f"h{n}") for n in range(50)]
@@ -388,6 +393,39 @@ class TestEtcdTrouble:
         (host,) = start(world, VXLAN, 1, f"-etcd-endpoints={dead},{ETCD}")
         world.put_leases({"10.1.70.0-24": peer_value("192.0.2.70")})
         wait_overlay(host, "10.1.70.0/24")
+
+    def test_over_tls_only_the_right_etcd_is_believed(self, tmp_path: Path) -> None:
+        ours, theirs = trustme.CA(), trustme.CA()
+        files = {
+            "ca": ours.cert_pem,
+            "other-ca": theirs.cert_pem,
+            "server": ours.issue_cert("192.0.2.1").private_key_and_cert_chain_pem,
+            "client": ours.issue_cert("h1.example").private_key_and_cert_chain_pem,
+        }
+        for name, content in files.items():
+            content.write_to_path(str(tmp_path / name))
+        url = "https://192.0.2.1:2389"
+        with World() as world:
+            world.start_etcd(
+                f"--listen-client-urls={ETCD},{url}",
+                f"--cert-file={tmp_path / 'server'}",
+                f"--key-file={tmp_path / 'server'}",
+                "--client-cert-auth",
+                f"--trusted-ca-file={tmp_path / 'ca'}",
+            )
+            world.configure(VXLAN)
+            host = world.add_host("h1")
+            flags = (
+                f"-etcd-endpoints={url}",
+                f"-etcd-certfile={tmp_path / 'client'}",
+                f"-etcd-keyfile={tmp_path / 'client'}",
+            )
+            daemon = host.start_flanneld(*flags, f"-etcd-cafile={tmp_path / 'other-ca'}")
+            daemon.wait_log(rf"at {url}: TLS: .*certificate.*; trying again")
+            daemon.stop()
+            assert world.leases() == {}
+            host.start_flanneld(*flags, f"-etcd-cafile={tmp_path / 'ca'}").wait_ready()
+            assert len(world.leases()) == 1
 
     def test_it_ends_at_once_also_without_etcd(self, world: World) -> None:
         world.stop_etcd()
