@@ -17,6 +17,8 @@ ffi.set_source(
     depends=[str(path) for path in sorted([*CSRC.glob("*.h"), *CSRC.glob("*.cdef")])],
     extra_compile_args=[
         "-std=gnu11",
+        # recvmmsg() and sendmmsg().
+        "-D_GNU_SOURCE",
         # Debian's Python builds with -O2, where gcc 12 does not vectorise checksum_add().
         "-O3",
         # Python needs the module's init function and nothing else.

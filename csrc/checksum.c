@@ -93,3 +93,18 @@ uint16_t checksum_update(uint16_t check, uint16_t before, uint16_t after)
 
 	return (uint16_t)~checksum_fold(sum);
 }
+
+/**
+ * checksum_pseudo() - the sum of the pseudo-header of TCP and UDP (RFC 793, 3.1)
+ * @addresses: source and destination as they stand in the IPv4 header, 8 bytes
+ * @protocol:  6 or 17
+ * @len:       bytes of the transport's header and payload
+ *
+ * Return: the sum, for checksum_add() or checksum_fold().
+ */
+uint64_t checksum_pseudo(const uint8_t *addresses, uint8_t protocol, size_t len)
+{
+	uint8_t rest[4] = {0, protocol, (uint8_t)(len >> 8), (uint8_t)len};
+
+	return checksum_add(checksum_add(0, addresses, 8), rest, sizeof(rest));
+}

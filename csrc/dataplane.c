@@ -3,39 +3,406 @@
 /*
  * Theory of operation
  *
- * A packet takes one hop where it enters the tunnel and another where it leaves it, and both
- * treat it alike:
+ * A packet for a container on another host leaves the kernel through a TUN device and travels to
+ * that host as the payload of one UDP datagram, without any header of our own; there it enters the
+ * kernel through another TUN device.
  *
- * 1. packet_parse() looks at what was read and finds the packet in it, or refuses.
- * 2. packet_decrement_ttl() counts the hop.
+ *    containers ── kernel ── TUN device ── outbound.c ─┐
+ *                                                      ├─ UDP socket ── underlay ── peers
+ *    containers ── kernel ── TUN device ── inbound.c ──┘
  *
- * The loop that moves packets between the TUN device and the UDP socket is not here yet.
+ * What costs is not the bytes but the calls, the wake-ups and the trips through the kernel's stack,
+ * so everything is moved in as large pieces as the kernel will give and take: super-packets of up
+ * to 64 kB at the TUN device, many packets of one size in one message at the socket, many messages
+ * in one call. The wire shows nothing of this, and a peer that moves one packet at a time is served
+ * all the same.
+ *
+ * flannel_run() is one thread's loop. Each turn carries at most one batch in each direction, so
+ * neither starves the other nor keeps the loop from hearing that it should stop. Nothing is
+ * allocated for a packet; what a batch needs has its place in struct worker.
+ *
+ * Threads
+ *
+ * Any thread may call flannel_set(), flannel_set_routes() and flannel_get_stats() at any time, and
+ * several may be in flannel_run(), each with its own descriptors. All that they share is behind one
+ * lock, which is never held for longer than it takes to copy a struct: between batches a worker
+ * takes over new settings and routes and hands its counters out. A table that has been replaced is
+ * freed when the last worker that was reading it has taken over the new one.
  */
 
 #include "dataplane.h"
 
-#include "packet.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include "worker.h"
 
 /**
- * flannel_forward() - do to one IPv4 packet what a hop of the tunnel does
- * @data: the packet, changed in place
- * @len:  bytes at @data; those after the end of the packet are ignored
- *
- * Return: bytes to send on, from @data; -EBADMSG or -EPROTONOSUPPORT as of packet_parse(), -ETIME
- * as of packet_decrement_ttl(). On failure @data is as it was.
+ * struct table - a routing table and who reads it
+ * @routes:  the table
+ * @n_users: the dataplane if it is the current one, and the workers that read it
  */
-int flannel_forward(void *data, size_t len)
+struct table {
+	struct routes *routes;
+	unsigned int n_users;
+};
+
+/**
+ * struct member - a worker as the other threads see it
+ * @table: what it reads
+ * @seen:  the version of the settings and routes that it has taken over
+ * @stats: its counters as of its last turn
+ * @next:  another one
+ */
+struct member {
+	struct worker worker;
+	struct table *table;
+	uint64_t seen;
+	struct flannel_stats stats;
+	struct member *next;
+};
+
+/**
+ * struct flannel_dataplane - what the threads share; all of it is behind @lock
+ * @version: counts the changes of @settings and @table
+ * @past:    counters of workers that have ended
+ * @members: workers that have not
+ */
+struct flannel_dataplane {
+	pthread_mutex_t lock;
+	uint64_t version;
+	struct flannel_settings settings;
+	struct table *table;
+	struct flannel_stats past;
+	struct member *members;
+};
+
+enum event {
+	EVENT_STOP,
+	EVENT_TUN,
+	EVENT_UDP,
+	N_EVENTS,
+};
+
+static int table_new(struct table **table, const struct flannel_route *routes, size_t n)
 {
-	struct packet packet;
+	struct table *made = calloc(1, sizeof(*made));
 	int err;
 
-	err = packet_parse(&packet, data, len);
+	if (!made)
+		return -ENOMEM;
+	err = routes_new(&made->routes, routes, n);
+	if (err) {
+		free(made);
+		return err;
+	}
+	made->n_users = 1;
+	*table = made;
+	return 0;
+}
+
+/* Under the lock: one user less. Return: the table if it has to be freed now, without the lock. */
+static struct table *table_put(struct table *table)
+{
+	return table && !--table->n_users ? table : NULL;
+}
+
+static void table_free(struct table *table)
+{
+	if (!table)
+		return;
+	routes_free(table->routes);
+	free(table);
+}
+
+static bool is_prefix(uint32_t address, uint32_t prefix_len)
+{
+	return prefix_len && prefix_len <= 32 &&
+	       !(prefix_len < 32 && address & UINT32_MAX >> prefix_len);
+}
+
+static int check(const struct flannel_settings *settings)
+{
+	if (!is_prefix(settings->network, settings->network_len) ||
+	    !is_prefix(settings->subnet, settings->subnet_len) || !settings->port ||
+	    settings->mtu < IPV4_HEADER_MIN || settings->mtu > UINT16_MAX)
+		return -EINVAL;
+	return 0;
+}
+
+/**
+ * flannel_new() - make a dataplane without routes
+ * @dataplane: set on success, to be freed with flannel_free()
+ * @settings:  what this host is
+ *
+ * Return: 0; -EINVAL if the settings contradict themselves; -ENOMEM.
+ */
+int flannel_new(flannel_dataplane **dataplane, const struct flannel_settings *settings)
+{
+	flannel_dataplane *made;
+	int err = check(settings);
+
 	if (err)
 		return err;
+	made = calloc(1, sizeof(*made));
+	if (!made)
+		return -ENOMEM;
+	err = table_new(&made->table, NULL, 0);
+	if (!err)
+		err = -pthread_mutex_init(&made->lock, NULL);
+	if (err) {
+		table_free(made->table);
+		free(made);
+		return err;
+	}
+	made->settings = *settings;
+	made->version = 1;
+	*dataplane = made;
+	return 0;
+}
 
-	err = packet_decrement_ttl(&packet);
+/** flannel_free() - give it back; nobody may be in any of the functions here. Content with NULL */
+void flannel_free(flannel_dataplane *dataplane)
+{
+	if (!dataplane)
+		return;
+	table_free(dataplane->table);
+	pthread_mutex_destroy(&dataplane->lock);
+	free(dataplane);
+}
+
+/**
+ * flannel_set() - change the settings while packets flow
+ * @dataplane: the dataplane
+ * @settings:  the new ones
+ *
+ * Return: 0; -EINVAL as of flannel_new(), and then the old ones stay.
+ */
+int flannel_set(flannel_dataplane *dataplane, const struct flannel_settings *settings)
+{
+	int err = check(settings);
+
 	if (err)
 		return err;
+	pthread_mutex_lock(&dataplane->lock);
+	dataplane->settings = *settings;
+	dataplane->version++;
+	pthread_mutex_unlock(&dataplane->lock);
+	return 0;
+}
 
-	return packet.len;
+/**
+ * flannel_set_routes() - replace the whole table while packets flow
+ * @dataplane: the dataplane
+ * @routes:    where each subnet is, in any order
+ * @n:         how many
+ *
+ * Every packet goes by the old table or by the new one. Those that are read from the TUN device
+ * after this function has returned, and after the batch that was under way, go by the new one.
+ *
+ * Return: 0; on failure the old table stays: -EINVAL, -EEXIST, -ENOMEM as of routes_new().
+ */
+int flannel_set_routes(flannel_dataplane *dataplane, const struct flannel_route *routes, size_t n)
+{
+	struct table *made;
+	struct table *old;
+	int err = table_new(&made, routes, n);
+
+	if (err)
+		return err;
+	pthread_mutex_lock(&dataplane->lock);
+	old = table_put(dataplane->table);
+	dataplane->table = made;
+	dataplane->version++;
+	pthread_mutex_unlock(&dataplane->lock);
+	table_free(old);
+	return 0;
+}
+
+/* All of struct flannel_stats is uint64_t; given_up is a set of flags. */
+static void add_stats(struct flannel_stats *sum, const struct flannel_stats *more)
+{
+	uint64_t given_up = sum->given_up | more->given_up;
+	uint64_t *to = (uint64_t *)sum;
+	const uint64_t *from = (const uint64_t *)more;
+
+	for (size_t i = 0; i < sizeof(*sum) / sizeof(*to); i++)
+		to[i] += from[i];
+	sum->given_up = given_up;
+}
+
+/**
+ * flannel_get_stats() - the counters of all workers, those that have ended included
+ * @dataplane: the dataplane
+ * @stats:     filled in
+ */
+void flannel_get_stats(flannel_dataplane *dataplane, struct flannel_stats *stats)
+{
+	pthread_mutex_lock(&dataplane->lock);
+	*stats = dataplane->past;
+	for (const struct member *each = dataplane->members; each; each = each->next)
+		add_stats(stats, &each->stats);
+	pthread_mutex_unlock(&dataplane->lock);
+}
+
+static void join(flannel_dataplane *dataplane, struct member *member)
+{
+	pthread_mutex_lock(&dataplane->lock);
+	member->next = dataplane->members;
+	dataplane->members = member;
+	pthread_mutex_unlock(&dataplane->lock);
+}
+
+static void leave(flannel_dataplane *dataplane, struct member *member)
+{
+	struct member **link = &dataplane->members;
+	struct table *old;
+
+	pthread_mutex_lock(&dataplane->lock);
+	while (*link != member)
+		link = &(*link)->next;
+	*link = member->next;
+	add_stats(&dataplane->past, &member->worker.stats);
+	old = table_put(member->table);
+	pthread_mutex_unlock(&dataplane->lock);
+	table_free(old);
+}
+
+/* Between batches: hand out the counters, take over what has changed. */
+static void synchronise(flannel_dataplane *dataplane, struct member *member)
+{
+	struct table *old = NULL;
+
+	pthread_mutex_lock(&dataplane->lock);
+	member->stats = member->worker.stats;
+	if (member->seen != dataplane->version) {
+		member->seen = dataplane->version;
+		member->worker.settings = dataplane->settings;
+		if (member->table != dataplane->table) {
+			old = table_put(member->table);
+			member->table = dataplane->table;
+			member->table->n_users++;
+			member->worker.routes = member->table->routes;
+		}
+		member->worker.out.queue.port = dataplane->settings.port;
+	}
+	pthread_mutex_unlock(&dataplane->lock);
+	table_free(old);
+}
+
+static int watch(int epoll_fd, int fd, enum event event)
+{
+	struct epoll_event wanted = {.events = EPOLLIN, .data.u32 = event};
+
+	return epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &wanted) ? -errno : 0;
+}
+
+/* One batch in each direction that has something. 0, 1 to stop, -errno if a descriptor is gone. */
+static int take_turn(struct worker *worker, const struct epoll_event *events, int n)
+{
+	for (int i = 0; i < n; i++) {
+		bool is_broken = events[i].events & (EPOLLERR | EPOLLHUP);
+		int done;
+
+		switch (events[i].data.u32) {
+		case EVENT_STOP:
+			return 1;
+		case EVENT_TUN:
+			done = outbound_turn(worker);
+			/* It would be reported again and again; a read has nothing to tell of it.
+			 */
+			if (!done && is_broken)
+				return -ENODEV;
+			break;
+		default:
+			/* An error of the socket is about some datagram: reading it clears it. */
+			done = inbound_turn(worker);
+			if (done < 0 && is_broken && done != -EBADF && done != -EBADFD)
+				done = 0;
+			break;
+		}
+		if (done < 0)
+			return done;
+	}
+	return 0;
+}
+
+static int run_member(flannel_dataplane *dataplane, struct member *member, int epoll_fd)
+{
+	struct epoll_event events[N_EVENTS];
+	int n;
+	int done;
+
+	do {
+		synchronise(dataplane, member);
+		n = epoll_wait(epoll_fd, events, N_EVENTS, -1);
+		if (n < 0 && errno != EINTR)
+			return -errno;
+		/* What changed while we slept counts for what has woken us. */
+		synchronise(dataplane, member);
+		done = take_turn(&member->worker, events, n);
+	} while (!done);
+	return done < 0 ? done : 0;
+}
+
+static int set_nonblocking(int fd)
+{
+	int flags = fcntl(fd, F_GETFL);
+
+	return flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) ? -errno : 0;
+}
+
+/**
+ * flannel_run() - carry packets until told to stop
+ * @dataplane: the dataplane
+ * @tun_fd:    a TUN device without packet information and with a virtio_net_hdr of 10 bytes
+ *             (IFF_NO_PI, IFF_VNET_HDR, TUNSETVNETHDRSZ), or anything that reads and writes alike
+ * @udp_fd:    a UDP socket, bound and not connected
+ * @stop_fd:   the loop ends when this is readable; nothing is read from it
+ *
+ * Descriptors belong to the caller, who may use none of them meanwhile.
+ *
+ * Return: 0 when told to stop; -ENODEV or -EBADFD if the TUN device is gone; another -errno if a
+ * descriptor cannot be waited for; -ENOMEM.
+ */
+int flannel_run(flannel_dataplane *dataplane, int tun_fd, int udp_fd, int stop_fd)
+{
+	struct member *member = calloc(1, sizeof(*member));
+	int epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	int err;
+
+	if (!member || epoll_fd < 0) {
+		err = member ? -errno : -ENOMEM;
+		goto out;
+	}
+	err = set_nonblocking(tun_fd);
+	if (!err)
+		err = watch(epoll_fd, stop_fd, EVENT_STOP);
+	if (!err)
+		err = watch(epoll_fd, tun_fd, EVENT_TUN);
+	if (!err)
+		err = watch(epoll_fd, udp_fd, EVENT_UDP);
+	if (err)
+		goto out;
+
+	member->worker.tun_fd = tun_fd;
+	member->worker.udp_fd = udp_fd;
+	member->worker.stats.given_up = udp_prepare(udp_fd);
+	udp_queue_init(&member->worker.out.queue, udp_fd,
+		       !(member->worker.stats.given_up & FLANNEL_NO_UDP_SEGMENT));
+	udp_batch_init(&member->worker.in.batch);
+
+	join(dataplane, member);
+	err = run_member(dataplane, member, epoll_fd);
+	leave(dataplane, member);
+out:
+	if (epoll_fd >= 0)
+		close(epoll_fd);
+	free(member);
+	return err;
 }

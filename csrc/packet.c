@@ -5,21 +5,19 @@
 #include "packet.h"
 
 #include <errno.h>
-#include <string.h>
 
+#include "bytes.h"
 #include "checksum.h"
 
-#define IPV4_HEADER_MIN	  20
-#define IPV4_TOTAL_LENGTH 2
-#define IPV4_TTL	  8
-#define IPV4_CHECKSUM	  10
-
-static uint16_t load16(const uint8_t *from)
+/* Change a byte of the header, and the checksum by the difference. */
+static void replace_byte(uint8_t *ip, size_t at, uint8_t value)
 {
-	uint16_t value;
+	size_t word = at & ~(size_t)1;
+	uint16_t before = load16(ip + word);
 
-	memcpy(&value, from, sizeof(value));
-	return value;
+	ip[at] = value;
+	store16(ip + IPV4_CHECKSUM,
+		checksum_update(load16(ip + IPV4_CHECKSUM), before, load16(ip + word)));
 }
 
 /**
@@ -48,7 +46,7 @@ int packet_parse(struct packet *packet, void *data, size_t len)
 		return -EBADMSG;
 
 	header_len = (ip[0] & 0xfu) * 4;
-	total_len = (size_t)ip[IPV4_TOTAL_LENGTH] << 8 | ip[IPV4_TOTAL_LENGTH + 1];
+	total_len = get_be16(ip + IPV4_TOTAL_LENGTH);
 	if (header_len < IPV4_HEADER_MIN || total_len < header_len || len < total_len)
 		return -EBADMSG;
 
@@ -68,19 +66,107 @@ int packet_parse(struct packet *packet, void *data, size_t len)
 int packet_decrement_ttl(struct packet *packet)
 {
 	uint8_t *ip = packet->data;
-	uint16_t check;
-	uint16_t before;
-	uint16_t after;
 
 	if (ip[IPV4_TTL] <= 1)
 		return -ETIME;
 
 	/* Checksums add whole 16-bit words: the one of the TTL also holds the protocol. */
-	before = load16(ip + IPV4_TTL);
-	ip[IPV4_TTL]--;
-	after = load16(ip + IPV4_TTL);
+	replace_byte(ip, IPV4_TTL, (uint8_t)(ip[IPV4_TTL] - 1));
+	return 0;
+}
 
-	check = checksum_update(load16(ip + IPV4_CHECKSUM), before, after);
-	memcpy(ip + IPV4_CHECKSUM, &check, sizeof(check));
+/** packet_source() - the source address, in host order */
+uint32_t packet_source(const struct packet *packet)
+{
+	return get_be32(packet->data + IPV4_SOURCE);
+}
+
+/** packet_destination() - the destination address, in host order */
+uint32_t packet_destination(const struct packet *packet)
+{
+	return get_be32(packet->data + IPV4_DESTINATION);
+}
+
+/** packet_is_fragment() - whether it is only a part of a packet, the first one included */
+bool packet_is_fragment(const struct packet *packet)
+{
+	return get_be16(packet->data + IPV4_FRAGMENT) & (IPV4_MF | IPV4_FRAGMENT_OFFSET);
+}
+
+/** packet_may_fragment() - whether routers may cut it into smaller ones */
+bool packet_may_fragment(const struct packet *packet)
+{
+	return !(get_be16(packet->data + IPV4_FRAGMENT) & IPV4_DF);
+}
+
+/**
+ * packet_propagate_ce() - tell the receiver of a packet that a router of the underlay is congested
+ * @packet: the packet that came out of a datagram marked CE, changed in place
+ *
+ * RFC 6040, figure 4, the column of CE.
+ *
+ * Return: 0; -EBADMSG if the mark has to be a drop, because the packet's transport would not
+ * understand it.
+ */
+int packet_propagate_ce(struct packet *packet)
+{
+	uint8_t *ip = packet->data;
+
+	if ((ip[IPV4_TOS] & ECN_MASK) == ECN_NONE)
+		return -EBADMSG;
+	replace_byte(ip, IPV4_TOS, ip[IPV4_TOS] | ECN_CE);
+	return 0;
+}
+
+/**
+ * packet_transport_ok() - whether a whole TCP or UDP packet is undamaged
+ * @packet: not a fragment
+ *
+ * Return: true if the checksums of the IPv4 header and of TCP or UDP are there and right; false
+ * also for what has neither, like ICMP and UDP without a checksum.
+ */
+bool packet_transport_ok(const struct packet *packet)
+{
+	const uint8_t *ip = packet->data;
+	size_t len = (size_t)packet->len - packet->header_len;
+	uint64_t sum;
+
+	switch (ip[IPV4_PROTOCOL]) {
+	case PROTOCOL_TCP:
+		break;
+	case PROTOCOL_UDP:
+		if (len < 8 || !load16(ip + packet->header_len + 6))
+			return false;
+		break;
+	default:
+		return false;
+	}
+	if (checksum_fold(checksum_add(0, ip, packet->header_len)) != 0xffff)
+		return false;
+	sum = checksum_pseudo(ip + IPV4_SOURCE, ip[IPV4_PROTOCOL], len);
+	return checksum_fold(checksum_add(sum, ip + packet->header_len, len)) == 0xffff;
+}
+
+/**
+ * packet_finish_checksum() - complete a checksum that the kernel left to its device
+ * @packet: the packet, changed in place
+ * @start:  where the checksummed part begins, as virtio_net_hdr's csum_start
+ * @offset: where from there the checksum is; it holds the sum of the pseudo-header
+ *
+ * Return: 0; -EBADMSG if those are not within the packet.
+ */
+int packet_finish_checksum(struct packet *packet, size_t start, size_t offset)
+{
+	uint8_t *check;
+	uint16_t sum;
+
+	if (start < packet->header_len || start + offset + sizeof(sum) > packet->len)
+		return -EBADMSG;
+
+	check = packet->data + start + offset;
+	sum = (uint16_t)~checksum_fold(
+		checksum_add(0, packet->data + start, (size_t)packet->len - start));
+	/* In UDP 0 says that there is none (RFC 768); in TCP both noughts are the same. */
+	store16(check, sum ? sum : 0xffff);
 	return 0;
 }

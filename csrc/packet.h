@@ -2,8 +2,41 @@
 #ifndef FLANNEL_PACKET_H
 #define FLANNEL_PACKET_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+/* Offsets in an IPv4 header, RFC 791, 3.1. */
+enum {
+	IPV4_TOS = 1,
+	IPV4_TOTAL_LENGTH = 2,
+	IPV4_ID = 4,
+	IPV4_FRAGMENT = 6,
+	IPV4_TTL = 8,
+	IPV4_PROTOCOL = 9,
+	IPV4_CHECKSUM = 10,
+	IPV4_SOURCE = 12,
+	IPV4_DESTINATION = 16,
+	IPV4_HEADER_MIN = 20,
+	IPV4_HEADER_MAX = 60,
+};
+
+#define IPV4_DF		     0x4000 /* in the word at IPV4_FRAGMENT: do not fragment */
+#define IPV4_MF		     0x2000 /* more fragments follow */
+#define IPV4_FRAGMENT_OFFSET 0x1fff
+
+/* The two low bits of the TOS, RFC 3168, 5. */
+enum ecn {
+	ECN_NONE = 0, /* the transport does not know ECN */
+	ECN_CE = 3,   /* congestion experienced */
+	ECN_MASK = 3,
+};
+
+enum {
+	PROTOCOL_ICMP = 1,
+	PROTOCOL_TCP = 6,
+	PROTOCOL_UDP = 17,
+};
 
 /**
  * struct packet - a view of an IPv4 packet whose bounds have been checked
@@ -21,5 +54,12 @@ struct packet {
 
 int packet_parse(struct packet *packet, void *data, size_t len);
 int packet_decrement_ttl(struct packet *packet);
+uint32_t packet_source(const struct packet *packet);
+uint32_t packet_destination(const struct packet *packet);
+bool packet_is_fragment(const struct packet *packet);
+bool packet_may_fragment(const struct packet *packet);
+int packet_propagate_ce(struct packet *packet);
+bool packet_transport_ok(const struct packet *packet);
+int packet_finish_checksum(struct packet *packet, size_t start, size_t offset);
 
 #endif

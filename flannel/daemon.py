@@ -6,7 +6,8 @@
         ├── _hand_over     subnet.env for docker
         ├── _keep_lease    renew in time
         ├── _watch_peers   store -> SubnetManager.peers
-        └── _apply_peers   SubnetManager.peers -> kernel, at each change and every few seconds
+        ├── _apply_peers   SubnetManager.peers -> kernel, at each change and every few seconds
+        └── network.run    for a backend that carries packets itself
 
 Here alone it is decided what an error means. Nothing that can mend ends the process: a store
 that is away is waited for, a lost lease is taken again, any other `FlannelError` starts another
@@ -178,6 +179,7 @@ class Daemon:
             tasks.create_task(self._keep_lease(subnets))
             tasks.create_task(self._watch_peers(subnets, pending))
             tasks.create_task(self._apply_peers(subnets, network, pending))
+            tasks.create_task(network.run())
 
     async def _check_overlap(self, config: NetworkConfig, interface: ExternalInterface) -> None:
         """Refuse a network that is in use on this host, before anything is touched.

@@ -70,4 +70,6 @@ async def remove_stale_links(netlink: Netlink, network: IPv4Network, keep: str) 
 
 
 def _is_ours(link: Link) -> bool:
-    return link.vxlan is not None and link.name == f"flannel.{link.vxlan.vni}"
+    if link.vxlan is not None:
+        return link.name == f"flannel.{link.vxlan.vni}"
+    return link.kind == "tun" and link.name == "flannel0"

@@ -12,15 +12,17 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any, Self
 
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from flannel.errors import KernelError
+from flannel.reconcile import PROTOCOL
 
 _IFF_UP = 0x1
+_SCOPE_LINK = 253  # rtnetlink.h: RT_SCOPE_LINK
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,13 @@ class Netlink:
             if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES):
                 return None
             raise
+
+    async def replace_route(self, dst: IPv4Network, link: Link) -> None:
+        """Route a network over a link, without a gateway, whatever had that destination before."""
+        with _kernel(f"route {dst} dev {link.name}"):
+            await self._ipr.route(
+                "replace", dst=str(dst), oif=link.index, scope=_SCOPE_LINK, proto=PROTOCOL
+            )
 
     async def create_vxlan(self, name: str, *, mac: str, mtu: int, settings: VxlanSettings) -> None:
         """Make a VXLAN link, still down.

@@ -1,6 +1,6 @@
 """The main job, shown: containers on different hosts reach each other.
 
-    .venv/bin/python netns-tests/demo.py [--backend vxlan|host-gw] [--hosts 3] [--containers 2]
+    .venv/bin/python netns-tests/demo.py [--backend vxlan|host-gw|udp] [--hosts 3] [--containers 2]
 
 A real etcd, hosts made of network namespaces on one bridge, the installed flanneld on each, and
 containers made of namespaces with the bridge and MTU that docker would take from subnet.env. Every
@@ -133,7 +133,7 @@ def number(low: int, high: int) -> Callable[[str], int]:
 def main() -> int:
     """Read the command line, show, clean up."""
     parser = argparse.ArgumentParser(description="containers on different hosts reach each other")
-    parser.add_argument("--backend", choices=["vxlan", "host-gw"], default="vxlan")
+    parser.add_argument("--backend", choices=["vxlan", "host-gw", "udp"], default="vxlan")
     parser.add_argument("--hosts", type=number(2, 20), default=3)
     parser.add_argument("--containers", type=number(1, 10), default=2)
     arguments = parser.parse_args()

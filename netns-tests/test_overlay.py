@@ -15,6 +15,8 @@ from world import ETCD, FLANNELD, PREFIX, Host, Pinger, World, ping, wait_for
 
 VXLAN = {"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan"}}
 HOST_GW = {"Network": "10.1.0.0/16", "Backend": {"Type": "host-gw"}}
+UDP = {"Network": "10.1.0.0/16"}
+ALL = pytest.mark.parametrize("config", [VXLAN, HOST_GW, UDP], ids=["vxlan", "host-gw", "udp"])
 BOTH = pytest.mark.parametrize("config", [VXLAN, HOST_GW], ids=["vxlan", "host-gw"])
 
 
@@ -46,7 +48,7 @@ def peer_value(address: str, mac: str = "02:00:00:00:00:07") -> str:
 
 
 class TestContainersReachEachOther:
-    @BOTH
+    @ALL
     def test_every_container_answers_every_other(
         self, world: World, config: dict[str, Any]
     ) -> None:
@@ -55,7 +57,7 @@ class TestContainersReachEachOther:
         for one in containers:
             for other in containers:
                 assert ping(one, other.address, 5) is not None
-        mtu = 1450 if config is VXLAN else 1500
+        mtu = {"vxlan": 1450, "host-gw": 1500}.get(config.get("Backend", {}).get("Type"), 1472)
         near, far = containers[0], containers[-1]
         assert hosts[0].subnet_env["FLANNEL_MTU"] == str(mtu)
         for size, answered in ((mtu - 28, True), (mtu - 27, False)):
@@ -140,8 +142,10 @@ class TestStarting:
         daemon = host.start_flanneld()  # the interface of the default route
         daemon.wait_log("no network config at /coreos.com/network/config")
         assert not daemon.is_ready
-        world.configure('{ "Network": "10.1.0.0/16" }')
-        daemon.wait_log("Backend.Type is 'udp', and this version serves alloc, host-gw, vxlan")
+        world.configure('{"Network": "10.1.0.0/16", "Backend": {"Type": "ipip"}}')
+        daemon.wait_log(
+            "Backend.Type is 'ipip', and this version serves alloc, host-gw, udp, vxlan"
+        )
         world.configure(VXLAN)
         daemon.wait_ready()
         assert "flannel.1" in host.run("ip", "link")

@@ -1,48 +1,167 @@
-import errno
+"""The loop, without privileges: two sockets stand for the TUN device, loopback for the net."""
+
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
-from scapy.layers.inet import IP, UDP
+from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.packet import Raw
 
-from flannel.backends.udp import _dataplane, dataplane
+from flannel.backends.udp import _dataplane
+from flannel.backends.udp.dataplane import ENCAP_LEN, Dataplane, Settings, pack_route
+
+NO_VNET = bytes(10)  # struct virtio_net_hdr
+OWN, PEER = IPv4Network("10.1.15.0/24"), IPv4Network("10.1.16.0/24")
+HOST = IPv4Address("127.0.0.1")
 
 
-def packet(ttl: int) -> bytes:
-    return bytes(IP(src="10.1.15.2", dst="10.1.16.2", ttl=ttl) / UDP() / Raw(b"payload"))
+class Loop:
+    """A running loop: `tun` is the kernel's side of its device, `peer` a host that it knows."""
+
+    def __init__(self) -> None:
+        self.tun, device = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.udp.bind(("127.0.0.1", 0))
+        self.peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.port = self.udp.getsockname()[1]
+        # All hosts have one port: the peer is another address of loopback.
+        self.peer.bind(("127.0.0.2", self.port))
+        for each in (self.tun, self.peer):
+            each.settimeout(5)
+        network = IPv4Network("10.1.0.0/16")
+        self.dataplane = Dataplane(Settings(network, OWN, 1472, self.port, merge_udp=True))
+        self.dataplane.set_routes([pack_route(PEER, IPv4Address("127.0.0.2"))])
+        self.stop = os.eventfd(0)
+        self.device = device
+        run = (device.fileno(), self.udp.fileno(), self.stop)
+        self.thread = threading.Thread(target=self.dataplane.run, args=run)
+        self.thread.start()
+
+    def close(self) -> None:
+        os.eventfd_write(self.stop, 1)
+        self.thread.join(5)
+        assert not self.thread.is_alive()
+        os.close(self.stop)
+        for each in (self.tun, self.device, self.udp, self.peer):
+            each.close()
+
+    def wait(self, counter: str, value: int = 1) -> None:
+        """Wait until a counter has a value."""
+        deadline = time.monotonic() + 5
+        while (stats := self.dataplane.stats())[counter] != value:
+            assert time.monotonic() < deadline, stats
+            time.sleep(0.002)
 
 
-def test_a_forwarded_packet_has_a_hop_less_and_loses_what_trailed_it():
-    buffer = bytearray(packet(ttl=64) + b"padding")
-    length = dataplane.forward(buffer)
-    assert bytes(buffer[:length]) == packet(ttl=63)
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    made = Loop()
+    yield made
+    made.close()
+
+
+def packet(src: str, dst: str, *, ttl: int = 64, payload: bytes = b"payload") -> bytes:
+    return bytes(IP(src=src, dst=dst, ttl=ttl) / UDP(sport=7, dport=9) / Raw(payload))
+
+
+def test_a_packet_leaves_as_the_payload_of_one_datagram_with_a_hop_less(loop):
+    loop.tun.send(NO_VNET + packet("10.1.15.2", "10.1.16.2"))
+    received, source = loop.peer.recvfrom(2000)
+    assert received == packet("10.1.15.2", "10.1.16.2", ttl=63)
+    assert source == ("127.0.0.1", loop.port)
+
+
+def test_a_packet_from_a_peer_arrives_with_a_hop_less_and_without_what_trailed_it(loop):
+    sent = packet("10.1.16.2", "10.1.15.2")
+    loop.peer.sendto(sent + b"trailing", ("127.0.0.1", loop.port))
+    assert loop.tun.recv(70000)[10:] == packet("10.1.16.2", "10.1.15.2", ttl=63)
+
+
+def test_a_super_packet_leaves_as_segments_that_scapy_would_build(loop):
+    data = bytes(range(256)) * 12
+    headers = IP(src="10.1.15.2", dst="10.1.16.2", flags="DF", id=7)
+    whole = bytes(headers / TCP(sport=7, dport=9, seq=1000, flags="PA") / Raw(data))
+    loop.tun.send(struct.pack("=BBHHHH", 1, 1, 40, 1000, 20, 16) + whole)
+    for n in range(4):
+        part = data[n * 1000 : (n + 1) * 1000]
+        headers = IP(src="10.1.15.2", dst="10.1.16.2", flags="DF", id=7 + n, ttl=63)
+        flags = "PA" if n == 3 else "A"
+        tcp = TCP(sport=7, dport=9, seq=1000 + n * 1000, flags=flags)
+        assert loop.peer.recv(2000) == bytes(headers / tcp / Raw(part))
 
 
 @pytest.mark.parametrize(
-    ("data", "error"),
+    ("source", "data", "counter"),
     [
-        (packet(ttl=1), errno.ETIME),
-        (packet(ttl=64)[:-1], errno.EBADMSG),
-        (b"\x60" + bytes(39), errno.EPROTONOSUPPORT),
-        (b"", errno.EBADMSG),
+        ("127.0.0.3", packet("10.1.16.2", "10.1.15.2"), "rx_unknown_peer"),
+        ("127.0.0.2", packet("10.1.17.2", "10.1.15.2"), "rx_spoofed"),
+        ("127.0.0.2", packet("10.1.15.3", "10.1.15.2"), "rx_spoofed"),
+        ("127.0.0.2", packet("10.1.16.2", "10.1.17.2"), "rx_not_mine"),
+        ("127.0.0.2", packet("10.1.16.2", "224.0.0.1"), "rx_not_mine"),
+        ("127.0.0.2", packet("10.1.16.2", "10.1.15.2", payload=bytes(1500)), "rx_too_big"),
+        ("127.0.0.2", packet("10.1.16.2", "10.1.15.2", ttl=0), "rx_ttl"),
+        ("127.0.0.2", b"", "rx_short"),
+        ("127.0.0.2", b"\x45" + bytes(18), "rx_short"),
+        ("127.0.0.2", b"\x60" + bytes(39), "rx_malformed"),
+        ("127.0.0.2", packet("10.1.16.2", "10.1.15.2")[:-1], "rx_malformed"),
     ],
-    ids=["ttl has run out", "cut short", "IPv6", "empty"],
 )
-def test_a_packet_that_cannot_be_forwarded_raises_and_stays_as_it_was(data, error):
-    buffer = bytearray(data)
-    with pytest.raises(OSError, match="cannot forward packet: ") as failed:
-        dataplane.forward(buffer)
-    assert failed.value.errno == error
-    assert bytes(buffer) == data
+def test_what_may_not_be_carried_is_counted_and_dropped(loop, source, data, counter):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        if source != "127.0.0.2":
+            sender.bind((source, 0))
+        (loop.peer if source == "127.0.0.2" else sender).sendto(data, ("127.0.0.1", loop.port))
+    loop.wait(counter)
+    loop.peer.sendto(packet("10.1.16.9", "10.1.15.9"), ("127.0.0.1", loop.port))
+    assert IP(loop.tun.recv(70000)[10:]).src == "10.1.16.9"
 
 
-def test_bytes_that_cannot_be_changed_are_refused():
-    with pytest.raises(BufferError):
-        dataplane.forward(packet(ttl=64))  # type: ignore[arg-type]  # that is the mistake
+@pytest.mark.parametrize(
+    ("data", "counter", "type_", "code"),
+    [
+        (packet("10.1.15.2", "10.1.99.2"), "tx_no_route", 3, 0),
+        (packet("10.1.15.2", "10.1.16.2", ttl=1), "tx_ttl", 11, 0),
+    ],
+)
+def test_a_sender_is_told_why_its_packet_was_dropped(loop, data, counter, type_, code):
+    loop.tun.send(NO_VNET + data)
+    error = IP(loop.tun.recv(70000)[10:])
+    assert (error[ICMP].type, error[ICMP].code) == (type_, code)
+    assert (error.src, error.dst) == ("10.1.0.0", "10.1.15.2")
+    assert bytes(error[ICMP].payload) == data
+    loop.wait(counter)
+
+
+def test_consecutive_segments_arrive_as_one_super_packet(loop):
+    def segment(n: int) -> bytes:
+        ip = IP(src="10.1.16.2", dst="10.1.15.2", flags="DF", id=n)
+        return bytes(ip / TCP(sport=7, dport=9, seq=n * 1000, flags="A") / Raw(bytes(1000)))
+
+    loop.udp.setsockopt(socket.IPPROTO_UDP, 104, 1)
+    option = [(socket.IPPROTO_UDP, 103, struct.pack("=H", 1040))]
+    segments = b"".join(segment(n) for n in range(8))
+    loop.peer.sendmsg([segments], option, 0, ("127.0.0.1", loop.port))
+    received = loop.tun.recv(70000)
+    assert received[:10] == struct.pack("=BBHHHH", 1, 1, 40, 1000, 20, 16)
+    assert len(received) == 10 + 40 + 8000
+
+
+def test_routes_are_replaced_while_it_runs(loop):
+    loop.dataplane.set_routes([])
+    loop.tun.send(NO_VNET + packet("10.1.15.2", "10.1.16.2"))
+    loop.wait("tx_no_route")
+    with pytest.raises(OSError, match="cannot set routes: File exists"):
+        loop.dataplane.set_routes([pack_route(PEER, HOST), pack_route(PEER, HOST)])
 
 
 def test_the_tunnel_costs_an_ip_and_a_udp_header():
-    assert len(bytes(IP() / UDP())) == dataplane.ENCAP_LEN
+    assert len(bytes(IP() / UDP())) == ENCAP_LEN
 
 
 def test_the_module_fits_every_python_from_here_on():
@@ -50,4 +169,4 @@ def test_the_module_fits_every_python_from_here_on():
 
 
 def test_production_has_no_window_on_internals():
-    assert set(dir(_dataplane.lib)) == {"FLANNEL_ENCAP_LEN", "flannel_forward"}
+    assert all(name.lower().startswith("flannel_") for name in dir(_dataplane.lib))

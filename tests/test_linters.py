@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 C_FILES = sorted((ROOT / "csrc").glob("*.[ch]"))
 CDEFS = sorted((ROOT / "csrc").glob("*.cdef"))
-WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Werror"]
+WARNINGS = ["-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Werror"]
 
 
 def run(*command: str | Path, stdin: str = "") -> tuple[int, str]:

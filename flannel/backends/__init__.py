@@ -57,6 +57,10 @@ class Network(Protocol):
         """
         ...
 
+    async def run(self) -> None:
+        """Carry packets until cancelled; returns at once where the kernel does that by itself."""
+        ...
+
 
 class Backend(Protocol):
     """One way to carry packets between hosts."""
@@ -82,6 +86,7 @@ _Factory = Callable[[NetworkConfig, ExternalInterface, Kernel], Backend]
 _MODULES = {
     "alloc": "flannel.backends.alloc",
     "host-gw": "flannel.backends.hostgw",
+    "udp": "flannel.backends.udp",
     "vxlan": "flannel.backends.vxlan",
 }
 
@@ -98,7 +103,6 @@ def load(config: NetworkConfig, interface: ExternalInterface, kernel: Kernel) ->
         raise BadNetworkConfig(
             f"cannot use the network config: Backend.Type is {config.backend_type!r}, "
             f"and this version serves {known}"
-            + (" (udp is meant when there is no Backend)" if config.backend_type == "udp" else "")
         )
     factory: _Factory = import_module(module).backend
     return factory(config, interface, kernel)

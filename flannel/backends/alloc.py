@@ -42,3 +42,6 @@ class AllocNetwork:
 
     async def apply(self, peers: Peers, changed: Collection[IPv4Network] | None = None) -> None:
         """Nothing to do."""
+
+    async def run(self) -> None:
+        """See `flannel.backends.Network`."""

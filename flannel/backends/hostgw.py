@@ -64,6 +64,9 @@ class HostGwNetwork:
         """See `flannel.backends.Network`."""
         await self._tables.apply(peers, changed)
 
+    async def run(self) -> None:
+        """See `flannel.backends.Network`."""
+
     def plan(self, lease: Lease) -> Iterable[Entry]:
         """The route to one peer.
 

@@ -1,5 +1,106 @@
-"""The udp backend: packets cross between hosts inside UDP datagrams, by way of a TUN device.
+"""udp: whole packets in UDP datagrams, carried by a loop in C between a TUN device and a socket.
 
-Not a backend yet: there is no packet loop. What there is are its first bricks, the checksum and
-the checked view of a packet, in ``csrc/``, and `dataplane`, their Python face.
+For where the kernel has no VXLAN, or nothing but plain UDP comes through. On the wire it is what
+upstream's udp backend is; upstream's daemon may be on the next host.
 """
+
+import logging
+from dataclasses import dataclass
+
+from flannel.backends import Backend, Kernel, Network
+from flannel.backends.udp.dataplane import ENCAP_LEN, Settings
+from flannel.backends.udp.network import Tunnel, UdpNetwork
+from flannel.document import BadDocument, Members
+from flannel.errors import BadNetworkConfig
+from flannel.interface import ExternalInterface
+from flannel.lease import Lease, LeaseAttrs
+from flannel.network_config import NetworkConfig
+
+log = logging.getLogger(__name__)
+
+_DEFAULT_PORT = 8285
+"""Upstream's."""
+
+_MAX_THREADS = 64
+
+_MIN_MTU = 68 + ENCAP_LEN
+"""68: the least MTU of an IPv4 link (RFC 791)."""
+
+
+@dataclass(frozen=True, slots=True)
+class UdpConfig:
+    """The Backend object of the network config, for type udp.
+
+    ``mtu`` is that of the underlay; 0 means that of the external interface.
+    """
+
+    port: int
+    mtu: int
+    threads: int
+    source_check: bool
+    ecn: bool
+
+    @classmethod
+    def from_config(cls, config: NetworkConfig) -> "UdpConfig":
+        """Parse and validate.
+
+        :raises BadNetworkConfig: naming the key, its value and the rule.
+        """
+        members = Members(config.backend, "Backend.")
+        try:
+            mtu = members.integer("MTU", 0, 0, 65535)
+            if 0 < mtu < _MIN_MTU:
+                raise members.bad("MTU", f"must be 0 or {_MIN_MTU} to 65535")
+            return cls(
+                port=members.integer("Port", 0, 0, 65535) or _DEFAULT_PORT,
+                mtu=mtu,
+                threads=members.integer("Threads", 1, 1, _MAX_THREADS),
+                source_check=members.boolean("SourceCheck", True),
+                ecn=members.boolean("ECN"),
+            )
+        except BadDocument as why:
+            raise BadNetworkConfig(f"cannot use the network config: {why}") from None
+
+
+def backend(config: NetworkConfig, interface: ExternalInterface, kernel: Kernel) -> Backend:
+    """See `flannel.backends.load`."""
+    return UdpBackend(config, UdpConfig.from_config(config), interface, kernel)
+
+
+class UdpBackend:
+    """Publishes the public address; upstream names no BackendType for it."""
+
+    def __init__(
+        self,
+        config: NetworkConfig,
+        udp: UdpConfig,
+        interface: ExternalInterface,
+        kernel: Kernel,
+    ) -> None:
+        self._config = config
+        self._udp = udp
+        self._interface = interface
+        self._kernel = kernel
+
+    async def lease_attrs(self) -> LeaseAttrs:
+        """See `flannel.backends.Backend`."""
+        return LeaseAttrs(self._interface.public_ip)
+
+    async def start(self, lease: Lease) -> Network:
+        """See `flannel.backends.Backend`."""
+        udp = self._udp
+        if not udp.source_check:
+            log.warning(
+                "Backend.SourceCheck is false: whoever reaches UDP port %d of this host can send "
+                "to its containers, in any name",
+                udp.port,
+            )
+        settings = Settings(
+            network=self._config.network,
+            subnet=lease.subnet,
+            mtu=(udp.mtu or self._interface.mtu) - ENCAP_LEN,
+            port=udp.port,
+            check_source=udp.source_check,
+            ecn=udp.ecn,
+        )
+        return UdpNetwork(self._kernel, Tunnel(settings, self._interface, udp.threads))

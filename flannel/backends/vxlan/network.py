@@ -50,6 +50,9 @@ class VxlanNetwork:
                 self._tables = PeerTables(self._kernel.tables, self.plan, self._read)
         await self._tables.apply(peers, changed)
 
+    async def run(self) -> None:
+        """See `flannel.backends.Network`."""
+
     def plan(self, lease: Lease) -> Iterable[Entry]:
         """The entries for one peer.
 

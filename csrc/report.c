@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Telling a sender why its packet was dropped, by an ICMP error that reaches it.
+ *
+ * To one on this host or in its containers the error goes up the TUN device. The kernel takes
+ * nothing from there that claims to come from an address of its own (a martian), so the tunnel
+ * cannot sign with its own address; it uses settings.error_source, which routing says is behind the
+ * TUN device and which is nobody's. To one behind a peer the error goes to that peer in a datagram,
+ * from the tunnel's own address, the only source the peer would accept.
+ */
+
+#include "worker.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <unistd.h>
+
+/* Errors of one kind in a second, as the kernel's own routers are told to be sparing. */
+#define ICMP_PER_SECOND 10
+
+static bool may_send(struct worker *worker, enum icmp_error error)
+{
+	size_t kind = error == ICMP_NET_UNREACHABLE ? 0 : error == ICMP_TIME_EXCEEDED ? 1 : 2;
+	struct icmp_limit *limit = &worker->limits[kind];
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	if (now.tv_sec != limit->last) {
+		limit->last = now.tv_sec;
+		limit->tokens = ICMP_PER_SECOND;
+	}
+	if (!limit->tokens) {
+		worker->stats.icmp_limited++;
+		return false;
+	}
+	limit->tokens--;
+	return true;
+}
+
+static size_t build(struct worker *worker, uint8_t buffer[ICMP_ERROR_MAX], enum icmp_error error,
+		    uint32_t source, const struct packet *about)
+{
+	uint32_t mtu = error == ICMP_FRAGMENTATION_NEEDED ? worker->settings.mtu : 0;
+	size_t len = icmp_build(buffer, error, mtu, source, about);
+
+	return len && may_send(worker, error) ? len : 0;
+}
+
+/**
+ * report_to_tun() - tell a sender on this host
+ * @worker: whose TUN device the packet came from
+ * @error:  what to say
+ * @about:  the packet
+ */
+void report_to_tun(struct worker *worker, enum icmp_error error, const struct packet *about)
+{
+	struct virtio_net_hdr vnet = {0};
+	uint8_t buffer[ICMP_ERROR_MAX];
+	size_t len = build(worker, buffer, error, worker->settings.error_source, about);
+	struct iovec iov[] = {{&vnet, sizeof(vnet)}, {buffer, len}};
+
+	if (len && writev(worker->tun_fd, iov, 2) > 0)
+		worker->stats.icmp_sent++;
+}
+
+/**
+ * report_to_peer() - tell a sender behind a peer
+ * @worker: whose socket the packet came from
+ * @error:  what to say
+ * @host:   the peer, in host order
+ * @about:  the packet
+ */
+void report_to_peer(struct worker *worker, enum icmp_error error, uint32_t host,
+		    const struct packet *about)
+{
+	struct sockaddr_in to = {
+		.sin_family = AF_INET,
+		.sin_port = htons(worker->settings.port),
+		.sin_addr.s_addr = htonl(host),
+	};
+	uint8_t buffer[ICMP_ERROR_MAX];
+	size_t len = build(worker, buffer, error, worker->settings.subnet, about);
+
+	if (len && sendto(worker->udp_fd, buffer, len, MSG_DONTWAIT | MSG_NOSIGNAL,
+			  (const struct sockaddr *)&to, sizeof(to)) > 0)
+		worker->stats.icmp_sent++;
+}

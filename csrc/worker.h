@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef FLANNEL_WORKER_H
+#define FLANNEL_WORKER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <time.h>
+
+#include "dataplane.h"
+#include "gro.h"
+#include "gso.h"
+#include "icmp.h"
+#include "routes.h"
+#include "udp.h"
+
+#define N_ICMP_KINDS 3
+
+/* Bytes read from the TUN device before they are sent, and room for one more packet at the end. */
+#define TUN_BATCH_LEN (256 * 1024)
+#define TUN_READ_MAX  (65535 + 64)
+
+/**
+ * struct outbound - a batch on its way from the TUN device to the peers
+ * @queue:       what is to be sent
+ * @n_scratch:   bytes in use of @scratch
+ * @scratch:     headers of segments
+ * @buffer:      the packets as they were read
+ */
+struct outbound {
+	struct udp_queue queue;
+	size_t n_scratch;
+	uint8_t scratch[UDP_MAX_MESSAGES * UDP_MAX_SEGMENTS * GSO_HEADER_MAX];
+	uint8_t buffer[TUN_BATCH_LEN + TUN_READ_MAX];
+};
+
+/**
+ * struct inbound - a batch on its way from the peers to the TUN device
+ * @batch: the datagrams as they were received
+ * @gro:   the packets in them
+ */
+struct inbound {
+	struct udp_batch batch;
+	struct gro gro;
+};
+
+/**
+ * struct icmp_limit - keeps ICMP errors few
+ * @tokens: errors that may be sent now
+ * @last:   when tokens were last added, in seconds
+ */
+struct icmp_limit {
+	unsigned int tokens;
+	time_t last;
+};
+
+/**
+ * struct worker - one thread inside flannel_run(); nobody else touches it
+ * @settings: a copy, refreshed between batches
+ * @routes:   likewise, a reference
+ * @stats:    copied out between batches
+ */
+struct worker {
+	int tun_fd;
+	int udp_fd;
+	struct flannel_settings settings;
+	const struct routes *routes;
+	struct flannel_stats stats;
+	struct icmp_limit limits[N_ICMP_KINDS];
+	struct outbound out;
+	struct inbound in;
+};
+
+int outbound_turn(struct worker *worker);
+int inbound_turn(struct worker *worker);
+
+void report_to_tun(struct worker *worker, enum icmp_error error, const struct packet *about);
+void report_to_peer(struct worker *worker, enum icmp_error error, uint32_t host,
+		    const struct packet *about);
+
+#endif

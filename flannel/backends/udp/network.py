@@ -1,0 +1,221 @@
+"""UdpNetwork: the peers' leases as the packet loop's table, and the loop in its threads.
+
+Python is asked nothing for a packet. It opens the TUN device and the socket, hands them to C in
+threads of their own, and looks once a second whether the device is still as it was left.
+"""
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Network
+from time import monotonic
+
+from flannel.backends import Kernel, Peers
+from flannel.backends.udp import tun
+from flannel.backends.udp.dataplane import GIVEN_UP, Dataplane, Settings, pack_route
+from flannel.errors import BadLease, KernelError
+from flannel.interface import ExternalInterface
+from flannel.lease import Lease
+from flannel.once import Once
+
+log = logging.getLogger(__name__)
+
+_WATCH = 1.0
+"""Seconds between two looks at the device and the counters."""
+
+_TELL_DROPS = 60.0
+"""Seconds between two log lines about dropped packets."""
+
+# asm-generic/socket.h, not in Python's socket: they ignore the sysctl limits.
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+_SEND_BUFFER, _RECEIVE_BUFFER = 4 << 20, 16 << 20
+"""Bytes. What UDP_GRO has merged counts with all its pages; the default holds two or three."""
+
+_TRAFFIC = {
+    *("tx_packets", "tx_bytes", "rx_packets", "rx_bytes", "given_up"),
+    *("tx_batches", "rx_batches", "rx_writes", "tx_alone", "icmp_sent", "icmp_limited"),
+}
+"""The counters that do not count drops."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """What does not change in the life of a network."""
+
+    settings: Settings
+    interface: ExternalInterface
+    n_threads: int
+
+
+class UdpNetwork:
+    """Serves one lease over the TUN device."""
+
+    device = tun.NAME
+
+    def __init__(self, kernel: Kernel, tunnel: Tunnel) -> None:
+        self.mtu = tunnel.settings.mtu
+        self._kernel = kernel
+        self._tunnel = tunnel
+        self._dataplane = Dataplane(tunnel.settings)
+        self._routes: dict[IPv4Network, bytes] = {}
+        self._carrying = asyncio.Event()
+        self._bad_leases = Once(log)
+        self._said = Once(log)
+        self._told: dict[str, int] = {}
+        self._told_at = monotonic()
+
+    def stats(self) -> dict[str, int]:
+        """The packet loop's counters; see ``struct flannel_stats`` in csrc/dataplane.cdef."""
+        return self._dataplane.stats()
+
+    async def apply(self, peers: Peers, changed: Collection[IPv4Network] | None = None) -> None:
+        """See `flannel.backends.Network`."""
+        before = self._routes.copy()
+        for subnet in peers.keys() | before.keys() if changed is None else changed:
+            self._plan(subnet, peers.get(subnet))
+        if self._routes != before:
+            self._dataplane.set_routes(self._routes.values())
+        if changed is None:
+            await self._carrying.wait()
+            await self._ensure_device()
+
+    def _plan(self, subnet: IPv4Network, lease: Lease | None) -> None:
+        if lease is not None:
+            try:
+                self._routes[subnet] = self.plan(lease)
+            except BadLease as why:
+                self._bad_leases.warn(subnet, f"cannot use lease {lease}: {why}")
+            else:
+                self._bad_leases.forget(subnet)
+                return
+        else:
+            self._bad_leases.forget(subnet)
+        self._routes.pop(subnet, None)
+
+    def plan(self, lease: Lease) -> bytes:
+        """The entry for one peer in the packet loop's table.
+
+        :raises BadLease: it runs another backend, or has the address of this host.
+        """
+        attrs = lease.attrs
+        if attrs.backend_type not in ("", "udp"):  # upstream names no type for udp
+            raise BadLease(f"its backend is {attrs.backend_type}, not udp")
+        interface = self._tunnel.interface
+        if attrs.public_ip in (interface.address, interface.public_ip):
+            raise BadLease(f"{attrs.public_ip} is the address of this host")
+        return pack_route(lease.subnet, attrs.public_ip)
+
+    async def run(self) -> None:
+        """Carry packets until cancelled; a device that is deleted is made again."""
+        while True:
+            try:
+                async with self._attached() as ended:
+                    await self._watch(ended)
+            except KernelError as why:
+                self._said.warn("run", f"cannot carry packets: {why}; trying again")
+                await asyncio.sleep(_WATCH)
+
+    @asynccontextmanager
+    async def _attached(self) -> AsyncIterator["asyncio.Future[None]"]:
+        """The loop's threads, running; the future is done when one of them has ended."""
+        tunnel = self._tunnel
+        await tun.ensure_usable(self._kernel, tunnel.settings.network, tunnel.n_threads)
+        with ExitStack() as stack:
+            device = stack.enter_context(tun.attached(tunnel.n_threads))
+            sockets = [stack.enter_context(self._socket()) for _ in device.queues]
+            self._dataplane.set(replace(tunnel.settings, merge_udp=device.has_uso))
+            await self._ensure_device()
+            stop = stack.enter_context(_event())
+            threads = stack.enter_context(ThreadPoolExecutor(len(sockets), "packets"))
+            # On the way out: first this, then wait for the threads, then close what they use.
+            stack.callback(os.eventfd_write, stop, 1)
+            loop = asyncio.get_running_loop()
+            pairs = zip(device.queues, sockets, strict=True)
+            runs = [
+                loop.run_in_executor(threads, self._dataplane.run, queue, udp.fileno(), stop)
+                for queue, udp in pairs
+            ]
+            log.info("carrying packets between %s and UDP port %d", tun.NAME, tunnel.settings.port)
+            self._carrying.set()
+            try:
+                yield asyncio.ensure_future(_first_ended(runs))
+            finally:
+                self._carrying.clear()
+
+    @contextmanager
+    def _socket(self) -> Iterator[socket.socket]:
+        address, port = str(self._tunnel.interface.address), self._tunnel.settings.port
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as udp:
+            for option, size in (
+                (_SO_RCVBUFFORCE, _RECEIVE_BUFFER),
+                (_SO_SNDBUFFORCE, _SEND_BUFFER),
+            ):
+                with suppress(OSError):
+                    udp.setsockopt(socket.SOL_SOCKET, option, size)
+            if self._tunnel.n_threads > 1:
+                udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            try:
+                udp.bind((address, port))
+            except OSError as error:
+                number = error.errno or errno.EIO
+                raise KernelError(f"bind UDP port {port} of {address}", number) from error
+            yield udp
+
+    async def _watch(self, ended: "asyncio.Future[None]") -> None:
+        """Look after the device until the loop ends."""
+        while True:
+            done, _ = await asyncio.wait([ended], timeout=_WATCH)
+            if done:
+                error = ended.exception()
+                number = error.errno if isinstance(error, OSError) else None
+                if number is None:
+                    raise RuntimeError("the packet loop has ended by itself") from error
+                raise KernelError(f"read from {tun.NAME}", number) from error
+            self._tell()
+            link = await self._kernel.netlink.find_link(tun.NAME)
+            if link is not None and not (link.up and link.mtu == self.mtu):
+                log.warning("%s was changed: putting it back", tun.NAME)
+                await self._ensure_device()
+            self._said.forget("run")
+
+    async def _ensure_device(self) -> None:
+        await tun.ensure_device(self._kernel, self._tunnel.settings)
+
+    def _tell(self) -> None:
+        """Log what the loop has given up, and now and then what it has dropped."""
+        stats = self.stats()
+        for bit, what in GIVEN_UP.items():
+            if stats["given_up"] & bit:
+                self._said.warn(bit, f"this kernel or the link has no {what}")
+        if monotonic() - self._told_at < _TELL_DROPS:
+            return
+        moved = {
+            name: stats[name] - self._told.get(name, 0)
+            for name in stats.keys() - _TRAFFIC
+            if stats[name] != self._told.get(name, 0)
+        }
+        if moved:
+            counts = ", ".join(f"{name} {count}" for name, count in sorted(moved.items()))
+            log.warning("packets dropped since the last such line: %s", counts)
+        self._told, self._told_at = stats, monotonic()
+
+
+async def _first_ended(runs: "list[asyncio.Future[None]]") -> None:
+    done, _ = await asyncio.wait(runs, return_when=asyncio.FIRST_COMPLETED)
+    for each in done:
+        each.result()
+
+
+@contextmanager
+def _event() -> Iterator[int]:
+    event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    try:
+        yield event
+    finally:
+        os.close(event)

@@ -1,0 +1,154 @@
+"""The TUN device: made, or found and attached to, with all the offloads that the kernel has."""
+
+import errno
+import logging
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fcntl import ioctl
+from ipaddress import IPv4Interface, IPv4Network
+from pathlib import Path
+
+from flannel.backends import Kernel
+from flannel.backends.udp.dataplane import Settings
+from flannel.errors import KernelError
+from flannel.netlink import Link
+
+log = logging.getLogger(__name__)
+
+NAME = "flannel0"
+"""Upstream asks for ``flannel%d`` and, being the only one to, gets this."""
+
+# linux/if_tun.h, linux/virtio_net.h
+_TUNSETIFF, _TUNSETPERSIST = 0x400454CA, 0x400454CB
+_TUNSETOFFLOAD, _TUNSETVNETHDRSZ = 0x400454D0, 0x400454D8
+_IFF_TUN, _IFF_NO_PI, _IFF_MULTI_QUEUE, _IFF_VNET_HDR = 0x1, 0x1000, 0x100, 0x4000
+_TUN_F_CSUM, _TUN_F_TSO4, _TUN_F_TSO_ECN = 0x1, 0x2, 0x8
+_TUN_F_USO4, _TUN_F_USO6 = 0x20, 0x40
+_VNET_HEADER_LEN = 10
+
+_OFFLOADS = (
+    # The kernel wants both USO flags or none, though no IPv6 comes this way.
+    (_TUN_F_CSUM | _TUN_F_TSO4 | _TUN_F_TSO_ECN | _TUN_F_USO4 | _TUN_F_USO6, ""),
+    (_TUN_F_CSUM | _TUN_F_TSO4 | _TUN_F_TSO_ECN, "no UDP super-packets (Linux 6.2 has them)"),
+    (0, "no super-packets, it will be slow"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tun:
+    """An attached device.
+
+    :ivar queues: a descriptor each.
+    :ivar has_uso: it gives and takes UDP super-packets.
+    """
+
+    queues: tuple[int, ...]
+    has_uso: bool
+
+
+@contextmanager
+def attached(n_queues: int) -> Iterator[Tun]:
+    """Attach to the device ``NAME``, made if need be; on exit it stays, with what routes to it.
+
+    :raises KernelError: there is no /dev/net/tun; another process is attached (``EBUSY``); there
+        is a link of that name that this cannot be done with (``EINVAL``).
+    """
+    queues: list[int] = []
+    try:
+        for _ in range(n_queues):
+            queues.append(_open(multi=n_queues > 1))
+        has_uso, lacks = _set_offloads(queues)
+        if lacks:
+            log.warning("%s: this kernel's TUN device has %s", NAME, lacks)
+        yield Tun(tuple(queues), has_uso)
+    finally:
+        for queue in queues:
+            os.close(queue)
+
+
+async def ensure_usable(kernel: Kernel, network: IPv4Network, n_queues: int) -> None:
+    """Delete a device that `attached` could not use, or that belongs to another network.
+
+    :raises KernelError: a link of that name is no TUN device.
+    """
+    link = await kernel.netlink.find_link(NAME)
+    if link is None:
+        return
+    if link.kind != "tun":
+        kind = link.kind or "hardware"
+        raise KernelError(f"use the name {NAME}: a link of kind {kind} has it", errno.EEXIST)
+    reason = ""
+    for address in await kernel.netlink.list_addresses():
+        if address.link == link.index and address.interface.ip not in network:
+            reason = f"it has address {address.interface} of another network"
+    if not reason:
+        try:
+            os.close(_open(multi=n_queues > 1))
+        except KernelError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            reason = f"it was made for {'one thread' if n_queues > 1 else 'several threads'}"
+    if reason:
+        log.warning("rebuilding %s: %s", NAME, reason)
+        await kernel.netlink.delete_link(link)
+
+
+async def ensure_device(kernel: Kernel, settings: Settings) -> None:
+    """Bring the device up, with MTU, the subnet's first address, and the route of the network.
+
+    :raises KernelError: one of that could not be done, or there is no device.
+    """
+    netlink, tables, network = kernel.netlink, kernel.tables, settings.network
+    link = await netlink.find_link(NAME)
+    if link is None:
+        raise KernelError(f"find link {NAME}", errno.ENODEV)
+    if not link.up:
+        _disable_ipv6()
+    await netlink.ensure_link_up(link, settings.mtu)
+    await _ensure_address(kernel, link, IPv4Interface((settings.subnet.network_address, 32)))
+    if await netlink.find_link_to(settings.error_source) != link.index:
+        await netlink.replace_route(network, link)
+    tables.delete([*tables.list_own(network, link.index)])  # of another backend, earlier
+
+
+async def _ensure_address(kernel: Kernel, link: Link, wanted: IPv4Interface) -> None:
+    # In the other order routes over the link would be without a source address for a moment.
+    await kernel.netlink.ensure_address(link, wanted)
+    for each in await kernel.netlink.list_addresses():
+        if each.link == link.index and each.interface != wanted:
+            await kernel.netlink.delete_address(link, each.interface)
+
+
+def _open(*, multi: bool) -> int:
+    flags = _IFF_TUN | _IFF_NO_PI | _IFF_VNET_HDR | (_IFF_MULTI_QUEUE if multi else 0)
+    try:
+        fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise KernelError("open /dev/net/tun", error.errno or errno.EIO) from error
+    try:
+        ioctl(fd, _TUNSETIFF, struct.pack("=16sH22x", NAME.encode(), flags))
+        ioctl(fd, _TUNSETVNETHDRSZ, struct.pack("=i", _VNET_HEADER_LEN))
+        # It outlives us, and so do its address and its route: a restart is a short pause.
+        ioctl(fd, _TUNSETPERSIST, 1)
+    except OSError as error:
+        os.close(fd)
+        raise KernelError(f"attach to {NAME}", error.errno or errno.EIO) from error
+    return fd
+
+
+def _set_offloads(queues: list[int]) -> tuple[bool, str]:
+    for offloads, lacks in _OFFLOADS:
+        with suppress(OSError):
+            for queue in queues:
+                ioctl(queue, _TUNSETOFFLOAD, offloads)
+            return bool(offloads & _TUN_F_USO4), lacks
+    return False, _OFFLOADS[-1][1]
+
+
+def _disable_ipv6() -> None:
+    # The tunnel carries IPv4 only. A kernel without IPv6 has no such file.
+    with suppress(FileNotFoundError):
+        Path(f"/proc/sys/net/ipv6/conf/{NAME}/disable_ipv6").write_text("1")
