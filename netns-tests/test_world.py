@@ -8,13 +8,14 @@ import time
 from pathlib import Path
 
 import pytest
-from world import Pinger, World, WorldError, _namespaces, ping, wait_for
+from namespaces import list_namespaces
+from world import Pinger, World, WorldError, ping, wait_for
 
 HERE = Path(__file__).parent
 
 
 def left(tag: str) -> list[str]:
-    return [name for name in _namespaces() if name.startswith(f"{tag}-")]
+    return [name for name in list_namespaces() if name.startswith(f"{tag}-")]
 
 
 def test_hosts_reach_each_other_and_nothing_is_left() -> None:
@@ -53,7 +54,8 @@ def test_a_process_that_is_ended_leaves_nothing_for_long(number: str) -> None:
     script = (
         "import time\nfrom world import World\n"
         "with World() as world:\n"
-        "    world.add_host('a')\n    print(world.tag, flush=True)\n    time.sleep(60)\n"
+        "    program = world.add_host('a').popen('sleep', '60')\n"
+        "    print(world.tag, program.pid, flush=True)\n    time.sleep(60)\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", script],
@@ -63,7 +65,7 @@ def test_a_process_that_is_ended_leaves_nothing_for_long(number: str) -> None:
         text=True,
     )
     assert process.stdout is not None
-    tag = process.stdout.readline().strip()
+    tag, program = process.stdout.readline().split()
     assert len(left(tag)) == 2
     for _ in range(2):  # some press Ctrl-C again
         process.send_signal(getattr(signal, f"SIG{number}"))
@@ -73,4 +75,5 @@ def test_a_process_that_is_ended_leaves_nothing_for_long(number: str) -> None:
         with World():  # the next one sweeps
             pass
     wait_for(lambda: not left(tag), 5, "namespaces to go")
+    wait_for(lambda: not Path("/proc", program, "exe").exists(), 5, "the program to go")
     assert list(Path(tempfile.gettempdir()).glob(f"{tag}-*")) == []

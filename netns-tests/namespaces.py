@@ -1,0 +1,96 @@
+"""Network namespaces in which programs run, and the waiting for what they do."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+Completed = subprocess.CompletedProcess[str]
+
+
+class WorldError(Exception):
+    """Something of the world did not come about; the text says what and why."""
+
+
+def wait_for(condition: Callable[[], Any], seconds: float, what: str | Callable[[], str]) -> Any:
+    """Poll until ``condition()`` is true and return its value."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            text = what if isinstance(what, str) else what()
+            raise WorldError(f"waited {seconds:g} s for {text}")
+        time.sleep(0.02)
+    return value
+
+
+class Namespace:
+    """A network namespace in which programs can be run."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        run("ip", "netns", "add", name)
+        self.ip("link set lo up")
+
+    def run(self, *command: str) -> str:
+        """What a program prints; it has to succeed."""
+        return run("nsenter", f"--net=/run/netns/{self.name}", *command)
+
+    def try_run(self, *command: str) -> Completed:
+        """A program that may fail."""
+        return subprocess.run(
+            ["nsenter", f"--net=/run/netns/{self.name}", *command], capture_output=True, text=True
+        )
+
+    def popen(self, *command: str, **options: Any) -> subprocess.Popen[Any]:
+        """A program that goes on running."""
+        return subprocess.Popen(["nsenter", f"--net=/run/netns/{self.name}", *command], **options)
+
+    def ip(self, *commands: str) -> None:
+        """Several ``ip`` commands, in one batch."""
+        run("ip", "-n", self.name, "-batch", "-", stdin="\n".join(commands) + "\n")
+
+
+def run(*command: str, stdin: str = "") -> str:
+    """What a program prints; it has to succeed."""
+    done = subprocess.run(command, capture_output=True, text=True, input=stdin)
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).strip()
+        raise WorldError(f"{' '.join(command)}: {said}")
+    return done.stdout
+
+
+def list_namespaces() -> list[str]:
+    """The names of all that there are."""
+    names = Path("/run/netns")
+    return [path.name for path in names.iterdir()] if names.is_dir() else []
+
+
+def remove_namespaces(tag: str) -> None:
+    """Remove the namespaces of one world, and whatever still runs in them."""
+    names = [name for name in list_namespaces() if name.startswith(f"{tag}-")]
+    files = [Path("/run/netns", name).stat() for name in names]
+    here = {(file.st_dev, file.st_ino) for file in files}
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended meanwhile
+            file = (process / "ns/net").stat()
+            if (file.st_dev, file.st_ino) in here:
+                os.kill(int(process.name), signal.SIGKILL)
+    for name in names:
+        subprocess.run(["ip", "netns", "del", name], check=False)
+
+
+def remove_leftovers() -> None:
+    """Remove the namespaces and files of processes that are gone."""
+    files = Path(tempfile.gettempdir())
+    for name in [*list_namespaces(), *(path.name for path in files.glob("fl*-*"))]:
+        found = re.match(r"(fl(\d+))-", name)
+        if found is not None and not Path("/proc", found[2]).exists():
+            remove_namespaces(found[1])
+            shutil.rmtree(files / name, ignore_errors=True)
