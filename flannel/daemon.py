@@ -4,8 +4,8 @@
       _prepare             interface, network config, backend; wait for what is not there yet
       _serve               one life of the network, ended by an error:
         ├── _hand_over     subnet.env for docker
-        ├── _keep_lease    renew in time
-        ├── _watch_peers   store -> SubnetManager.peers
+        ├── LeaseKeeper.keep     renew in time
+        ├── LeaseKeeper.follow   store -> SubnetManager.peers
         ├── _apply_peers   SubnetManager.peers -> kernel, at each change and every few seconds
         └── network.run    for a backend that carries packets itself
 
@@ -18,11 +18,11 @@ import asyncio
 import logging
 import os
 from ipaddress import IPv4Interface, IPv4Network
-from random import SystemRandom
 from time import monotonic
 
 from flannel import subnet_env
 from flannel.backends import Backend, Kernel, Network, load
+from flannel.backoff import Backoff
 from flannel.errors import (
     BadNetworkConfig,
     CannotWrite,
@@ -31,7 +31,6 @@ from flannel.errors import (
     LeaseLost,
     NetworkInUse,
     NoInterface,
-    StoreDenied,
     StoreUnavailable,
 )
 from flannel.host import find_overlap, remove_stale_links
@@ -41,6 +40,7 @@ from flannel.interface import (
     find_external_interface,
 )
 from flannel.lease import Lease
+from flannel.lease_keeper import AWAY, LeaseKeeper
 from flannel.netlink import Netlink
 from flannel.network_config import NetworkConfig
 from flannel.notify import notify
@@ -58,8 +58,6 @@ _RESYNC_SHARE = 50
 """...but at least this many times what the last one took: no more than 2 % of a CPU."""
 _INTERFACE_POLL = 1.0
 _WRITE_RETRY = 5.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
-_AWAY = (StoreUnavailable, StoreDenied)
 
 
 async def run(options: Options, store: Store) -> None:
@@ -67,22 +65,6 @@ async def run(options: Options, store: Store) -> None:
     async with Netlink() as netlink:
         with RtNetlink() as tables:
             await Daemon(options, store, Kernel(netlink, tables)).run()
-
-
-class Backoff:
-    """Growing pauses, with jitter, between attempts that fail."""
-
-    def __init__(self) -> None:
-        self._pause = _FIRST_PAUSE
-
-    async def wait(self) -> None:
-        """Sleep for half to one and a half times the current pause; the next is twice as long."""
-        await asyncio.sleep(self._pause * SystemRandom().uniform(0.5, 1.5))
-        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
-
-    def reset(self) -> None:
-        """An attempt succeeded: begin with short pauses again."""
-        self._pause = _FIRST_PAUSE
 
 
 class Daemon:
@@ -111,9 +93,9 @@ class Daemon:
                     log.warning("%s; leasing again", why)
                 else:
                     # A store that is away says so in many ways: refused, reset, no answer.
-                    about = type(why) if isinstance(why, _AWAY) else None
+                    about = type(why) if isinstance(why, AWAY) else None
                     self._said.warn("life", f"{why}; trying again", about=about)
-            if monotonic() - began > _LONGEST_PAUSE:  # it had been a good life
+            if monotonic() - began > backoff.longest:  # it had been a good life
                 backoff.reset()
                 self._said.forget("life")
             await backoff.wait()
@@ -174,10 +156,12 @@ class Daemon:
         await remove_stale_links(self._kernel.netlink, config.network, network.device)
         self._said.forget("life")
         pending = _Pending()
+        margin = self._options.subnet_lease_renew_margin.total_seconds()
+        keeper = LeaseKeeper(subnets, self._said, margin)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._hand_over(config, lease, network))
-            tasks.create_task(self._keep_lease(subnets))
-            tasks.create_task(self._watch_peers(subnets, pending))
+            tasks.create_task(keeper.keep())
+            tasks.create_task(keeper.follow(pending.add))
             tasks.create_task(self._apply_peers(subnets, network, pending))
             tasks.create_task(network.run())
 
@@ -218,44 +202,6 @@ class Daemon:
                 )
                 self._said.forget("subnet.env")
                 return self._has("subnet.env", lease)
-
-    async def _keep_lease(self, subnets: SubnetManager) -> None:
-        """Renew the lease in time; a store that is away is asked until it answers."""
-        backoff = Backoff()
-        margin = self._options.subnet_lease_renew_margin.total_seconds()
-        while True:
-            try:
-                async with asyncio.timeout(subnets.renewal_delay(margin)):
-                    await subnets.own_changed()
-                continue  # somebody gave it another lifetime: reckon again
-            except TimeoutError:
-                pass
-            while True:
-                try:
-                    await subnets.renew()
-                except _AWAY as why:
-                    message = f"cannot renew the lease yet: {why}"
-                    self._said.warn("renewal", message, about=type(why))
-                    await backoff.wait()
-                else:
-                    break
-            backoff.reset()
-            self._said.forget("renewal")
-            log.debug("renewed lease %s", subnets.own)
-
-    async def _watch_peers(self, subnets: SubnetManager, pending: "_Pending") -> None:
-        backoff = Backoff()
-        while True:
-            try:
-                async for changed in subnets.follow():
-                    pending.add(changed)
-                    backoff.reset()
-                    if self._said.forget("watch"):
-                        log.info("following the leases again")
-            except _AWAY as why:
-                message = f"cannot follow the leases: {why}; packets flow on"
-                self._said.warn("watch", message, about=type(why))
-            await backoff.wait()
 
     async def _apply_peers(
         self, subnets: SubnetManager, network: Network, pending: "_Pending"

@@ -14,6 +14,7 @@
     ├── LeaseLost             ours was removed or given away: start over
     ├── NoInterface           no link fits -iface & co. yet: wait for it
     ├── CannotWrite           subnet.env or a file like it could not be written
+    ├── CannotRun             another program cannot be started, or did not end in time
     └── KernelError           netlink or a file of the kernel said no
 
 Low modules translate a library's exceptions into these (``raise ... from``), the ones in the
@@ -80,6 +81,10 @@ class NoInterface(FlannelError):
 
 class CannotWrite(FlannelError):
     """A file that we hand to others could not be written; the old one is as it was."""
+
+
+class CannotRun(FlannelError):
+    """Another program cannot be started, or did not end in its time and was killed."""
 
 
 class KernelError(FlannelError):

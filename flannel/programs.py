@@ -1,0 +1,76 @@
+"""The one door to other programs: nft and the like, and what the operator lets flanneld call.
+
+    done = await programs.run(["nft", "-j", "-f", "-"], stdin=document, timeout=10)
+    if done.status != 0:
+        ...
+
+Never by a shell: a program gets its words as they are. It is alone in its process group, so that
+what it has started ends with it when its time is over or nobody waits for it any more.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+from flannel.errors import CannotRun
+
+
+class Done(NamedTuple):
+    """How a program ended.
+
+    :ivar status: its exit status; negative: the number of the signal that ended it.
+    """
+
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def complaint(self) -> str:
+        """For messages: what it said last, on one line, or else its status."""
+        lines = (self.stderr.strip() or self.stdout.strip()).decode(errors="replace").splitlines()
+        if lines:
+            return lines[-1][:200]
+        return f"signal {-self.status}" if self.status < 0 else f"exit status {self.status}"
+
+
+async def run(
+    argv: Sequence[str],
+    *,
+    timeout: float,  # noqa: ASYNC109 # whose end takes the program along
+    stdin: bytes = b"",
+    environ: Mapping[str, str] | None = None,
+) -> Done:
+    """Run a program to its end, which is when it has closed its output as well.
+
+    :param argv: the program, looked for in $PATH if there is no slash in it, and its arguments.
+    :param timeout: seconds until it is killed, with all that it has started.
+    :param environ: its whole environment; None: that of this process.
+    :raises CannotRun: it cannot be started, or did not end in time.
+    """
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=environ,
+            start_new_session=True,
+        )
+    except (OSError, ValueError) as why:  # ValueError: a NUL in a word
+        reason = why.strerror if isinstance(why, OSError) else why
+        raise CannotRun(f"cannot run {argv[0]}: {reason}") from why
+    try:
+        async with asyncio.timeout(timeout):
+            stdout, stderr = await process.communicate(stdin)
+    except TimeoutError:
+        raise CannotRun(f"cannot run {argv[0]}: it did not end within {timeout:g} s") from None
+    finally:
+        with suppress(ProcessLookupError):  # ended, and all of its group
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+    assert process.returncode is not None
+    return Done(process.returncode, stdout, stderr)

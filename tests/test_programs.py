@@ -1,0 +1,88 @@
+"""Other programs: what comes back from them, and that none outlives its time."""
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flannel import programs
+from flannel.errors import CannotRun
+
+
+def run(work: Coroutine[Any, Any, programs.Done]) -> programs.Done:
+    return asyncio.run(asyncio.wait_for(work, 20))
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended; one that nobody has waited for has as well."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return state == "Z"
+
+
+def wait_gone(pid: int) -> None:
+    deadline = time.monotonic() + 10
+    while not is_gone(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_it_is_given_its_words_input_and_environment_as_they_are() -> None:
+    script = 'cat; printf "[%s]" "$1" "$NAME" "$HOME"; echo so >&2; exit 3'
+    words = ["sh", "-c", script, "sh", "$(id) 'x"]
+    done = run(programs.run(words, timeout=10, stdin=b"in\n", environ={"NAME": "a b"}))
+    assert done == (3, b"in\n[$(id) 'x][a b][]", b"so\n")
+
+
+@pytest.mark.parametrize(
+    ("script", "complaint"),
+    [
+        ("echo first >&2; echo last >&2; exit 1", "last"),
+        ("echo out; exit 1", "out"),
+        ("exit 7", "exit status 7"),
+        ("kill -9 $$", "signal 9"),
+    ],
+)
+def test_a_failure_is_told_in_one_line(script: str, complaint: str) -> None:
+    assert run(programs.run(["sh", "-c", script], timeout=10)).complaint == complaint
+
+
+def test_much_input_that_nobody_reads_is_no_trouble() -> None:
+    assert run(programs.run(["true"], timeout=10, stdin=b"x" * 1_000_000)).status == 0
+
+
+@pytest.mark.parametrize("program", ["/does/not/exist", "no-such-program", "/etc/passwd", "a\0b"])
+def test_what_cannot_be_started_is_named(program: str) -> None:
+    with pytest.raises(CannotRun, match=r"cannot run .*: "):
+        run(programs.run([program], timeout=10))
+
+
+def test_when_its_time_is_over_it_ends_with_all_that_it_started(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    script = f"sleep 100 & echo $$ $! > {pids}; wait"
+    with pytest.raises(CannotRun, match=r"cannot run sh: it did not end within 0\.5 s"):
+        run(programs.run(["sh", "-c", script], timeout=0.5))
+    for pid in pids.read_text().split():
+        wait_gone(int(pid))
+
+
+def test_when_nobody_waits_for_it_any_more_it_ends(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+
+    async def main() -> None:
+        task = asyncio.create_task(
+            programs.run(["sh", "-c", f"echo $$ > {pids}; exec sleep 100"], timeout=100)
+        )
+        while not (pids.exists() and pids.read_text()):  # noqa: ASYNC110 # no event tells of it
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    wait_gone(int(pids.read_text()))
