@@ -1,51 +1,22 @@
 """What the tests share: a window on the C functions behind the packet loop."""
 
 import ctypes
-import importlib.util
 import mmap
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
-from cffi import FFI
 from hypothesis import settings
-
-CSRC = Path(__file__).parent.parent / "csrc"
+from internals import Internals
 
 # How long one example takes says nothing on a machine that others use too.
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
 
 
-class Internals(NamedTuple):
-    """What csrc/internals.cdef lists, compiled for the tests alone."""
-
-    ffi: Any
-    lib: Any
-
-
 @pytest.fixture(scope="session")
 def internals(tmp_path_factory: pytest.TempPathFactory) -> Internals:
-    """The pure C files, built so that undefined behaviour ends the process."""
-    target = tmp_path_factory.mktemp("internals")
-    sanitizer = ["-fsanitize=undefined", "-fno-sanitize-recover=undefined"]
-    builder = FFI()
-    builder.cdef((CSRC / "internals.cdef").read_text())
-    builder.set_source(
-        "_internals",
-        '#include "checksum.h"\n#include "packet.h"',
-        sources=[str(CSRC / "checksum.c"), str(CSRC / "packet.c")],
-        include_dirs=[str(CSRC)],
-        extra_compile_args=["-std=gnu11", "-O1", "-g", *sanitizer],
-        extra_link_args=sanitizer,
-    )
-    spec = importlib.util.spec_from_file_location("_internals", builder.compile(str(target)))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return Internals(module.ffi, module.lib)
+    """The C files behind the packet loop."""
+    return Internals(tmp_path_factory.mktemp("internals"))
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,8 @@
 import struct
 
-from conftest import Internals
 from hypothesis import example, given
 from hypothesis import strategies as st
+from internals import Internals
 from scapy.utils import checksum as scapy_checksum
 
 words = st.integers(0, 0xFFFF)
