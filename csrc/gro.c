@@ -161,6 +161,9 @@ int gro_add(struct gro *gro, const struct packet *packet)
 			return -ENOBUFS;
 		open_group(gro, packet);
 		*slot = 0;
+		/* Of which flow a fragment is, only the first one says. */
+		if (packet_is_fragment(packet))
+			memset(gro->open, 0, sizeof(gro->open));
 		return 0;
 	}
 
