@@ -100,21 +100,25 @@ bool packet_may_fragment(const struct packet *packet)
 }
 
 /**
- * packet_propagate_ce() - tell the receiver of a packet that a router of the underlay is congested
- * @packet: the packet that came out of a datagram marked CE, changed in place
+ * packet_propagate_ecn() - tell the receiver of a packet what routers of the underlay have marked
+ * @packet: the packet that came out of a datagram, changed in place
+ * @tos:    of the datagram
  *
- * RFC 6040, figure 4, the column of CE.
+ * RFC 6040, figure 4.
  *
  * Return: 0; -EBADMSG if the mark has to be a drop, because the packet's transport would not
  * understand it.
  */
-int packet_propagate_ce(struct packet *packet)
+int packet_propagate_ecn(struct packet *packet, uint8_t tos)
 {
 	uint8_t *ip = packet->data;
+	uint8_t inner = ip[IPV4_TOS] & ECN_MASK;
+	uint8_t outer = tos & ECN_MASK;
 
-	if ((ip[IPV4_TOS] & ECN_MASK) == ECN_NONE)
+	if (outer == ECN_CE && inner == ECN_NONE)
 		return -EBADMSG;
-	replace_byte(ip, IPV4_TOS, ip[IPV4_TOS] | ECN_CE);
+	if (outer == ECN_CE || (outer == ECN_ECT1 && inner == ECN_ECT0))
+		replace_byte(ip, IPV4_TOS, (uint8_t)((ip[IPV4_TOS] & ~ECN_MASK) | outer));
 	return 0;
 }
 

@@ -28,7 +28,9 @@ enum {
 /* The two low bits of the TOS, RFC 3168, 5. */
 enum ecn {
 	ECN_NONE = 0, /* the transport does not know ECN */
-	ECN_CE = 3,   /* congestion experienced */
+	ECN_ECT1 = 1, /* it does; figure 4 of RFC 6040 tells these two apart */
+	ECN_ECT0 = 2,
+	ECN_CE = 3, /* congestion experienced */
 	ECN_MASK = 3,
 };
 
@@ -58,7 +60,7 @@ uint32_t packet_source(const struct packet *packet);
 uint32_t packet_destination(const struct packet *packet);
 bool packet_is_fragment(const struct packet *packet);
 bool packet_may_fragment(const struct packet *packet);
-int packet_propagate_ce(struct packet *packet);
+int packet_propagate_ecn(struct packet *packet, uint8_t tos);
 bool packet_transport_ok(const struct packet *packet);
 int packet_finish_checksum(struct packet *packet, size_t start, size_t offset);
 

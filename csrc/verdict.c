@@ -65,7 +65,7 @@ enum verdict verdict_of(const struct flannel_settings *settings, const struct ro
 		return VERDICT_TOO_BIG;
 	if (packet_decrement_ttl(packet))
 		return VERDICT_TTL;
-	if ((tos & ECN_MASK) == ECN_CE && packet_propagate_ce(packet))
+	if (packet_propagate_ecn(packet, tos))
 		return VERDICT_ECN;
 	return VERDICT_CARRIED;
 }

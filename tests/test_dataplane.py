@@ -152,6 +152,17 @@ def test_consecutive_segments_arrive_as_one_super_packet(loop):
     assert len(received) == 10 + 40 + 8000
 
 
+@pytest.mark.parametrize(("ecn", "outer"), [(False, 0), (True, 2)])
+def test_a_datagram_has_the_ecn_of_its_packet_where_all_hosts_know_that(loop, ecn, outer):
+    network = IPv4Network("10.1.0.0/16")
+    loop.dataplane.set(Settings(network, OWN, 1472, loop.port, ecn=ecn))
+    loop.peer.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+    loop.tun.send(NO_VNET + bytes(IP(src="10.1.15.2", dst="10.1.16.2", tos=0xBA)))
+    data, control, _, _ = loop.peer.recvmsg(2000, 100)
+    assert IP(data).tos == 0xBA
+    assert [value[0] for _, kind, value in control if kind == socket.IP_TOS] == [outer]
+
+
 def test_routes_are_replaced_while_it_runs(loop):
     loop.dataplane.set_routes([])
     loop.tun.send(NO_VNET + packet("10.1.15.2", "10.1.16.2"))
