@@ -14,6 +14,7 @@ needs=(
 	ping iputils-ping
 	nft nftables
 	sysctl procps
+	ethtool ethtool
 	nsenter util-linux
 	systemd-analyze systemd # verifies dist/flanneld.service
 )

@@ -1,9 +1,11 @@
 """Network namespaces in which programs run, and the waiting for what they do."""
 
+import ctypes
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -13,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 Completed = subprocess.CompletedProcess[str]
+
+_CLONE_NEWNET = 0x40000000  # linux/sched.h
+_libc = ctypes.CDLL(None, use_errno=True)  # Python has os.setns() since 3.12
 
 
 class WorldError(Exception):
@@ -52,9 +57,27 @@ class Namespace:
         """A program that goes on running."""
         return subprocess.Popen(["nsenter", f"--net=/run/netns/{self.name}", *command], **options)
 
+    def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
+        """A socket of this process that lives in there, as do those that it accepts."""
+        with (
+            Path("/proc/thread-self/ns/net").open() as before,
+            Path("/run/netns", self.name).open() as namespace,
+        ):
+            _enter(namespace.fileno())
+            try:
+                return socket.socket(family, kind, protocol)
+            finally:
+                _enter(before.fileno())
+
     def ip(self, *commands: str) -> None:
         """Several ``ip`` commands, in one batch."""
         run("ip", "-n", self.name, "-batch", "-", stdin="\n".join(commands) + "\n")
+
+
+def _enter(fd: int) -> None:
+    if _libc.setns(fd, _CLONE_NEWNET):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def run(*command: str, stdin: str = "") -> str:

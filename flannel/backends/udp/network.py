@@ -131,6 +131,7 @@ class UdpNetwork:
             sockets = [stack.enter_context(self._socket()) for _ in device.queues]
             self._dataplane.set(replace(tunnel.settings, merge_udp=device.has_uso))
             await self._ensure_device()
+            stack.callback(self._tell_drops)  # all of them: the threads have ended then
             stop = stack.enter_context(_event())
             threads = stack.enter_context(ThreadPoolExecutor(len(sockets), "packets"))
             # On the way out: first this, then wait for the threads, then close what they use.
@@ -193,8 +194,11 @@ class UdpNetwork:
         for bit, what in GIVEN_UP.items():
             if stats["given_up"] & bit:
                 self._said.warn(bit, f"this kernel or the link has no {what}")
-        if monotonic() - self._told_at < _TELL_DROPS:
-            return
+        if monotonic() - self._told_at >= _TELL_DROPS:
+            self._tell_drops()
+
+    def _tell_drops(self) -> None:
+        stats = self.stats()
         moved = {
             name: stats[name] - self._told.get(name, 0)
             for name in stats.keys() - _TRAFFIC
