@@ -6,7 +6,8 @@
         ├── _hand_over     subnet.env for docker
         ├── LeaseKeeper.keep     renew in time
         ├── LeaseKeeper.follow   store -> SubnetManager.peers
-        ├── _apply_peers   SubnetManager.peers -> kernel, at each change and every few seconds
+        ├── Upkeep.run     SubnetManager.peers -> kernel, at each change and whenever others may
+        │                  have changed it; watches the external interface
         └── network.run    for a backend that carries packets itself
 
 Here alone it is decided what an error means. Nothing that can mend ends the process: a store
@@ -27,11 +28,11 @@ from flannel.errors import (
     BadNetworkConfig,
     CannotWrite,
     FlannelError,
-    KernelError,
     LeaseLost,
     NetworkInUse,
     NoInterface,
     StoreUnavailable,
+    UnderlayChanged,
 )
 from flannel.host import find_overlap, remove_stale_links
 from flannel.interface import (
@@ -49,13 +50,10 @@ from flannel.options import Options
 from flannel.rtnetlink import RtNetlink
 from flannel.stores import Store
 from flannel.subnets import SubnetManager
+from flannel.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
 
-_RESYNC = 10.0
-"""Seconds between two full comparisons with the kernel, as upstream's host-gw has it..."""
-_RESYNC_SHARE = 50
-"""...but at least this many times what the last one took: no more than 2 % of a CPU."""
 _INTERFACE_POLL = 1.0
 _WRITE_RETRY = 5.0
 
@@ -74,6 +72,12 @@ class Daemon:
         self._options = options
         self._store = store
         self._kernel = kernel
+        self._choice = InterfaceChoice(
+            names=options.iface,
+            patterns=options.iface_regex,
+            can_reach=options.iface_can_reach,
+            public_ip=options.public_ip,
+        )
         self._said = Once(log)
         self._last_subnet: IPv4Network | None = None
         self._missing = {"subnet.env", "peers"}
@@ -84,13 +88,16 @@ class Daemon:
         self._last_subnet = previous.subnet.network if previous is not None else None
         backoff = Backoff()
         while True:
-            began = monotonic()
+            began, at_once = monotonic(), False
             try:
                 await self._serve(*await self._prepare())
             except* FlannelError as group:
                 why = _first(group)
                 if isinstance(why, LeaseLost):
                     log.warning("%s; leasing again", why)
+                elif isinstance(why, UnderlayChanged):
+                    log.warning("%s; adapting to it", why)
+                    at_once = True  # packets may be lost until that is done
                 else:
                     # A store that is away says so in many ways: refused, reset, no answer.
                     about = type(why) if isinstance(why, AWAY) else None
@@ -98,7 +105,8 @@ class Daemon:
             if monotonic() - began > backoff.longest:  # it had been a good life
                 backoff.reset()
                 self._said.forget("life")
-            await backoff.wait()
+            if not at_once:
+                await backoff.wait()
 
     async def _prepare(self) -> tuple[NetworkConfig, ExternalInterface, Backend]:
         interface = await self._wait_for_interface()
@@ -108,17 +116,10 @@ class Daemon:
         return config, interface, backend
 
     async def _wait_for_interface(self) -> ExternalInterface:
-        options = self._options
-        choice = InterfaceChoice(
-            names=options.iface,
-            patterns=options.iface_regex,
-            can_reach=options.iface_can_reach,
-            public_ip=options.public_ip,
-        )
         while True:
             try:
                 interface = await find_external_interface(
-                    self._kernel.netlink, self._kernel.tables, choice
+                    self._kernel.netlink, self._kernel.tables, self._choice
                 )
             except NoInterface as why:
                 self._said.warn("interface", f"{why}; waiting for it")
@@ -155,14 +156,21 @@ class Daemon:
         network = await backend.start(lease)
         await remove_stale_links(self._kernel.netlink, config.network, network.device)
         self._said.forget("life")
-        pending = _Pending()
+        upkeep = Upkeep(
+            self._kernel,
+            network,
+            interface,
+            self._choice,
+            peers=lambda: subnets.peers,
+            on_ready=lambda: self._has("peers", subnets.own),
+        )
         margin = self._options.subnet_lease_renew_margin.total_seconds()
         keeper = LeaseKeeper(subnets, self._said, margin)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._hand_over(config, lease, network))
             tasks.create_task(keeper.keep())
-            tasks.create_task(keeper.follow(pending.add))
-            tasks.create_task(self._apply_peers(subnets, network, pending))
+            tasks.create_task(keeper.follow(upkeep.pending.add))
+            tasks.create_task(upkeep.run(config.network))
             tasks.create_task(network.run())
 
     async def _check_overlap(self, config: NetworkConfig, interface: ExternalInterface) -> None:
@@ -187,6 +195,7 @@ class Daemon:
         first = IPv4Interface((lease.subnet.network_address + 1, lease.subnet.prefixlen))
         # Whoever masquerades is told here. This version makes no firewall rules: docker has to.
         env = subnet_env.SubnetEnv(config.network, first, network.mtu, ip_masq=False)
+        before = subnet_env.read(self._options.subnet_file)
         while True:
             try:
                 subnet_env.write(self._options.subnet_file, env)
@@ -200,31 +209,14 @@ class Daemon:
                     first,
                     network.mtu,
                 )
+                if before is not None and before.mtu != env.mtu:
+                    log.warning(
+                        "the MTU is %d now, it was %d: restart docker, so that containers get it",
+                        env.mtu,
+                        before.mtu,
+                    )
                 self._said.forget("subnet.env")
                 return self._has("subnet.env", lease)
-
-    async def _apply_peers(
-        self, subnets: SubnetManager, network: Network, pending: "_Pending"
-    ) -> None:
-        """Bring the kernel to what the peers' leases say, all that is pending in one go."""
-        await pending.wait(None)
-        changed: set[IPv4Network] | None = None
-        pause = _RESYNC
-        while True:
-            began = monotonic()
-            try:
-                pending_now = pending.take()
-                await network.apply(subnets.peers, None if changed is None else pending_now)
-            except KernelError as why:
-                self._said.warn("kernel", f"cannot program the kernel: {why}; trying again")
-                changed = None
-                await asyncio.sleep(1)
-                continue
-            if changed is None:
-                pause = max(_RESYNC, _RESYNC_SHARE * (monotonic() - began))
-                self._said.forget("kernel")
-                self._has("peers", subnets.own)
-            changed = set() if await pending.wait(pause) else None
 
     def _has(self, part: str, lease: Lease) -> None:
         """Tell systemd when docker can start: subnet.env is there and the peers are routed."""
@@ -232,32 +224,6 @@ class Daemon:
             self._missing.remove(part)
             if not self._missing:
                 notify(f"READY=1\nSTATUS=lease {lease}", os.environ)
-
-
-class _Pending:
-    """Subnets whose lease has changed and which the kernel has not been told of."""
-
-    def __init__(self) -> None:
-        self._subnets: set[IPv4Network] = set()
-        self._some = asyncio.Event()
-
-    def add(self, subnets: set[IPv4Network]) -> None:
-        self._subnets |= subnets
-        self._some.set()
-
-    def take(self) -> set[IPv4Network]:
-        taken, self._subnets = self._subnets, set()
-        self._some.clear()
-        return taken
-
-    async def wait(self, seconds: float | None) -> bool:
-        """Whether something was added within ``seconds``; None waits for ever."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._some.wait()
-        except TimeoutError:
-            return False
-        return True
 
 
 def _first(group: BaseExceptionGroup[FlannelError]) -> FlannelError:

@@ -12,6 +12,7 @@
     │   └── LeaseChanged        a compare-and-swap lost: read again
     ├── NoFreeSubnet
     ├── LeaseLost             ours was removed or given away: start over
+    ├── UnderlayChanged       the external interface is another, or has another address or MTU
     ├── NoInterface           no link fits -iface & co. yet: wait for it
     ├── CannotWrite           subnet.env or a file like it could not be written
     ├── CannotRun             another program cannot be started, or did not end in time
@@ -73,6 +74,10 @@ class NoFreeSubnet(FlannelError):
 
 class LeaseLost(FlannelError):
     """This host's lease was removed, has expired, or belongs to another host now."""
+
+
+class UnderlayChanged(FlannelError):
+    """The external interface is another, or has another address or MTU: adapt to that."""
 
 
 class NoInterface(FlannelError):

@@ -137,6 +137,22 @@ class Netlink:
                 "add", ifname=name, kind="vxlan", address=mac, mtu=mtu, **attributes
             )
 
+    async def move_vxlan(self, link: Link, settings: VxlanSettings) -> None:
+        """Let another link or address carry a VXLAN link; nothing that hangs on it is lost."""
+        attributes: dict[str, Any] = {
+            "vxlan_id": settings.vni,  # names what is changed; the kernel requires it
+            "vxlan_link": settings.parent,
+        }
+        if settings.local is not None:
+            attributes["vxlan_local"] = str(settings.local)
+        with _kernel(f"move VXLAN link {link.name}"):
+            await self._ipr.link("set", index=link.index, kind="vxlan", **attributes)
+
+    async def set_mac(self, link: Link, mac: str) -> None:
+        """Change the link's hardware address."""
+        with _kernel(f"set MAC {mac} on {link.name}"):
+            await self._ipr.link("set", index=link.index, address=mac)
+
     async def delete_link(self, link: Link) -> None:
         """Remove a link with all its addresses and routes."""
         with _kernel(f"delete link {link.name}", absent=(errno.ENODEV,)):

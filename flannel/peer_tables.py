@@ -7,6 +7,7 @@ when only a lease has changed, so one changed lease costs one lease however many
 """
 
 import asyncio
+import errno
 import logging
 import os
 from collections.abc import Callable, Collection, Iterable
@@ -17,7 +18,8 @@ from flannel.errors import BadLease
 from flannel.lease import Lease
 from flannel.once import Once
 from flannel.reconcile import Entry, Key, Nexthop, Route, diff, key
-from flannel.rtnetlink import RtNetlink
+from flannel.repairs import Repairs
+from flannel.rtnetlink import Failure, RtNetlink
 
 log = logging.getLogger(__name__)
 
@@ -42,16 +44,24 @@ class PeerTables:
     the first that came keeps it: a newcomer cannot take a working peer's traffic.
     """
 
-    def __init__(self, kernel: RtNetlink, plan: Plan, read: Read) -> None:
+    def __init__(
+        self, kernel: RtNetlink, plan: Plan, read: Read, repairs: Repairs | None = None
+    ) -> None:
         self._kernel = kernel
         self._plan = plan
         self._read = read
+        self._repairs = repairs or Repairs()
         self._planned: dict[IPv4Network, tuple[Lease, tuple[Entry, ...]]] = {}
         self._claims: dict[Key, list[tuple[IPv4Network, Entry]]] = {}
         self._found: dict[Key, Entry] = {}
+        self._is_known = False
         self._bad_leases = Once(log)
         self._conflicts = Once(log)
-        self._refused = Once(log)
+        self._refused: dict[Key, int] = {}
+
+    def holds(self, at: Key) -> Entry | None:
+        """What the kernel holds at a key, as far as is known."""
+        return self._found.get(at)
 
     async def apply(self, peers: Peers, changed: Collection[IPv4Network] | None = None) -> None:
         """Make the kernel match ``peers``; see `flannel.backends.Network.apply`."""
@@ -59,10 +69,26 @@ class PeerTables:
         touched: set[Key] = set()
         for subnet in subnets:
             touched |= self._replan(subnet, peers.get(subnet))
+        was_known, self._is_known = self._is_known, False  # should the kernel fail half-way
         if changed is None:
-            self._found = {key(entry): entry for entry in self._read()}
+            before, self._found = self._found, {key(entry): entry for entry in self._read()}
+            if was_known and before != self._found:
+                self._note_repairs(before)
             touched = self._claims.keys() | self._found.keys()
+            self._refused = {each: n for each, n in self._refused.items() if each in touched}
         await self._write(touched)
+        self._is_known = True if changed is None else was_known
+
+    def _note_repairs(self, before: dict[Key, Entry]) -> None:
+        """What is about to be put back, or removed, and was not like that when we left it."""
+        found, claims = self._found, self._claims
+        keys = before.keys() | found.keys()
+        self._repairs.note_entries(
+            before.get(each) or found[each]
+            for each in keys
+            if before.get(each) != found.get(each)
+            and found.get(each) != (claims[each][0][1] if each in claims else None)
+        )
 
     def _replan(self, subnet: IPv4Network, lease: Lease | None) -> set[Key]:
         """Bring one peer's claims up to date; return the keys whose entry may differ now."""
@@ -113,12 +139,13 @@ class PeerTables:
         difference = diff(self._found, wanted, keys)
         await self._remove(difference.clear)
         refused = await self._put([e for e in difference.put if not isinstance(e, Route)])
-        # Where a nexthop's id is somebody else's, the route carries its gateway itself.
+        routes = [e for e in difference.put if isinstance(e, Route)]
         await self._put(
             [
+                # Where a nexthop's id is somebody else's, the route carries its gateway itself.
                 e._replace(nexthop=0) if (Nexthop, e.nexthop, 0) in refused else e
-                for e in difference.put
-                if isinstance(e, Route)
+                for e in routes
+                if refused.get((Nexthop, e.nexthop, 0)) in (None, errno.EEXIST)
             ]
         )
         await self._remove(difference.drop)
@@ -129,22 +156,28 @@ class PeerTables:
                 len(difference.drop),
             )
 
-    async def _put(self, entries: list[Entry]) -> set[Key]:
-        """Write; return the keys that the kernel refused."""
-        refused: set[Key] = set()
+    async def _put(self, entries: list[Entry]) -> dict[Key, int]:
+        """Write; return the keys that the kernel refused, with the error numbers."""
+        refused: dict[Key, int] = {}
+        news: list[Failure] = []
         for chunk in _chunks(entries):
             failures = {key(failure.entry): failure for failure in self._kernel.put(chunk)}
             for entry in chunk:
                 each = key(entry)
-                if each in failures:
-                    why = os.strerror(failures[each].errno)
-                    self._refused.warn(each, f"cannot add {entry}: {why}")
-                else:
+                failure = failures.get(each)
+                if failure is None:
                     self._found[each] = entry
-                    if self._refused:
-                        self._refused.forget(each)
-            refused |= failures.keys()
+                    self._refused.pop(each, None)
+                else:
+                    refused[each] = failure.errno
+                    if self._refused.get(each) != failure.errno:
+                        self._refused[each] = failure.errno
+                        news.append(failure)
             await asyncio.sleep(0)
+        for number in {failure.errno for failure in news}:
+            first, *others = [failure.entry for failure in news if failure.errno == number]
+            more = f" and {len(others)} more" if others else ""
+            log.warning("cannot add %s%s: %s", first, more, os.strerror(number))
         return refused
 
     async def _remove(self, entries: list[Entry]) -> None:
@@ -153,7 +186,7 @@ class PeerTables:
                 log.warning("cannot remove %s: %s", failure.entry, os.strerror(failure.errno))
             for entry in chunk:
                 self._found.pop(key(entry), None)
-                self._refused.forget(key(entry))
+                self._refused.pop(key(entry), None)
             await asyncio.sleep(0)
 
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
+from typing import NamedTuple
 
 from flannel.reconcile import PROTOCOL, Entry, Fdb, Neighbour, Nexthop, Route
 
@@ -18,12 +19,15 @@ NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
 NLM_F_DUMP_INTR = 0x10
 NLMSG_ERROR, NLMSG_DONE = 2, 3
+RTM_NEWLINK, RTM_DELLINK = 16, 17
+RTM_NEWADDR, RTM_DELADDR = 20, 21
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 RTM_NEWNEXTHOP, RTM_DELNEXTHOP, RTM_GETNEXTHOP = 104, 105, 106
 
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY = 1, 4, 5, 6
 _RTA_MULTIPATH, _RTA_NH_ID = 9, 30
+_IFLA_IFNAME = 3
 _NDA_DST, _NDA_LLADDR, _NDA_IFINDEX = 1, 2, 8
 _NHA_ID, _NHA_OIF, _NHA_GATEWAY = 1, 5, 6
 _RT_TABLE_MAIN, _RTN_UNICAST = 254, 1
@@ -35,6 +39,8 @@ _AF_BRIDGE = 7
 HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence number, port
 _RTMSG = struct.Struct("=8BI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
 _NDMSG = struct.Struct("=BxxxiHBB")  # family, ifindex, state, flags, type
+_IFINFOMSG = struct.Struct("=BxHiII")  # family, type, index, flags, change
+_IFADDRMSG = struct.Struct("=4BI")  # family, prefixlen, flags, scope, index
 _NHMSG = struct.Struct("=4BI")  # family, scope, protocol, reserved, flags
 _RTNEXTHOP = struct.Struct("=HxxI")  # length, flags and hops, ifindex
 _ATTRIBUTE = struct.Struct("=HH")  # nlattr: length, type
@@ -228,6 +234,49 @@ def parse_fdb(payload: bytes, link: int) -> Fdb | None:
     if index != link or not state & _NUD_PERMANENT or mac is None or dst is None or len(dst) != 4:
         return None
     return Fdb(mac, link, dst)
+
+
+class RouteChange(NamedTuple):
+    """A route of the main table that came or went; ``dst`` is None for a default route."""
+
+    dst: int | None
+    link: int
+    is_own: bool
+
+
+def parse_route_change(payload: bytes) -> RouteChange | None:
+    """What a message about a unicast IPv4 route of the main table is about."""
+    family, prefix_len, _, _, table, protocol, _, kind, _ = _RTMSG.unpack_from(payload)
+    if family != socket.AF_INET or table != _RT_TABLE_MAIN or kind != _RTN_UNICAST:
+        return None
+    attributes = _attributes(payload, _RTMSG.size)
+    dst = int.from_bytes(attributes.get(_RTA_DST, b""), "big") if prefix_len else None
+    return RouteChange(dst, _number(attributes.get(_RTA_OIF)), protocol == PROTOCOL)
+
+
+def parse_nexthop_id(payload: bytes) -> int:
+    """The id of the nexthop object that a message is about."""
+    return _number(_attributes(payload, _NHMSG.size).get(_NHA_ID))
+
+
+def parse_link_name(payload: bytes) -> tuple[int, str]:
+    """Index and name of the link that a message is about."""
+    _, _, index, _, _ = _IFINFOMSG.unpack_from(payload)
+    # The name comes first of some fifty attributes.
+    name = _attributes(payload[: _IFINFOMSG.size + 20], _IFINFOMSG.size).get(_IFLA_IFNAME, b"")
+    return index, name.rstrip(b"\0").decode(errors="replace")
+
+
+def parse_address_link(payload: bytes) -> int:
+    """The index of the link whose address came or went."""
+    index: int = _IFADDRMSG.unpack_from(payload)[4]
+    return index
+
+
+def parse_neighbour_link(payload: bytes) -> tuple[int, int]:
+    """Address family (AF_BRIDGE for the FDB) and link of a neighbour."""
+    family, index, _, _, _ = _NDMSG.unpack_from(payload)
+    return family, index
 
 
 def _attributes(payload: bytes, offset: int) -> dict[int, bytes]:

@@ -45,6 +45,7 @@ class RtNetlink:
     anything else. Every method may raise `KernelError`; after one it is not known what was
     written, and the tables have to be read again.
 
+    :ivar port: what the kernel calls this socket in its messages about what was changed by it.
     :ivar has_nexthops: the kernel knows nexthop objects (Linux 5.3 and later).
     """
 
@@ -61,6 +62,7 @@ class RtNetlink:
             with suppress(OSError):  # before Linux 4.3 and 4.20: longer replies, unfiltered dumps
                 self._socket.setsockopt(_SOL_NETLINK, option, 1)
         self._sequence = 0
+        self.port: int = self._socket.getsockname()[0]
         self.has_nexthops = self._probe_nexthops()
 
     def __enter__(self) -> Self:

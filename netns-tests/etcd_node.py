@@ -4,7 +4,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,20 +57,32 @@ class Etcd:
 
     def put_leases(self, values: Mapping[str, str], ttl: int = 86400) -> None:
         """Write many leases at once, by the last part of their keys."""
+        self.change_leases(list(values.items()), ttl)
+
+    def change_leases(
+        self, changes: Sequence[tuple[str, str | None]], ttl: int = 86400, pause: float = 0
+    ) -> None:
+        """Write leases in this order, or delete those whose value is None.
+
+        :param pause: seconds from the beginning of one change to that of the next, at least.
+        """
         script = (
-            "import http.client, json, sys, urllib.parse\n"
+            "import http.client, json, sys, time, urllib.parse\n"
             "connection = http.client.HTTPConnection('192.0.2.1', 2379)\n"
-            "for key, value in json.load(sys.stdin).items():\n"
+            "for key, value in json.load(sys.stdin):\n"
+            f"    due = time.monotonic() + {pause}\n"
             f"    body = urllib.parse.urlencode({{'value': value, 'ttl': {ttl}}})\n"
-            f"    connection.request('PUT', '/v2/keys{PREFIX}/subnets/' + key, body,\n"
+            "    method, body = ('PUT', body) if value is not None else ('DELETE', None)\n"
+            f"    connection.request(method, '/v2/keys{PREFIX}/subnets/' + key, body,\n"
             "        {'Content-Type': 'application/x-www-form-urlencoded'})\n"
             "    answer = connection.getresponse()\n"
             "    assert answer.status in (200, 201), answer.read()\n"
             "    answer.read()\n"
+            "    time.sleep(max(0, due - time.monotonic()))\n"
         )
         run(
             "nsenter", f"--net=/run/netns/{self._net.name}", sys.executable, "-c", script,
-            stdin=json.dumps(dict(values)),
+            stdin=json.dumps(changes),
         )  # fmt: skip
 
     def leases(self) -> dict[str, dict[str, Any]]:

@@ -16,6 +16,7 @@ from flannel.errors import KernelError, NoInterface
 from flannel.host import remove_stale_links
 from flannel.interface import InterfaceChoice, find_external_interface
 from flannel.netlink import Link, Netlink, VxlanSettings
+from flannel.repairs import Repairs
 from flannel.rtnetlink import RtNetlink
 
 T = TypeVar("T")
@@ -48,9 +49,23 @@ def settings(**changes: object) -> VxlanSettings:
     return replace(base, **changes)  # type: ignore[arg-type] # each test names real fields
 
 
-def ensure(wanted: VxlanSettings | None = None, *, mac: str = MAC, mtu: int = 1450) -> Link:
-    chosen = wanted or settings()
-    return call(lambda netlink: ensure_device(netlink, mac=mac, mtu=mtu, settings=chosen))
+def ensure(
+    wanted: VxlanSettings | None = None,
+    *,
+    mac: str = MAC,
+    mtu: int = 1450,
+    published: bool = False,
+) -> Link:
+    return call(
+        lambda netlink: ensure_device(
+            netlink,
+            mac=mac,
+            mtu=mtu,
+            settings=wanted or settings(),
+            repairs=Repairs(),
+            published=published,
+        )
+    )
 
 
 def test_the_device_is_made_as_upstreams_is() -> None:
@@ -83,19 +98,36 @@ def test_the_mtu_and_the_state_of_a_kept_device_are_set_right() -> None:
         ({"port": 4789}, "its port is 8472, wanted is 4789"),
         ({"learning": True}, "its learning is False, wanted is True"),
         ({"gbp": True}, "its gbp is False, wanted is True"),
-        ({"local": IPv4Address("192.0.2.9")}, "its local is 192.0.2.1, wanted is 192.0.2.9"),
     ],
 )
 def test_an_incompatible_device_is_rebuilt_and_the_reason_said(
     caplog: pytest.LogCaptureFixture, change: dict[str, object], said: str
 ) -> None:
-    ip("addr add 192.0.2.9/24 dev eth0")
     first = ensure()
     wanted = settings(**change)
     second = ensure(wanted)
     assert second.index != first.index
     assert second.vxlan == wanted
     assert f"rebuilding flannel.1: {said}" in caplog.text
+
+
+def test_a_device_moves_to_another_link_and_address_with_all_that_hangs_on_it() -> None:
+    ip("link add eth1 type veth peer name far1")
+    ip("addr add 192.0.3.1/24 dev eth1")
+    first = ensure()
+    ip("route add 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink")
+    routes = ip("route show dev flannel.1")
+    wanted = settings(parent=link_index("eth1"), local=IPv4Address("192.0.3.1"))
+    assert ensure(wanted) == replace(first, vxlan=wanted, up=True)
+    assert ip("route show dev flannel.1") == routes
+
+
+def test_a_mac_that_peers_know_is_put_back() -> None:
+    first = ensure()
+    ip("link set flannel.1 address 02:00:00:00:00:99")
+    assert ensure().mac == "02:00:00:00:00:99"  # they will learn it from the lease
+    ensure(published=True)
+    assert ensure() == replace(first, up=True)
 
 
 def test_something_else_of_that_name_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
@@ -114,8 +146,9 @@ def test_the_device_has_the_address_of_the_lease_and_no_other_of_the_network() -
     link = ensure()
     ip("addr add 10.5.9.0/32 dev flannel.1")
     ip("addr add 203.0.113.5/32 dev flannel.1")
+    address = IPv4Address("10.5.1.0")
     for _ in range(2):
-        call(lambda netlink: ensure_address(netlink, link, IPv4Address("10.5.1.0"), NETWORK))
+        call(lambda netlink: ensure_address(netlink, link, address, NETWORK, Repairs()))
         shown = ip("-o -4 addr show dev flannel.1")
         assert sorted(re.findall(r"inet (\S+)", shown)) == ["10.5.1.0/32", "203.0.113.5/32"]
 

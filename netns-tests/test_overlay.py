@@ -351,12 +351,8 @@ class TestLivingWithOthers:
 
 
 class TestMending:
-    @pytest.mark.parametrize(
-        "damage",
-        ["link del flannel.1", "link set flannel.1 down", "addr flush dev flannel.1"],
-    )
-    def test_a_device_that_somebody_took_away_is_back_with_all_that_belongs_to_it(
-        self, world: World, damage: str
+    def test_a_device_that_somebody_took_away_is_back_with_the_mac_that_peers_know(
+        self, world: World
     ) -> None:
         one, other = start(world, VXLAN, 2)
         near, far = one.add_container(1), other.add_container(1)
@@ -365,7 +361,7 @@ class TestMending:
         one.ip("link set flannel.1 address " + mac)
         one.start_flanneld("-iface=eth0").wait_ready()
         assert ping(near, far.address, 5) is not None
-        one.ip(damage)
+        one.ip("link del flannel.1")
         wait_for(
             lambda: (
                 ping(near, far.address) is not None

@@ -11,7 +11,7 @@ this host must know of its peers.
 """
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from ipaddress import IPv4Network
 from typing import Protocol
@@ -21,6 +21,8 @@ from flannel.interface import ExternalInterface
 from flannel.lease import Lease, LeaseAttrs
 from flannel.netlink import Netlink
 from flannel.network_config import NetworkConfig
+from flannel.reconcile import Entry, Key
+from flannel.repairs import Repairs
 from flannel.rtnetlink import RtNetlink
 
 Peers = Mapping[IPv4Network, Lease]
@@ -28,10 +30,11 @@ Peers = Mapping[IPv4Network, Lease]
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """The two doors to the kernel's networking."""
+    """The two doors to the kernel's networking, and what had to be put back behind them."""
 
     netlink: Netlink
     tables: RtNetlink
+    repairs: Repairs = field(default_factory=Repairs)
 
 
 class Network(Protocol):
@@ -55,6 +58,10 @@ class Network(Protocol):
         :raises KernelError: the network as a whole cannot be kept; a single peer that cannot be
             reached is logged and tried again at the next comparison.
         """
+        ...
+
+    def holds(self, at: Key) -> Entry | None:
+        """The entry that the network has last written or found at a key of the kernel's tables."""
         ...
 
     async def run(self) -> None:

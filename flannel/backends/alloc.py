@@ -7,6 +7,7 @@ from flannel.backends import Backend, Kernel, Network, Peers
 from flannel.interface import ExternalInterface
 from flannel.lease import Lease, LeaseAttrs
 from flannel.network_config import NetworkConfig
+from flannel.reconcile import Entry, Key
 
 
 def backend(config: NetworkConfig, interface: ExternalInterface, kernel: Kernel) -> Backend:
@@ -42,6 +43,9 @@ class AllocNetwork:
 
     async def apply(self, peers: Peers, changed: Collection[IPv4Network] | None = None) -> None:
         """Nothing to do."""
+
+    def holds(self, at: Key) -> Entry | None:
+        """It writes none of them."""
 
     async def run(self) -> None:
         """See `flannel.backends.Network`."""

@@ -12,7 +12,7 @@ from flannel.interface import ExternalInterface
 from flannel.lease import Lease, LeaseAttrs
 from flannel.network_config import NetworkConfig
 from flannel.peer_tables import PeerTables
-from flannel.reconcile import Entry, routed
+from flannel.reconcile import Entry, Key, routed
 
 TYPE = "host-gw"
 
@@ -57,12 +57,19 @@ class HostGwNetwork:
         self._interface = interface
         self._kernel = kernel
         self._tables = PeerTables(
-            kernel.tables, self.plan, lambda: kernel.tables.list_own(config.network)
+            kernel.tables,
+            self.plan,
+            lambda: kernel.tables.list_own(config.network),
+            kernel.repairs,
         )
 
     async def apply(self, peers: Peers, changed: Collection[IPv4Network] | None = None) -> None:
         """See `flannel.backends.Network`."""
         await self._tables.apply(peers, changed)
+
+    def holds(self, at: Key) -> Entry | None:
+        """See `flannel.backends.Network`."""
+        return self._tables.holds(at)
 
     async def run(self) -> None:
         """See `flannel.backends.Network`."""

@@ -1,7 +1,7 @@
 """UdpNetwork: the peers' leases as the packet loop's table, and the loop in its threads.
 
 Python is asked nothing for a packet. It opens the TUN device and the socket, hands them to C in
-threads of their own, and looks once a second whether the device is still as it was left.
+threads of their own, and looks at the counters now and then.
 """
 
 import asyncio
@@ -23,11 +23,12 @@ from flannel.errors import BadLease, KernelError
 from flannel.interface import ExternalInterface
 from flannel.lease import Lease
 from flannel.once import Once
+from flannel.reconcile import Entry, Key
 
 log = logging.getLogger(__name__)
 
 _WATCH = 1.0
-"""Seconds between two looks at the device and the counters."""
+"""Seconds between two looks at the counters, and between attempts to carry on."""
 
 _TELL_DROPS = 60.0
 """Seconds between two log lines about dropped packets."""
@@ -111,12 +112,18 @@ class UdpNetwork:
             raise BadLease(f"{attrs.public_ip} is the address of this host")
         return pack_route(lease.subnet, attrs.public_ip)
 
+    def holds(self, at: Key) -> Entry | None:
+        """It writes none of them."""
+
     async def run(self) -> None:
         """Carry packets until cancelled; a device that is deleted is made again."""
         while True:
             try:
                 async with self._attached() as ended:
                     await self._watch(ended)
+            except _DeviceGone:
+                self._kernel.repairs.note("it was gone")
+                await asyncio.sleep(self._kernel.repairs.pause)
             except KernelError as why:
                 self._said.warn("run", f"cannot carry packets: {why}; trying again")
                 await asyncio.sleep(_WATCH)
@@ -169,7 +176,7 @@ class UdpNetwork:
             yield udp
 
     async def _watch(self, ended: "asyncio.Future[None]") -> None:
-        """Look after the device until the loop ends."""
+        """Tell what the loop drops, until it ends."""
         while True:
             done, _ = await asyncio.wait([ended], timeout=_WATCH)
             if done:
@@ -177,12 +184,10 @@ class UdpNetwork:
                 number = error.errno if isinstance(error, OSError) else None
                 if number is None:
                     raise RuntimeError("the packet loop has ended by itself") from error
+                if number in (errno.ENODEV, errno.EBADFD):
+                    raise _DeviceGone
                 raise KernelError(f"read from {tun.NAME}", number) from error
             self._tell()
-            link = await self._kernel.netlink.find_link(tun.NAME)
-            if link is not None and not (link.up and link.mtu == self.mtu):
-                log.warning("%s was changed: putting it back", tun.NAME)
-                await self._ensure_device()
             self._said.forget("run")
 
     async def _ensure_device(self) -> None:
@@ -208,6 +213,10 @@ class UdpNetwork:
             counts = ", ".join(f"{name} {count}" for name, count in sorted(moved.items()))
             log.warning("packets dropped since the last such line: %s", counts)
         self._told, self._told_at = stats, monotonic()
+
+
+class _DeviceGone(Exception):
+    """Somebody has deleted the TUN device."""
 
 
 async def _first_ended(runs: "list[asyncio.Future[None]]") -> None:

@@ -105,21 +105,31 @@ async def ensure_device(kernel: Kernel, settings: Settings) -> None:
     link = await netlink.find_link(NAME)
     if link is None:
         raise KernelError(f"find link {NAME}", errno.ENODEV)
+    if link.mtu != settings.mtu:
+        kernel.repairs.note(f"its MTU was {link.mtu}")
     if not link.up:
+        kernel.repairs.note("it was down")
         _disable_ipv6()
     await netlink.ensure_link_up(link, settings.mtu)
     await _ensure_address(kernel, link, IPv4Interface((settings.subnet.network_address, 32)))
     if await netlink.find_link_to(settings.error_source) != link.index:
+        kernel.repairs.note(f"the route to {network} was gone")
         await netlink.replace_route(network, link)
-    tables.delete([*tables.list_own(network, link.index)])  # of another backend, earlier
+    strange = tables.list_own(network, link.index)  # of another backend, earlier, or by hand
+    kernel.repairs.note_entries(strange)
+    tables.delete(strange)
 
 
 async def _ensure_address(kernel: Kernel, link: Link, wanted: IPv4Interface) -> None:
+    netlink = kernel.netlink
+    found = {each.interface for each in await netlink.list_addresses() if each.link == link.index}
     # In the other order routes over the link would be without a source address for a moment.
-    await kernel.netlink.ensure_address(link, wanted)
-    for each in await kernel.netlink.list_addresses():
-        if each.link == link.index and each.interface != wanted:
-            await kernel.netlink.delete_address(link, each.interface)
+    if wanted not in found:
+        kernel.repairs.note(f"its address {wanted.ip} was gone")
+        await netlink.ensure_address(link, wanted)
+    for each in found - {wanted}:
+        kernel.repairs.note(f"it had address {each}")
+        await netlink.delete_address(link, each)
 
 
 def _open(*, multi: bool) -> int:

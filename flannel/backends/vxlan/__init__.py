@@ -97,7 +97,7 @@ class VxlanBackend:
 
     async def lease_attrs(self) -> LeaseAttrs:
         """See `flannel.backends.Backend`."""
-        link = await self._ensure_device()
+        link = await self._ensure_device(published=False)
         self._mac = link.mac  # a kept device has its own; should it be deleted, peers know this one
         return LeaseAttrs(self._interface.public_ip, TYPE, {"VtepMAC": link.mac})
 
@@ -114,7 +114,7 @@ class VxlanBackend:
             ensure_link=lambda: self._ensure_link(lease),
         )
 
-    async def _ensure_device(self) -> Link:
+    async def _ensure_device(self, *, published: bool) -> Link:
         vxlan, interface = self._vxlan, self._interface
         return await ensure_device(
             self._kernel.netlink,
@@ -130,14 +130,17 @@ class VxlanBackend:
                 learning=vxlan.learning,
                 gbp=vxlan.gbp,
             ),
+            repairs=self._kernel.repairs,
+            published=published,
         )
 
     async def _ensure_link(self, lease: Lease) -> Link:
-        link = await self._ensure_device()
+        link = await self._ensure_device(published=True)
         await ensure_address(
             self._kernel.netlink,
             link,
             lease.subnet.network_address,
             self._config.network,
+            self._kernel.repairs,
         )
         return link

@@ -4,12 +4,13 @@ import errno
 import hashlib
 import logging
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import fields, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 
 from flannel.errors import KernelError
 from flannel.netlink import Link, Netlink, VxlanSettings
+from flannel.repairs import Repairs
 
 log = logging.getLogger(__name__)
 
@@ -30,22 +31,43 @@ def vtep_mac(public_ip: IPv4Address, vni: int) -> str:
     return bytes((first, *digest[1:6])).hex(":")
 
 
-async def ensure_device(netlink: Netlink, *, mac: str, mtu: int, settings: VxlanSettings) -> Link:
+async def ensure_device(
+    netlink: Netlink,
+    *,
+    mac: str,
+    mtu: int,
+    settings: VxlanSettings,
+    repairs: Repairs,
+    published: bool = False,
+) -> Link:
     """Return the link with these settings, up and with this MTU.
 
-    One that is there and compatible is kept, with the MAC it has: packets flow on, and peers
-    learn its MAC from our lease. One that is not is rebuilt, and the log says why.
+    One that is there is kept as far as the kernel lets us, and packets flow on: where it is
+    carried is changed in place, another difference makes it rebuilt, and the log says which.
 
+    :param published: peers know ``mac``: a link with another gets it. If not, a link that is there
+        keeps its own, and peers will learn that from our lease.
     :raises KernelError: it cannot be made.
     """
     name = device_name(settings.vni)
     link = await netlink.find_link(name)
+    if link is not None and link.vxlan is not None:
+        carried = replace(link.vxlan, parent=settings.parent, local=settings.local)
+        if link.vxlan != carried == settings:
+            with suppress(KernelError):  # before Linux 4.20 it cannot: rebuilt then, below
+                await netlink.move_vxlan(link, settings)
+                log.info("moved %s to address %s", name, settings.local)
+            link = await netlink.find_link(name)
     if link is not None:
         reason = incompatibility(link, settings)
         if reason:
             log.warning("rebuilding %s: %s", name, reason)
+            if link.vxlan is not None and not published:
+                mac = link.mac  # which peers know until they learn another
             await netlink.delete_link(link)
             link = None
+    else:
+        repairs.note("it was gone")
     if link is None:
         await netlink.create_vxlan(name, mac=mac, mtu=mtu, settings=settings)
         _set_ipv6(name, "accept_ra", 0)
@@ -59,6 +81,15 @@ async def ensure_device(netlink: Netlink, *, mac: str, mtu: int, settings: Vxlan
             settings.port,
             link.mac,
         )
+        await netlink.ensure_link_up(link, mtu)
+        return link
+    if published and link.mac != mac:
+        repairs.note(f"its MAC was {link.mac}")
+        await netlink.set_mac(link, mac)
+    if link.mtu != mtu:
+        repairs.note(f"its MTU was {link.mtu}")
+    if not link.up:
+        repairs.note("it was down")
     await netlink.ensure_link_up(link, mtu)
     return link
 
@@ -75,17 +106,25 @@ def incompatibility(link: Link, settings: VxlanSettings) -> str:
 
 
 async def ensure_address(
-    netlink: Netlink, link: Link, address: IPv4Address, network: IPv4Network
+    netlink: Netlink,
+    link: Link,
+    address: IPv4Address,
+    network: IPv4Network,
+    repairs: Repairs,
 ) -> None:
     """Give the link ``address``/32 and take away other addresses of the overlay network.
 
     A link that was rebuilt has none, one that is kept may have that of an earlier lease.
     """
     wanted = IPv4Interface((address, 32))
-    await netlink.ensure_address(link, wanted)
-    for each in await netlink.list_addresses():
-        if each.link == link.index and each.interface != wanted and each.interface.ip in network:
-            await netlink.delete_address(link, each.interface)
+    found = {each.interface for each in await netlink.list_addresses() if each.link == link.index}
+    if wanted not in found:
+        repairs.note(f"its address {address} was gone")
+        await netlink.ensure_address(link, wanted)
+    for each in found - {wanted}:
+        if each.ip in network:
+            repairs.note(f"it had address {each}")
+            await netlink.delete_address(link, each)
 
 
 def _set_ipv6(name: str, key: str, value: int) -> None:

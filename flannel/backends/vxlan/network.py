@@ -11,7 +11,7 @@ from flannel.interface import ExternalInterface
 from flannel.lease import Lease
 from flannel.netlink import Link
 from flannel.peer_tables import PeerTables
-from flannel.reconcile import Entry, Fdb, Neighbour, routed
+from flannel.reconcile import Entry, Fdb, Key, Neighbour, routed
 
 _MAC = re.compile(r"[0-9a-fA-F]{2}([:-])(?:[0-9a-fA-F]{2}\1){4}[0-9a-fA-F]{2}")
 
@@ -38,7 +38,7 @@ class VxlanNetwork:
         self._direct_routing = direct_routing
         self._ensure_link = ensure_link
         self._link = 0
-        self._tables = PeerTables(kernel.tables, self.plan, self._read)
+        self._tables = self._new_tables()
 
     async def apply(self, peers: Peers, changed: Collection[IPv4Network] | None = None) -> None:
         """See `flannel.backends.Network`."""
@@ -47,8 +47,12 @@ class VxlanNetwork:
             if link != self._link:
                 # Plans name the link by its index: a rebuilt link calls for new ones.
                 self._link = link
-                self._tables = PeerTables(self._kernel.tables, self.plan, self._read)
+                self._tables = self._new_tables()
         await self._tables.apply(peers, changed)
+
+    def holds(self, at: Key) -> Entry | None:
+        """See `flannel.backends.Network`."""
+        return self._tables.holds(at)
 
     async def run(self) -> None:
         """See `flannel.backends.Network`."""
@@ -71,6 +75,9 @@ class VxlanNetwork:
             Neighbour(via.packed, self._link, mac),
             *routed(lease.subnet, via, self._link, onlink=True, nexthops=nexthops),
         )
+
+    def _new_tables(self) -> PeerTables:
+        return PeerTables(self._kernel.tables, self.plan, self._read, self._kernel.repairs)
 
     def _read(self) -> Iterable[Entry]:
         tables = self._kernel.tables

@@ -1,0 +1,226 @@
+"""Upkeep: one life of a network in the kernel: peers programmed, damage repaired, underlay watched.
+
+All that may call for work ends in one place. A lease that has changed, a hint from the kernel
+(`flannel.monitor`) and the clock each say only that it is time to look:
+
+    pending.add(subnets)      leases have changed: these peers' entries are brought up to date
+    pending.disturb()         something else may have: everything is read and compared
+    every `_RESYNC` seconds   the same, should a hint never have come
+
+Comparisons cost time proportional to the number of peers, so they take a bounded share of a CPU
+however often somebody calls for them.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from ipaddress import IPv4Network
+from time import monotonic
+
+from flannel.backends import Kernel, Network, Peers
+from flannel.errors import KernelError, NoInterface, UnderlayChanged
+from flannel.interface import ExternalInterface, InterfaceChoice, find_external_interface
+from flannel.monitor import ANYTHING, Hint, Monitor, Watched
+from flannel.once import Once
+
+log = logging.getLogger(__name__)
+
+_RESYNC = 10.0
+"""Seconds between two full comparisons with the kernel, as upstream's host-gw has it..."""
+_RESYNC_SHARE = 50
+"""...but at least this many times what the last one took: no more than 2 % of a CPU."""
+_HINT_SHARE = 9
+"""For comparisons that hints call for: no more than 10 %."""
+_RETRY = 1.0
+
+_SETTLED = 1.0
+"""Seconds that another choice of external interface has to stay the same. A DHCP client that
+renews, a link that restarts: for a moment, addresses and default routes are others, or none."""
+
+
+class Pending:
+    """What the kernel has not been told of, or may have forgotten."""
+
+    def __init__(self) -> None:
+        self.is_everything = True
+        self._subnets: set[IPv4Network] = set()
+        self._some = asyncio.Event()
+        self._peers_known = asyncio.Event()
+
+    def add(self, subnets: set[IPv4Network]) -> None:
+        """The leases of these subnets have changed; the first call says that all are known."""
+        self._subnets |= subnets
+        self._some.set()
+        self._peers_known.set()
+
+    def disturb(self) -> None:
+        """Anything in the kernel may have changed."""
+        self.is_everything = True
+        self._some.set()
+
+    def take(self, *, everything: bool) -> set[IPv4Network]:
+        """The subnets to bring up to date."""
+        taken, self._subnets = self._subnets, set()
+        if everything:
+            self.is_everything = False
+        self._some.clear()
+        return taken
+
+    async def wait_for_peers(self) -> None:
+        """Wait for the first `add`: until then nothing is known of what the kernel should hold."""
+        await self._peers_known.wait()
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until something is added, at most ``seconds``."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._some.wait()
+
+
+class Upkeep:
+    """Keeps the kernel as ``network`` wants it.
+
+    :param choice: how ``interface`` was chosen.
+    :param peers: the peers as they are now.
+    :param on_ready: called after each comparison that has succeeded.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        network: Network,
+        interface: ExternalInterface,
+        choice: InterfaceChoice,
+        peers: Callable[[], Peers],
+        on_ready: Callable[[], None],
+    ) -> None:
+        self.pending = Pending()
+        self._kernel = kernel
+        self._network = network
+        self._interface = interface
+        self._choice = choice
+        self._peers = peers
+        self._on_ready = on_ready
+        self._said = Once(log)
+        self._look_at_underlay = asyncio.Event()
+        self._name = network.device or interface.name
+
+    async def run(self, range_: IPv4Network) -> None:
+        """Work until cancelled.
+
+        :param range_: the overlay network.
+        :raises UnderlayChanged: the network has to be served in another way from now on.
+        """
+        with Monitor(self._kernel.tables.port) as monitor:
+            watched = Watched(
+                range_, self._network.device, self._interface.name, self._network.holds
+            )
+            monitor.watch(watched, self._on_hint)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._keep_entries(monitor))
+                tasks.create_task(self._keep_underlay())
+
+    def _on_hint(self, hint: Hint) -> None:
+        if Hint.OVERLAY in hint:
+            self.pending.disturb()
+        if Hint.UNDERLAY in hint:
+            self._look_at_underlay.set()
+
+    async def _keep_entries(self, monitor: Monitor) -> None:
+        pending, repairs = self.pending, self._kernel.repairs
+        earliest = resync = 0.0  # when the next full comparison may be, and has to be
+        is_first = True
+        await pending.wait_for_peers()
+        while True:
+            began = monotonic()
+            is_full = began >= (earliest if pending.is_everything else resync)
+            changed = pending.take(everything=is_full)
+            try:
+                if is_full or changed:
+                    await self._network.apply(self._peers(), None if is_full else changed)
+            except KernelError as why:
+                self._said.warn("kernel", f"cannot program the kernel: {why}; trying again")
+                repairs.discard()
+                pending.disturb()
+                earliest = monotonic() + _RETRY
+            else:
+                if is_full:
+                    if is_first:
+                        repairs.discard()
+                    else:
+                        repairs.commit(self._name, monitor.last_port)
+                    is_first = False
+                    ended = monotonic()
+                    pause = repairs.pause
+                    earliest = ended + max(_HINT_SHARE * (ended - began), pause)
+                    resync = ended + max(_RESYNC, _RESYNC_SHARE * (ended - began), pause)
+                    self._said.forget("kernel")
+                    self._on_ready()
+            due = earliest if pending.is_everything else resync
+            await pending.wait(max(0.0, due - monotonic()))
+
+    async def _keep_underlay(self) -> None:
+        """Compare the external interface with what would be chosen now."""
+        other: ExternalInterface | None = None
+        while True:
+            try:
+                async with asyncio.timeout(_RESYNC if other is None else _SETTLED):
+                    await self._look_at_underlay.wait()
+                if other is not None:  # again something has changed: begin to wait anew
+                    await asyncio.sleep(_SETTLED)
+            except TimeoutError:
+                pass
+            self._look_at_underlay.clear()
+            found = await self._find_interface()
+            if found is None or found == self._interface:
+                other = None
+            elif found == other:
+                raise UnderlayChanged(_difference(self._interface, found))
+            else:
+                other = found
+
+    async def _find_interface(self) -> ExternalInterface | None:
+        try:
+            found = await find_external_interface(
+                self._kernel.netlink, self._kernel.tables, self._choice
+            )
+        except NoInterface as why:
+            self._said.warn("interface", f"{why}; waiting for it")
+            return None
+        except KernelError as why:
+            self._said.warn("interface", f"{why}; trying again")
+            return None
+        if self._said.forget("interface"):
+            log.info("external interface %s is back", found)
+            self._on_hint(ANYTHING)
+        return self._as_before(found)
+
+    def _as_before(self, found: ExternalInterface) -> ExternalInterface:
+        """``found`` with our address, if it still has that: a second one is no change."""
+        mine = self._interface
+        if found.link != mine.link:
+            return found
+        if mine.address in (each.ip for each in found.networks):
+            public = mine.public_ip if found.public_ip == found.address else found.public_ip
+            found = replace(found, address=mine.address, public_ip=public)
+        if _reachable(found) == _reachable(mine):
+            found = replace(found, networks=mine.networks)
+        return found
+
+
+def _reachable(interface: ExternalInterface) -> set[IPv4Network]:
+    """The networks that have more hosts than this one; an address moves between hosts as /32."""
+    return {each.network for each in interface.networks if each.network.prefixlen < 32}
+
+
+def _difference(before: ExternalInterface, now: ExternalInterface) -> str:
+    if (before.link, before.name) != (now.link, now.name):
+        return f"the external interface is {now} now, it was {before}"
+    if (before.address, before.public_ip) != (now.address, now.public_ip):
+        return f"the address of {now.name} is {now.address} now, it was {before.address}"
+    if before.mtu != now.mtu:
+        return f"the MTU of {now.name} is {now.mtu} now, it was {before.mtu}"
+    networks = ", ".join(str(each) for each in now.networks)
+    return f"the networks of {now.name} are {networks} now"

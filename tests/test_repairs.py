@@ -1,0 +1,101 @@
+"""What was put back: said once, counted, and left alone for a while when somebody fights us."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from flannel import repairs as module
+from flannel.reconcile import Fdb, Neighbour
+from flannel.repairs import Repairs, suspects
+
+ARP = Neighbour(b"\x0a\x05\x02\x00", 7, b"\x02\0\0\0\0\x02")
+FDB = Fdb(b"\x02\0\0\0\0\x02", 7, b"\xc0\0\x02\x02")
+
+
+class Clock:
+    """A clock that the test moves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(module, "monotonic", lambda: self.now)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def repair(repairs: Repairs, what: str = "it was down") -> None:
+    repairs.note(what)
+    repairs.commit("flannel.1")
+
+
+def test_one_line_says_all_that_a_comparison_found(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    repairs = Repairs()
+    repairs.note("it was down")
+    repairs.note_entries([ARP, FDB, FDB._replace(mac=b"\x02\0\0\0\0\x03")])
+    repairs.note_entries([])
+    repairs.commit("flannel.1")
+    line = "repaired flannel.1: it was down; 1 ARP entry, 2 FDB entries were not as left"
+    assert [record.message for record in caplog.records] == [line]
+    assert (repairs.total, repairs.last, repairs.last_at) == (4, line, clock.now)
+
+
+def test_a_comparison_that_found_nothing_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    repairs = Repairs()
+    repairs.commit("flannel.1")
+    repairs.note("it was gone")
+    repairs.discard()  # as at the start, when it had not been made yet
+    repairs.commit("flannel.1")
+    assert (repairs.total, repairs.last_at, caplog.text) == (0, None, "")
+
+
+def test_many_repairs_of_different_things_are_no_fight(clock: Clock) -> None:
+    repairs = Repairs()
+    for n in range(100):
+        repair(repairs, f"thing {n}")
+    assert repairs.pause == 0
+
+
+def test_the_same_now_and_then_is_no_fight(clock: Clock) -> None:
+    repairs = Repairs()
+    for _ in range(100):
+        repair(repairs)
+        clock.now += 15
+    assert repairs.pause == 0
+
+
+def test_who_undoes_one_thing_again_and_again_is_given_way_more_and_more(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    repairs = Repairs()
+    pauses = []
+    for _ in range(12):
+        repair(repairs)
+        pauses.append(repairs.pause)
+        clock.now += 1 + repairs.pause
+    assert pauses == [0, 0, 0, 0, 0, 2, 4, 8, 16, 30, 30, 30]
+    assert repairs.total == 12
+    assert caplog.text.count("somebody keeps changing flannel.1") == 1
+    assert caplog.text.count("repaired") == 6 + 1  # the last is in the sentence about pauses
+    repairs.commit("flannel.1")
+    assert repairs.pause == 0
+    assert caplog.text.count("nobody changes flannel.1 any more") == 1
+    repair(repairs)
+    assert repairs.pause == 0
+
+
+def test_who_it_may_be_is_looked_up_among_the_processes(tmp_path: Path) -> None:
+    for number, name in ((1, "systemd"), (40, "systemd-network"), (41, "ip"), (42, "sleep")):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "comm").write_text(f"{name}\n")
+    (tmp_path / "self").write_text("")
+    assert suspects(41, tmp_path) == [
+        "ip (process 41), which made the last change",
+        "systemd-networkd (process 40)",
+    ]
+    assert suspects(4_000_000_000, tmp_path) == ["systemd-networkd (process 40)"]
