@@ -24,6 +24,7 @@ from time import monotonic
 from flannel import subnet_env
 from flannel.backends import Backend, Kernel, Network, load
 from flannel.backoff import Backoff
+from flannel.docker_bridge import find_misfits
 from flannel.errors import (
     BadNetworkConfig,
     CannotWrite,
@@ -216,7 +217,14 @@ class Daemon:
                         before.mtu,
                     )
                 self._said.forget("subnet.env")
-                return self._has("subnet.env", lease)
+                self._has("subnet.env", lease)
+                return await self._look_at_docker(env)
+
+    async def _look_at_docker(self, env: subnet_env.SubnetEnv) -> None:
+        """Say if docker, started before us or for an earlier lease, has to be restarted."""
+        found = await find_misfits(self._kernel.netlink, env.subnet, env.mtu)
+        for misfit in found:
+            self._said.warn(("docker", misfit.why), str(misfit))
 
     def _has(self, part: str, lease: Lease) -> None:
         """Tell systemd when docker can start: subnet.env is there and the peers are routed."""

@@ -40,7 +40,10 @@ class VxlanSettings:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A network interface. ``kind`` is "" for hardware, ``vxlan`` is there for kind "vxlan"."""
+    """A network interface. ``kind`` is "" for hardware, ``vxlan`` is there for kind "vxlan".
+
+    :ivar master: the index of the bridge or the like that it belongs to; 0: none.
+    """
 
     index: int
     name: str
@@ -49,6 +52,7 @@ class Link:
     up: bool
     mac: str
     vxlan: VxlanSettings | None = None
+    master: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +218,7 @@ def _link(message: Any) -> Link:
         up=bool(message["flags"] & _IFF_UP),
         mac=message.get("address") or "",
         vxlan=_vxlan_settings(data) if data is not None else None,
+        master=message.get("master") or 0,
     )
 
 

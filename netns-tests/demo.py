@@ -1,10 +1,13 @@
 """The main job, shown: containers on different hosts reach each other.
 
     .venv/bin/python netns-tests/demo.py [--backend vxlan|host-gw|udp] [--hosts 3] [--containers 2]
+                                         [--docker]
 
 A real etcd, hosts made of network namespaces on one bridge, the installed flanneld on each, and
-containers made of namespaces with the bridge and MTU that docker would take from subnet.env. Every
-container pings every other. Exit status 0 if all answer; 1, and why, if not. Needs root.
+containers made of namespaces with the bridge and MTU that docker would take from subnet.env; or,
+with --docker, a real dockerd on each host, with its containers. Every container pings every other,
+and with --docker reads a page from its web server. Exit status 0 if all answer; 1, and why, if not.
+Needs root.
 """
 
 import argparse
@@ -12,10 +15,12 @@ import json
 import os
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
+from docker_host import Docker, DockerContainer
 from world import PREFIX, Container, Host, World, WorldError, ping
 
 NETWORK = "10.1.0.0/16"
@@ -47,7 +52,7 @@ def show(text: str) -> None:
         print(f"  {line.rstrip()}")
 
 
-def run(world: World, backend: str, n_hosts: int, n_containers: int) -> list[str]:
+def run(world: World, backend: str, n_hosts: int, n_containers: int, docker: bool) -> list[str]:
     """Build it, ping, show; return the pairs that do not answer."""
     step = Steps()
     step("starting etcd (v2 API)")
@@ -62,16 +67,23 @@ def run(world: World, backend: str, n_hosts: int, n_containers: int) -> list[str
     for host in hosts:
         host.daemon.wait_ready(30)
         print(f"          {host.label} {host.address} leased {host.subnet}")
-    step(f"making {n_containers} containers on each host, bridge and MTU from subnet.env")
-    containers = [host.add_container(n) for host in hosts for n in range(1, n_containers + 1)]
-    pairs = [(a, b) for a, b in product(containers, containers) if a is not b]
+    if docker:
+        containers = start_dockers(step, hosts, n_containers)
+    else:
+        step(f"making {n_containers} containers on each host, bridge and MTU from subnet.env")
+        containers = {h: [h.add_container(n) for n in range(1, n_containers + 1)] for h in hosts}
+    everyone = [each for several in containers.values() for each in several]
+    pairs = [(a, b) for a, b in product(everyone, everyone) if a is not b]
     step(f"pinging every container from every other, {len(pairs)} pairs")
     with ThreadPoolExecutor(8) as pool:
         times = list(pool.map(lambda pair: ping(pair[0], pair[1].address, _PING_FOR), pairs))
+        if docker:
+            step("reading every container's page from every other")
+            read = list(pool.map(lambda pair: reads_page(*pair), pairs))
     rtt = {(a.name, b.name): each for (a, b), each in zip(pairs, times, strict=True)}
 
     title("Round-trip times in ms, from the container in the row to the one in the column")
-    show(matrix(hosts, containers, rtt))
+    show(matrix(containers, rtt))
     title(f"Leases in etcd, below {PREFIX}/subnets/")
     for key, node in world.leases().items():
         print(f"  {key:15} ttl {node.get('ttl', '-'):>5}  {node['value']}")
@@ -79,19 +91,50 @@ def run(world: World, backend: str, n_hosts: int, n_containers: int) -> list[str
     title("Result")
     failed = [f"{a.name} to {b.address}" for a, b in pairs if rtt[a.name, b.name] is None]
     print(f"  {len(pairs) - len(failed)} of {len(pairs)} pairs answer")
+    if docker:
+        print(f"  {sum(read)} of {len(pairs)} pairs get the other's page by HTTP")
+        pages = zip(pairs, read, strict=True)
+        failed += [f"{a.name} to http://{b.address}/" for (a, b), got in pages if not got]
     return failed
 
 
+def start_dockers(
+    step: Steps, hosts: Sequence[Host], n_containers: int
+) -> dict[Host, list[DockerContainer]]:
+    """A dockerd on each host with what mk-docker-opts makes of subnet.env, and containers in it."""
+    step("starting a dockerd on each, with the options that mk-docker-opts makes of subnet.env")
+    dockers = [Docker(host) for host in hosts]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(Docker.start, dockers))
+    for docker in dockers:
+        print(f"          {docker.host.label} dockerd {' '.join(docker.lease_options())}")
+    command = ("httpd", "-f", "-p", "80", "-h", "/www")
+    step(f"docker run --detach busybox {' '.join(command)}, {n_containers} on each host")
+    jobs = [(docker, number) for docker in dockers for number in range(1, n_containers + 1)]
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda job: job[0].run(f"web{job[1]}", *command), jobs))
+    containers = defaultdict(list)
+    for (docker, _), container in zip(jobs, made, strict=True):
+        containers[docker.host].append(container)
+    return containers
+
+
+def reads_page(one: DockerContainer, other: DockerContainer) -> bool:
+    """Whether one gets by HTTP what the other serves."""
+    done = one.try_run("timeout", "3", "wget", "-qO-", f"http://{other.address}/")
+    return done.stdout == f"this is {other.name.partition('-')[0]}\n"
+
+
 def matrix(
-    hosts: Sequence[Host],
-    containers: Sequence[Container],
+    containers: dict[Host, list[Container]] | dict[Host, list[DockerContainer]],
     rtt: dict[tuple[str, str], float | None],
 ) -> str:
     """One cell a pair of containers; where that is too wide, of hosts, with the worst time."""
-    if len(containers) <= 10:
-        rows = {str(each.address): [each.name] for each in containers}
+    everyone = [each for several in containers.values() for each in several]
+    if len(everyone) <= 10:
+        rows = {str(each.address): [each.name] for each in everyone}
     else:
-        rows = {str(host.subnet): [each.name for each in host.containers] for host in hosts}
+        rows = {str(h.subnet): [each.name for each in several] for h, several in containers.items()}
     width = max(map(len, rows)) + 1
     lines = [" " * width + "".join(f"{name:>{width}}" for name in rows)]
     for row, near in rows.items():
@@ -136,13 +179,20 @@ def main() -> int:
     parser.add_argument("--backend", choices=["vxlan", "host-gw", "udp"], default="vxlan")
     parser.add_argument("--hosts", type=number(2, 20), default=3)
     parser.add_argument("--containers", type=number(1, 10), default=2)
+    parser.add_argument("--docker", action="store_true", help="with real dockers")
     arguments = parser.parse_args()
     if os.geteuid() != 0:
         print("demo: cannot make network namespaces: this needs root", file=sys.stderr)
         return 1
     try:
         with World() as world:
-            failed = run(world, arguments.backend, arguments.hosts, arguments.containers)
+            failed = run(
+                world,
+                arguments.backend,
+                arguments.hosts,
+                arguments.containers,
+                arguments.docker,
+            )
     except WorldError as why:
         print(f"\ndemo: {why}", file=sys.stderr)
         return 1

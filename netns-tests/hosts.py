@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
@@ -137,6 +137,8 @@ class Host(Namespace):
         self.directory.mkdir()
         self.subnet_file = self.directory / "subnet.env"
         self.daemons: list[Daemon] = []
+        self.at_end: list[Callable[[], None]] = []
+        """Called when the host goes: what ends the other programs that it runs."""
         self.containers: list[Container] = []
         port = f"p{int(address) & 0xFF}"
         veth = f"link add {port} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {self.name}"

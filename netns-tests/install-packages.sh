@@ -13,6 +13,9 @@ needs=(
 	ip iproute2
 	ping iputils-ping
 	nft nftables
+	iptables iptables
+	dockerd docker.io
+	/usr/bin/busybox busybox-static # what the containers are made of
 	sysctl procps
 	ethtool ethtool
 	nsenter util-linux
@@ -69,7 +72,11 @@ if ! { install || { sleep 5 && install; }; } >"$log" 2>&1 </dev/null; then
 	exit 1
 fi
 # Nor at the next boot.
-if [[ " ${missing[*]} " == *" etcd-server "* ]] && command -v systemctl >/dev/null; then
-	systemctl --quiet disable etcd.service >>"$log" 2>&1 || { cat "$log" >&2; exit 1; }
-	echo "etcd.service is installed, and left stopped and disabled"
-fi
+disable() { # PACKAGE UNIT...
+	if [[ " ${missing[*]} " == *" $1 "* ]] && command -v systemctl >/dev/null; then
+		systemctl --quiet disable "${@:2}" >>"$log" 2>&1 || { cat "$log" >&2; exit 1; }
+		echo "${*:2} of $1: installed, and left stopped and disabled"
+	fi
+}
+disable etcd-server etcd.service
+disable docker.io docker.service docker.socket containerd.service

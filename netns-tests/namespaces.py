@@ -96,7 +96,7 @@ def list_namespaces() -> list[str]:
 
 
 def remove_namespaces(tag: str) -> None:
-    """Remove the namespaces of one world, and whatever still runs in them."""
+    """Remove the namespaces of one world, what still runs in them, and its cgroups."""
     names = [name for name in list_namespaces() if name.startswith(f"{tag}-")]
     files = [Path("/run/netns", name).stat() for name in names]
     here = {(file.st_dev, file.st_ino) for file in files}
@@ -107,13 +107,26 @@ def remove_namespaces(tag: str) -> None:
                 os.kill(int(process.name), signal.SIGKILL)
     for name in names:
         subprocess.run(["ip", "netns", "del", name], check=False)
+    for top in Path("/sys/fs/cgroup").glob(f"*/{tag}-*"):
+        _remove_cgroups(top)
 
 
 def remove_leftovers() -> None:
     """Remove the namespaces and files of processes that are gone."""
     files = Path(tempfile.gettempdir())
     for name in [*list_namespaces(), *(path.name for path in files.glob("fl*-*"))]:
-        found = re.match(r"(fl(\d+))-", name)
+        found = re.match(r"(fl(\d+)[a-z])-", name)
         if found is not None and not Path("/proc", found[2]).exists():
             remove_namespaces(found[1])
             shutil.rmtree(files / name, ignore_errors=True)
+
+
+def _remove_cgroups(top: Path) -> None:
+    """Remove a tree of cgroups, which dockerd has made; the programs in it have been killed."""
+    for path in [*sorted(top.glob("**/*/"), reverse=True), top]:  # what is inside comes first
+        for _ in range(100):  # some of them may be just ending
+            with suppress(OSError):
+                path.rmdir()
+            if not path.exists():
+                break
+            time.sleep(0.02)

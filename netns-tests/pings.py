@@ -14,7 +14,7 @@ def ping(container: Namespace, address: IPv4Address, seconds: float = 0) -> floa
     """The round-trip time in ms; None if there is no answer, tried again for ``seconds``."""
     deadline = time.monotonic() + seconds
     while True:
-        done = container.try_run("ping", "-n", "-c1", "-W1", str(address))
+        done = container.try_run("ping", "-c1", "-W1", str(address))
         found = re.search(r"time=([\d.]+) ms", done.stdout)
         if found:
             return float(found[1])

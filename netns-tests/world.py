@@ -1,18 +1,18 @@
 """Hosts, containers and an etcd made of network namespaces, for tests, the demo and benchmarks.
 
-    namespace fl<pid>-net                      192.0.2.1/24
+    namespace fl<pid>a-net                     192.0.2.1/24
     ┌──────────────────────────────────────────────────────┐
     │ etcd :2379          bridge br0                       │
     └─────────────────┬──────────────────┬─────────────────┘
         veth          │                  │
     ┌─────────────────┴───┐  ┌───────────┴─────────┐
-    │ eth0 192.0.2.11/24  │  │ eth0 192.0.2.12/24  │   namespaces fl<pid>-h1, -h2, ...
+    │ eth0 192.0.2.11/24  │  │ eth0 192.0.2.12/24  │   namespaces fl<pid>a-h1, -h2, ...
     │ flanneld            │  │ flanneld            │
     │ flannel.1           │  │ flannel.1           │
     │ docker0 10.1.x.1/24 │  │ docker0 10.1.y.1/24 │
     └──────┬──────┬───────┘  └──────┬──────┬───────┘
        veth│      │                 │      │
-       10.1.x.2  .3             10.1.y.2  .3           namespaces fl<pid>-h1c1, -h1c2, ...
+       10.1.x.2  .3             10.1.y.2  .3           namespaces fl<pid>a-h1c1, -h1c2, ...
 
     with World() as world:
         world.start_etcd()
@@ -20,8 +20,9 @@
         host.start_flanneld("-iface=eth0").wait_ready(10)
         container = host.add_container(1)
 
-Everything is named after this process and removed at the end, however it ends; what a process
-that died has left is removed by the next World.
+Everything is named after this process, with a letter for the world, and removed at the end,
+however it ends; what a process that died has left is removed by the next World. `docker_host` puts
+a real docker on a host.
 """
 
 import os
@@ -31,7 +32,9 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from ipaddress import IPv4Address
+from itertools import cycle
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any, Self
 
 from etcd_node import ETCD, PREFIX, Etcd
@@ -63,13 +66,16 @@ __all__ = [
     "wait_for",
 ]
 
+_letters = cycle(ascii_lowercase)
+
 
 class World:
     """All of it; see the head of this file."""
 
     def __init__(self) -> None:
         remove_leftovers()
-        self.tag = f"fl{os.getpid()}"
+        # One world may stand while others come and go.
+        self.tag = f"fl{os.getpid()}{next(_letters)}"
         self.hosts: list[Host] = []
 
     def __enter__(self) -> Self:
@@ -105,6 +111,8 @@ class World:
         for host in self.hosts:
             for daemon in host.daemons:
                 daemon.close()
+            for end in host.at_end:
+                end()
         remove_namespaces(self.tag)
         shutil.rmtree(self.directory, ignore_errors=True)
         for number, handler in self._handlers.items():

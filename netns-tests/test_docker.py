@@ -1,0 +1,168 @@
+"""Real dockers on hosts that flanneld serves: the bridge, the addresses, the start orders."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import permutations
+from typing import Any, NamedTuple
+
+import pytest
+from docker_host import Docker, DockerContainer
+from world import Host, World, ping, wait_for
+
+VXLAN = {"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan"}}
+HTTPD = ("httpd", "-f", "-vv", "-p", "80", "-h", "/www")  # -vv: says who asks
+
+
+def all_at_once(functions: Sequence[Callable[[], Any]]) -> list[Any]:
+    """Call them side by side: dockerd takes half a second to start."""
+    with ThreadPoolExecutor(len(functions)) as pool:
+        return [each.result() for each in [pool.submit(function) for function in functions]]
+
+
+def start_flanneld(hosts: Sequence[Host], *flags: str) -> None:
+    for host in hosts:
+        host.start_flanneld("-iface=eth0", *flags)
+    for host in hosts:
+        host.daemon.wait_ready(20)
+
+
+def start_docker(hosts: Sequence[Host], *options: str) -> list[Docker]:
+    dockers = [Docker(host) for host in hosts]
+    return all_at_once([lambda docker=docker: docker.start(*options) for docker in dockers])
+
+
+def run_web(dockers: Sequence[Docker]) -> list[DockerContainer]:
+    """A web server in a container on each."""
+    return all_at_once([lambda docker=docker: docker.run("web", *HTTPD) for docker in dockers])
+
+
+@contextmanager
+def outside(world: World) -> Iterator[Callable[[], str]]:
+    """A web server on the underlay, which knows nothing of the overlay; gives its log."""
+    log = world.directory / "outside.log"
+    with log.open("wb") as output:
+        server = world.net.popen("busybox", *HTTPD[:-1], world.directory, stderr=output)
+    try:
+        yield log.read_text
+    finally:
+        server.kill()
+        server.wait()
+
+
+class Cluster(NamedTuple):
+    """What most tests share."""
+
+    world: World
+    hosts: list[Host]
+    dockers: list[Docker]
+    web: list[DockerContainer]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Three hosts, flanneld and then docker on each, and a web server in a container on each."""
+    with World() as world:
+        world.start_etcd()
+        world.configure(VXLAN)
+        hosts = [world.add_host(f"h{number}") for number in (1, 2, 3)]
+        start_flanneld(hosts)
+        dockers = start_docker(hosts)
+        yield Cluster(world, hosts, dockers, run_web(dockers))
+
+
+def test_every_container_reaches_every_other(cluster: Cluster) -> None:
+    for host, web in zip(cluster.hosts, cluster.web, strict=True):
+        assert web.address in host.subnet
+    for one, other in permutations(cluster.web, 2):
+        assert ping(one, other.address, 5) is not None
+        label = other.name.partition("-")[0]
+        assert one.run("wget", "-qO-", f"http://{other.address}/") == f"this is {label}\n"
+
+
+def test_every_container_has_the_mtu_of_the_overlay(cluster: Cluster) -> None:
+    for host, web in zip(cluster.hosts, cluster.web, strict=True):
+        assert web.mtu == int(host.subnet_env["FLANNEL_MTU"]) == 1450
+
+
+def test_the_outside_sees_the_host(cluster: Cluster) -> None:
+    """Docker masquerades where flanneld was not told to."""
+    with outside(cluster.world) as log:
+        for host, web in zip(cluster.hosts, cluster.web, strict=True):
+            web.try_run("wget", "-qO-", "http://192.0.2.1/docker")
+            wait_for(lambda address=host.address: f"{address}]" in log(), 5, log)
+
+
+def test_dockers_that_fit_are_no_reason_for_a_warning(cluster: Cluster) -> None:
+    host = cluster.hosts[0]
+    host.daemon.stop()
+    host.start_flanneld("-iface=eth0").wait_ready().wait_log("(?s)wrote .*wrote .*")
+    assert "WARNING" not in host.daemon.log
+
+
+def test_docker_restarts_while_flanneld_is_down(cluster: Cluster) -> None:
+    """With the same subnet, for subnet.env outlives flanneld."""
+    host, docker = cluster.hosts[1], cluster.dockers[1]
+    host.daemon.stop()
+    docker.stop()
+    docker.start()
+    docker.ctl("start", "web")
+    assert ping(cluster.web[1], cluster.web[2].address, 5) is not None
+    host.start_flanneld("-iface=eth0").wait_ready()
+
+
+def test_the_walk_of_coreos(world: World) -> None:
+    """Config by etcdctl, flanneld, docker with bip and mtu: all defaults, so the udp backend."""
+    world.etcdctl("set", "/coreos.com/network/config", '{ "Network": "10.1.0.0/16" }')
+    hosts = [world.add_host(f"h{number}") for number in (1, 2)]
+    start_flanneld(hosts)
+    dockers = []
+    for host in hosts:
+        env = host.subnet_env
+        options = (f"--bip={env['FLANNEL_SUBNET']}", f"--mtu={env['FLANNEL_MTU']}")
+        dockers += start_docker([host], *options)
+    one, other = run_web(dockers)
+    assert (one.mtu, other.mtu) == (1472, 1472)
+    assert ping(one, other.address, 5) is not None
+    assert ping(other, one.address, 5) is not None
+    assert one.run("wget", "-qO-", f"http://{other.address}/") == "this is h2\n"
+
+
+def test_docker_first_and_flanneld_second_ends_with_a_bridge_that_works(world: World) -> None:
+    world.configure(VXLAN)
+    hosts = [world.add_host(f"h{number}") for number in (1, 2)]
+    dockers = start_docker(hosts, "--mtu=1500")
+    web = run_web(dockers)
+    assert [str(each.address) for each in web] == ["172.17.0.2"] * 2
+    start_flanneld(hosts)
+    for host in hosts:
+        bridge = host.subnet_env["FLANNEL_SUBNET"]
+        host.daemon.wait_log(f"docker0 has 172.17.0.1/16, not {bridge} of the lease: .*restart")
+        host.daemon.wait_log("docker0 has containers with MTU 1500, and the overlay carries 1450")
+    # What it asks for.
+    for docker in dockers:
+        docker.stop()
+        docker.start()
+        docker.ctl("start", "web")
+    one, other = (DockerContainer(docker, "web") for docker in dockers)
+    assert one.address in hosts[0].subnet
+    assert one.mtu == 1450
+    assert ping(one, other.address, 5) is not None
+    assert one.run("wget", "-qO-", f"http://{other.address}/") == "this is h2\n"
+
+
+def test_a_bridge_of_an_earlier_lease_is_named_and_a_restart_moves_it(world: World) -> None:
+    world.configure(VXLAN)
+    hosts = [world.add_host(f"h{number}") for number in (1, 2)]
+    start_flanneld(hosts)
+    host, docker = hosts[0], *start_docker(hosts[:1])
+    before = host.subnet_env["FLANNEL_SUBNET"]
+    host.daemon.stop()
+    key = str(host.subnet).replace("/", "-")
+    world.put_leases({key: world.leases()[str(hosts[1].subnet).replace("/", "-")]["value"]})
+    host.start_flanneld("-iface=eth0").wait_ready()
+    bridge = host.subnet_env["FLANNEL_SUBNET"]
+    host.daemon.wait_log(f"docker0 has {before}, not {bridge} of the lease")
+    docker.stop()
+    docker.start()
+    assert f"inet {bridge} " in host.run("ip", "address", "show", "docker0")

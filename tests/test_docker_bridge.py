@@ -1,0 +1,72 @@
+"""docker's bridge beside the lease, of values; on real ones see netns-tests/test_docker.py."""
+
+from ipaddress import IPv4Interface
+
+import pytest
+
+from flannel.docker_bridge import misfits
+from flannel.netlink import Address, Link
+
+SUBNET = IPv4Interface("10.1.5.1/24")
+MTU = 1450
+
+
+def link(index: int, name: str, kind: str, mtu: int = 1500, master: int = 0) -> Link:
+    return Link(index, name, kind, mtu, True, "02:00:00:00:00:01", master=master)
+
+
+def address(index: int, text: str) -> Address:
+    return Address(index, IPv4Interface(text), 0)
+
+
+ETH0 = link(2, "eth0", "")
+DOCKER0 = link(3, "docker0", "bridge")
+FITS = address(3, "10.1.5.1/24")
+
+
+@pytest.mark.parametrize(
+    ("links", "addresses"),
+    [
+        ([ETH0], [address(2, "192.0.2.11/24")]),
+        ([ETH0, DOCKER0], [FITS]),  # MTU 1500, for no container is there
+        ([DOCKER0, link(4, "veth1", "veth", 1450, master=3)], [FITS]),
+        ([DOCKER0, link(4, "veth1", "veth", 1400, master=3)], [FITS]),
+        ([DOCKER0, link(4, "veth1", "veth", 1500, master=9)], [FITS]),  # of another bridge
+        ([DOCKER0], [address(3, "169.254.7.7/16"), FITS]),
+        ([link(3, "docker0", "veth")], [address(3, "172.17.0.1/16")]),
+    ],
+)
+def test_what_fits_or_is_not_dockers_is_no_finding(
+    links: list[Link], addresses: list[Address]
+) -> None:
+    assert misfits(SUBNET, MTU, links, addresses) == []
+
+
+@pytest.mark.parametrize(
+    ("addresses", "has"),
+    [
+        ([address(3, "172.17.0.1/16")], "172.17.0.1/16"),
+        ([address(3, "10.1.6.1/24"), address(2, "10.1.5.1/24")], "10.1.6.1/24"),
+        ([address(3, "10.1.5.1/16")], "10.1.5.1/16"),
+        ([address(3, "10.1.5.2/24")], "10.1.5.2/24"),
+        ([address(3, "10.1.6.1/24"), address(3, "10.1.7.1/24")], "10.1.6.1/24 and 10.1.7.1/24"),
+        ([], "no address"),
+    ],
+)
+def test_a_bridge_without_the_leases_address_is_named(addresses: list[Address], has: str) -> None:
+    (found,) = misfits(SUBNET, MTU, [ETH0, DOCKER0], addresses)
+    assert str(found) == (
+        f"docker0 has {has}, not 10.1.5.1/24 of the lease: other hosts do not reach the containers"
+        " here; restart docker with what mk-docker-opts writes"
+    )
+
+
+def test_containers_with_a_larger_mtu_are_named_with_the_largest() -> None:
+    links = [DOCKER0, *(link(n, f"veth{n}", "veth", 1400 + 25 * n, master=3) for n in range(1, 5))]
+    (found,) = misfits(SUBNET, MTU, links, [FITS])
+    assert found.what == "docker0 has containers with MTU 1500, and the overlay carries 1450"
+
+
+def test_both_can_be_wrong() -> None:
+    links = [DOCKER0, link(4, "veth1", "veth", 1500, master=3)]
+    assert len(misfits(SUBNET, MTU, links, [address(3, "172.17.0.1/16")])) == 2
