@@ -1,4 +1,4 @@
-"""Write a small file that others read: they find the old content or the new one, whole."""
+"""Write a small file: whoever reads it finds the old content or the new one, whole."""
 
 import os
 import secrets
@@ -6,9 +6,6 @@ import stat
 from pathlib import Path
 
 from flannel.errors import CannotWrite
-
-_MODE = 0o644
-_DIRECTORY_MODE = 0o755
 
 
 def write(path: Path, content: bytes) -> None:
@@ -21,13 +18,39 @@ def write(path: Path, content: bytes) -> None:
 
     :raises CannotWrite: and what was at ``path`` is still there; no temporary file is left.
     """
+    _write(path, content, 0o644, 0o755)
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """The same for what nobody else may read: mode 0600, in a directory that is made with 0700."""
+    _write(path, content, 0o600, 0o700)
+
+
+def read(path: Path, max_bytes: int) -> bytes:
+    """The content of a file, which need not be what we have left there.
+
+    :raises OSError: it cannot be read; of a link, because nobody asked for one there.
+    :raises ValueError: it is no file, or larger; a phrase without its name.
+    """
+    # O_NONBLOCK: to open a FIFO with no writer would take for ever.
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb", buffering=0) as file:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("it is not a file")
+        if found.st_size > max_bytes:
+            raise ValueError(f"it has more than {max_bytes} bytes")
+        return file.readall()
+
+
+def _write(path: Path, content: bytes, mode: int, directory_mode: int) -> None:
     try:
-        _make_directory(path.parent)
-        if _is_written(path, content):
+        _make_directory(path.parent, directory_mode)
+        if _is_written(path, content, mode):
             return
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         try:
-            _create(temporary, content)
+            _create(temporary, content, mode)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -37,15 +60,15 @@ def write(path: Path, content: bytes) -> None:
         raise CannotWrite(f"cannot write {path}: {reason}") from why
 
 
-def _make_directory(path: Path) -> None:
+def _make_directory(path: Path, mode: int) -> None:
     if path.is_dir():
         return
-    _make_directory(path.parent)
-    path.mkdir(_DIRECTORY_MODE, exist_ok=True)
-    path.chmod(_DIRECTORY_MODE)
+    _make_directory(path.parent, 0o755)
+    path.mkdir(mode, exist_ok=True)
+    path.chmod(mode)
 
 
-def _is_written(path: Path, content: bytes) -> bool:
+def _is_written(path: Path, content: bytes, mode: int) -> bool:
     try:
         # A FIFO with no writer would hold a plain open() for ever.
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -55,18 +78,18 @@ def _is_written(path: Path, content: bytes) -> bool:
         found = os.fstat(fd)
         return (
             stat.S_ISREG(found.st_mode)
-            and stat.S_IMODE(found.st_mode) == _MODE
+            and stat.S_IMODE(found.st_mode) == mode
             and found.st_uid == os.geteuid()
             and found.st_size == len(content)
             and file.read(len(content)) == content
         )
 
 
-def _create(path: Path, content: bytes) -> None:
+def _create(path: Path, content: bytes, mode: int) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(path, flags, 0o600)
     with os.fdopen(fd, "wb") as file:
-        os.fchmod(fd, _MODE)
+        os.fchmod(fd, mode)
         file.write(content)
         file.flush()
         os.fsync(fd)

@@ -3,38 +3,40 @@
     Daemon.run             one life after another
       _prepare             interface, network config, backend; wait for what is not there yet
       _serve               one life of the network, ended by an error:
-        ├── _hand_over     subnet.env for docker
-        ├── LeaseKeeper.keep     renew in time
-        ├── LeaseKeeper.follow   store -> SubnetManager.peers
-        ├── Upkeep.run     SubnetManager.peers -> kernel, at each change and whenever others may
-        │                  have changed it; watches the external interface
-        └── network.run    for a backend that carries packets itself
+        ├── HandOver.write         subnet.env for docker
+        ├── LeaseKeeper.run        our lease is kept; store -> SubnetManager.peers
+        ├── Upkeep.run             SubnetManager.peers -> kernel, at each change and whenever others
+        │                          may have changed it; watches the external interface
+        ├── network.run            for a backend that carries packets itself
+        └── ConfigFollower.watch   another network config
 
 Here alone it is decided what an error means. Nothing that can mend ends the process: a store
-that is away is waited for, a lost lease is taken again, any other `FlannelError` starts another
-life. What is in the kernel stays there meanwhile, and when the process ends: packets flow on.
+that is away is waited for, and what was served last is served meanwhile; any other `FlannelError`
+starts another life. What is in the kernel stays there, also when the process ends: packets flow on.
 """
 
 import asyncio
 import logging
-import os
-from ipaddress import IPv4Interface, IPv4Network
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from time import monotonic
 
-from flannel import subnet_env
-from flannel.backends import Backend, Kernel, Network, load
+from flannel import identity, saved_state
+from flannel.backends import Backend, Kernel, load
 from flannel.backoff import Backoff
-from flannel.docker_bridge import find_misfits
+from flannel.config_follower import AWAY, ConfigFollower
 from flannel.errors import (
     BadNetworkConfig,
     CannotWrite,
+    ConfigChanged,
     FlannelError,
+    IdentityTaken,
     LeaseLost,
     NetworkInUse,
     NoInterface,
-    StoreUnavailable,
     UnderlayChanged,
 )
+from flannel.hand_over import HandOver
 from flannel.host import find_overlap, remove_stale_links
 from flannel.interface import (
     ExternalInterface,
@@ -42,13 +44,13 @@ from flannel.interface import (
     find_external_interface,
 )
 from flannel.lease import Lease
-from flannel.lease_keeper import AWAY, LeaseKeeper
+from flannel.lease_keeper import LeaseKeeper
 from flannel.netlink import Netlink
 from flannel.network_config import NetworkConfig
-from flannel.notify import notify
 from flannel.once import Once
 from flannel.options import Options
 from flannel.rtnetlink import RtNetlink
+from flannel.saved_state import SavedState
 from flannel.stores import Store
 from flannel.subnets import SubnetManager
 from flannel.upkeep import Upkeep
@@ -56,7 +58,10 @@ from flannel.upkeep import Upkeep
 log = logging.getLogger(__name__)
 
 _INTERFACE_POLL = 1.0
-_WRITE_RETRY = 5.0
+_PATIENCE = 0.5
+"""Seconds for the store to answer, before what was served last is served until it does."""
+_RELEASE = 0.7
+"""Seconds for the store to take our lease back at the end."""
 
 
 async def run(options: Options, store: Store) -> None:
@@ -80,41 +85,91 @@ class Daemon:
             public_ip=options.public_ip,
         )
         self._said = Once(log)
-        self._last_subnet: IPv4Network | None = None
-        self._missing = {"subnet.env", "peers"}
+        self._config = ConfigFollower(store, f"{options.etcd.prefix}/config", self._said)
+        self._hand_over = HandOver(
+            kernel.netlink, options.subnet_file, options.lease_hook, self._said
+        )
+        self._node_id = identity.load(options.state_dir)
+        self._state_file = options.state_dir / saved_state.FILE_NAME
+        self._state = saved_state.read(self._state_file, options.etcd.prefix)
+        """What was served last, by this run or the one before."""
+        self._subnets: SubnetManager | None = None
 
     async def run(self) -> None:
         """Live one life after another until cancelled."""
-        previous = subnet_env.read(self._options.subnet_file)
-        self._last_subnet = previous.subnet.network if previous is not None else None
-        backoff = Backoff()
+        try:
+            await self._live()
+        finally:
+            if self._options.release_on_exit and self._subnets is not None:
+                await self._release(self._subnets)
+
+    async def _live(self) -> None:
+        troubled, away = Backoff(), Backoff(0.1, 1.0)
         while True:
-            began, at_once = monotonic(), False
+            began = monotonic()
+            backoff: Backoff | None = troubled
             try:
-                await self._serve(*await self._prepare())
+                await self._serve(await self._prepare())
             except* FlannelError as group:
                 why = _first(group)
-                if isinstance(why, LeaseLost):
-                    log.warning("%s; leasing again", why)
+                if isinstance(why, ConfigChanged | LeaseLost):
+                    log.warning("%s; starting over", why)
+                    if isinstance(why, LeaseLost) and self._state is not None:
+                        self._state = replace(self._state, lease=None)
+                    if isinstance(why, IdentityTaken):
+                        self._node_id = identity.renew(self._options.state_dir)
+                    backoff = away
                 elif isinstance(why, UnderlayChanged):
                     log.warning("%s; adapting to it", why)
-                    at_once = True  # packets may be lost until that is done
+                    backoff = None  # packets may be lost until that is done
+                elif isinstance(why, AWAY):
+                    # It says so in many ways: refused, reset, no answer.
+                    self._said.warn("life", f"{why}; trying again", about=type(why))
+                    backoff = away
                 else:
-                    # A store that is away says so in many ways: refused, reset, no answer.
-                    about = type(why) if isinstance(why, AWAY) else None
-                    self._said.warn("life", f"{why}; trying again", about=about)
-            if monotonic() - began > backoff.longest:  # it had been a good life
-                backoff.reset()
+                    self._said.warn("life", f"{why}; trying again")
+            if monotonic() - began > troubled.longest:  # it had been a good life
+                troubled.reset()
+                away.reset()
                 self._said.forget("life")
-            if not at_once:
+            if backoff is not None:
                 await backoff.wait()
 
-    async def _prepare(self) -> tuple[NetworkConfig, ExternalInterface, Backend]:
+    async def _prepare(self) -> "_Plan":
         interface = await self._wait_for_interface()
         self._said.info("found", f"external interface: {interface}, MTU {interface.mtu}")
-        config, backend = await self._wait_for_config(interface)
+
+        def read(text: str) -> _Plan:
+            config = NetworkConfig.from_json(text)
+            return _Plan(text, config, load(config, interface, self._kernel), interface)
+
+        saved = self._state
+        if saved is None or saved.lease is None:
+            plan = await self._config.wait(read)
+        else:
+            plan = await self._config.wait(read, _PATIENCE) or self._plan_from(saved, read)
+        if plan is None:
+            plan = await self._config.wait(read)
+        assert plan is not None
+        config = plan.config
         self._said.info("agreed", f"network {config.network}, backend {config.backend_type}")
-        return config, interface, backend
+        return plan
+
+    def _plan_from(self, saved: SavedState, read: "Callable[[str], _Plan]") -> "_Plan | None":
+        """To serve what was served before, while the store does not answer."""
+        try:
+            plan = read(saved.config)
+        except BadNetworkConfig as why:
+            self._said.warn("saved", f"cannot go on as before in the meantime: {why}")
+            return None
+        if saved.lease is None or not plan.config.fits(saved.lease.subnet):
+            return None
+        self._said.warn(
+            "saved",
+            f"the store does not answer: serving lease {saved.lease} and {len(saved.peers)} "
+            f"peers as they were, until it does",
+        )
+        return replace(plan, resume=saved.lease)
 
     async def _wait_for_interface(self) -> ExternalInterface:
         while True:
@@ -129,50 +184,103 @@ class Daemon:
                 self._said.forget("interface")
                 return interface
 
-    async def _wait_for_config(self, interface: ExternalInterface) -> tuple[NetworkConfig, Backend]:
-        key = f"{self._options.etcd.prefix}/config"
-        async for document in self._store.follow_config():
-            if document is None:
-                self._said.warn("config", f"there is no network config at {key}; waiting for it")
-                continue
-            try:
-                config = NetworkConfig.from_json(document.text)
-                backend = load(config, interface, self._kernel)
-            except BadNetworkConfig as why:
-                # The version makes the same mistake in a new document news.
-                self._said.warn("config", f"{why} ({key}, {document.version}); waiting for another")
-            else:
-                self._said.forget("config")
-                return config, backend
-        raise StoreUnavailable(f"cannot read {key}: the store ended the watch")
-
-    async def _serve(
-        self, config: NetworkConfig, interface: ExternalInterface, backend: Backend
-    ) -> None:
-        await self._check_overlap(config, interface)
-        subnets = SubnetManager(self._store, config)
-        lease = await subnets.acquire(await backend.lease_attrs(), self._last_subnet)
-        self._last_subnet = lease.subnet
+    async def _serve(self, plan: "_Plan") -> None:
+        options, config = self._options, plan.config
+        state = self._state
+        subnets = SubnetManager(
+            self._store,
+            config,
+            ttl=int(options.subnet_lease_ttl.total_seconds()),
+            grace=options.lease_grace.total_seconds(),
+            known=state.peers if state is not None else (),
+        )
+        await self._check_overlap(config, plan.interface)
+        attrs = replace(await plan.backend.lease_attrs(), node_id=self._node_id)
+        if plan.resume is not None:
+            lease = subnets.resume(attrs, plan.resume)
+        else:
+            lease = await subnets.acquire(
+                attrs,
+                self._hand_over.subnet,
+                before=state.lease if state is not None else None,
+                seen_since=self._config.seen_since,
+            )
+            self._said.forget("saved")
+        self._subnets = subnets
         log.info("lease %s%s", lease, "" if lease.ttl is not None else ", a reservation")
-        network = await backend.start(lease)
+        network = await plan.backend.start(lease)
         await remove_stale_links(self._kernel.netlink, config.network, network.device)
         self._said.forget("life")
         upkeep = Upkeep(
             self._kernel,
             network,
-            interface,
+            plan.interface,
             self._choice,
             peers=lambda: subnets.peers,
-            on_ready=lambda: self._has("peers", subnets.own),
+            on_ready=lambda: self._hand_over.has("peers", subnets.own),
         )
-        margin = self._options.subnet_lease_renew_margin.total_seconds()
-        keeper = LeaseKeeper(subnets, self._said, margin)
+        if plan.resume is not None:
+            upkeep.pending.add(set())  # the peers are known: those of before
+        keeper = LeaseKeeper(
+            subnets,
+            self._said,
+            tell=upkeep.pending.add,
+            save=lambda: self._save(plan.text, subnets),
+            margin=options.subnet_lease_renew_margin.total_seconds(),
+        )
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._hand_over(config, lease, network))
-            tasks.create_task(keeper.keep())
-            tasks.create_task(keeper.follow(upkeep.pending.add))
+            # Whoever masquerades is told here. This version makes no firewall rules: docker has to.
+            tasks.create_task(
+                self._hand_over.write(config.network, lease, network.mtu, ip_masq=False)
+            )
+            tasks.create_task(keeper.run())
             tasks.create_task(upkeep.run(config.network))
             tasks.create_task(network.run())
+            tasks.create_task(
+                self._config.watch(plan.text, lambda text: self._change(text, plan, subnets))
+            )
+
+    async def _change(self, text: str, plan: "_Plan", subnets: SubnetManager) -> None:
+        """Another network config: start over if it is another network.
+
+        :raises BadNetworkConfig: it cannot be used.
+        :raises NetworkInUse: likewise.
+        :raises ConfigChanged: in all other cases but two: it says the same, or what may be leased
+            is more or less and our subnet among it.
+        """
+        config = NetworkConfig.from_json(text)
+        load(config, plan.interface, self._kernel)
+        difference = subnets.config.difference(config)
+        if not difference:
+            return
+        same = replace(subnets.config, subnet_min=config.subnet_min, subnet_max=config.subnet_max)
+        if same == config and config.fits(subnets.own.subnet):
+            log.info("the network config has changed: %s", difference)
+            subnets.config = config
+            return
+        if not config.network.subnet_of(subnets.config.network):
+            await self._check_overlap(config, plan.interface)
+        raise ConfigChanged(f"the network config has changed: {difference}")
+
+    async def _save(self, text: str, subnets: SubnetManager) -> None:
+        peers = tuple(subnets.peers.values())
+        state = SavedState(self._options.etcd.prefix, text, subnets.own, peers)
+        self._state = state
+        try:
+            await asyncio.to_thread(saved_state.write, self._state_file, state)
+            self._said.forget("state")
+        except CannotWrite as why:
+            self._said.warn("state", f"{why}; without it, no start while etcd is away")
+
+    async def _release(self, subnets: SubnetManager) -> None:
+        """Give the lease up at the end; a store that does not answer lets it expire later."""
+        try:
+            async with asyncio.timeout(_RELEASE):
+                await subnets.release()
+            log.info("released lease %s", subnets.own)
+            self._state_file.unlink(missing_ok=True)
+        except (FlannelError, TimeoutError, OSError) as why:
+            log.warning("cannot release lease %s: %s", subnets.own, why or "no answer in time")
 
     async def _check_overlap(self, config: NetworkConfig, interface: ExternalInterface) -> None:
         """Refuse a network that is in use on this host, before anything is touched.
@@ -180,58 +288,40 @@ class Daemon:
         :raises NetworkInUse: naming the address or route.
         """
         netlink, tables, network = self._kernel.netlink, self._kernel.tables, config.network
-        own = {self._last_subnet} if self._last_subnet is not None else set()
+        own = {self._hand_over.subnet} if self._hand_over.subnet is not None else set()
         if not await find_overlap(netlink, tables, network, own):
             return
         # Not everybody's: it may be our own, with subnet.env lost, or upstream's routes to peers.
-        leases = (await self._store.snapshot()).leases
+        leases = await self._known_leases()
         own |= {each.subnet for each in leases if each.attrs.public_ip == interface.public_ip}
         gateways = {each.attrs.public_ip for each in leases}
         overlap = await find_overlap(netlink, tables, network, own, gateways)
         if overlap:
             raise NetworkInUse(f"cannot use network {network} on this host: it has {overlap}")
 
-    async def _hand_over(self, config: NetworkConfig, lease: Lease, network: Network) -> None:
-        """Write subnet.env; again and again where it cannot be written, for disks get room."""
-        first = IPv4Interface((lease.subnet.network_address + 1, lease.subnet.prefixlen))
-        # Whoever masquerades is told here. This version makes no firewall rules: docker has to.
-        env = subnet_env.SubnetEnv(config.network, first, network.mtu, ip_masq=False)
-        before = subnet_env.read(self._options.subnet_file)
-        while True:
-            try:
-                subnet_env.write(self._options.subnet_file, env)
-            except CannotWrite as why:
-                self._said.warn("subnet.env", f"{why}; trying again")
-                await asyncio.sleep(_WRITE_RETRY)
-            else:
-                log.info(
-                    "wrote %s: %s, MTU %d",
-                    self._options.subnet_file,
-                    first,
-                    network.mtu,
-                )
-                if before is not None and before.mtu != env.mtu:
-                    log.warning(
-                        "the MTU is %d now, it was %d: restart docker, so that containers get it",
-                        env.mtu,
-                        before.mtu,
-                    )
-                self._said.forget("subnet.env")
-                self._has("subnet.env", lease)
-                return await self._look_at_docker(env)
+    async def _known_leases(self) -> tuple[Lease, ...]:
+        """What the store holds; while it does not answer, what it held."""
+        try:
+            return (await self._store.snapshot()).leases
+        except AWAY:
+            if self._state is None or self._state.lease is None:
+                raise
+            return (self._state.lease, *self._state.peers)
 
-    async def _look_at_docker(self, env: subnet_env.SubnetEnv) -> None:
-        """Say if docker, started before us or for an earlier lease, has to be restarted."""
-        found = await find_misfits(self._kernel.netlink, env.subnet, env.mtu)
-        for misfit in found:
-            self._said.warn(("docker", misfit.why), str(misfit))
 
-    def _has(self, part: str, lease: Lease) -> None:
-        """Tell systemd when docker can start: subnet.env is there and the peers are routed."""
-        if part in self._missing:
-            self._missing.remove(part)
-            if not self._missing:
-                notify(f"READY=1\nSTATUS=lease {lease}", os.environ)
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What one life is about.
+
+    :ivar text: of the network config.
+    :ivar resume: the lease to serve while the store does not answer; None: it does.
+    """
+
+    text: str
+    config: NetworkConfig
+    backend: Backend
+    interface: ExternalInterface
+    resume: Lease | None = None
 
 
 def _first(group: BaseExceptionGroup[FlannelError]) -> FlannelError:

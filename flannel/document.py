@@ -24,13 +24,13 @@ def _refuse_constant(name: str) -> Any:
 _decoder = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
-def load(text: str) -> dict[str, Any]:
+def load(text: str, max_chars: int = MAX_BYTES) -> dict[str, Any]:
     """Return the object in ``text``; read its members through `Members`.
 
     :raises BadDocument: it is too long, not JSON, nested too deeply, or not an object.
     """
-    if len(text) > MAX_BYTES:
-        raise BadDocument(f"it has {len(text)} characters, more than {MAX_BYTES}")
+    if len(text) > max_chars:
+        raise BadDocument(f"it has {len(text)} characters, more than {max_chars}")
     try:
         document = _decoder.decode(text)
     except RecursionError:

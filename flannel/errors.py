@@ -11,7 +11,10 @@
     │   ├── LeaseTaken          somebody else holds that subnet: choose another
     │   └── LeaseChanged        a compare-and-swap lost: read again
     ├── NoFreeSubnet
-    ├── LeaseLost             ours was removed or given away: start over
+    ├── AddressTaken          another host has leased with our public address: wait, say which
+    ├── LeaseLost             our subnet belongs to another host now: start over with another
+    │   └── IdentityTaken       ...which has our node identity: begin with a new one
+    ├── ConfigChanged         the network is to be another now: start over with that
     ├── UnderlayChanged       the external interface is another, or has another address or MTU
     ├── NoInterface           no link fits -iface & co. yet: wait for it
     ├── CannotWrite           subnet.env or a file like it could not be written
@@ -45,7 +48,12 @@ class NetworkInUse(FlannelError):
 
 
 class BadLease(FlannelError):
-    """A key or a value below ``subnets/`` is not a lease."""
+    """A key or a value below ``subnets/`` is not a lease.
+
+    :ivar index: the store's number of the last write to it, where that is known.
+    """
+
+    index = 0
 
 
 class StoreError(FlannelError):
@@ -72,8 +80,20 @@ class NoFreeSubnet(FlannelError):
     """Every subnet of the network is leased."""
 
 
+class AddressTaken(FlannelError):
+    """A lease with this host's public address is another host's."""
+
+
 class LeaseLost(FlannelError):
-    """This host's lease was removed, has expired, or belongs to another host now."""
+    """This host's subnet belongs to another host now."""
+
+
+class IdentityTaken(LeaseLost):
+    """A host with another address has this host's node identity: one is a copy of the other."""
+
+
+class ConfigChanged(FlannelError):
+    """The network config that is served is not the cluster's any more."""
 
 
 class UnderlayChanged(FlannelError):

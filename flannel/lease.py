@@ -1,7 +1,8 @@
 """Leases: which host holds which subnet, and what its peers must know to reach it.
 
 In the store a lease is a key named after the subnet (``10.5.1.0-24``) whose value is the JSON of
-its `LeaseAttrs`. Both forms are upstream flannel's, byte for byte; everything here is pure.
+its `LeaseAttrs`. Both forms are upstream flannel's, byte for byte, but for the member ``NodeID`` at
+the end of ours, which upstream ignores. Everything here is pure.
 """
 
 import json
@@ -17,17 +18,21 @@ from flannel.errors import BadLease
 # A key of a dual-stack cluster goes on after "&" with an IPv6 subnet, which is left to others.
 _KEY = re.compile(r"([0-9.]{7,15})-(3[0-2]|[12]?[0-9])(?:&[0-9a-fA-F:.]+-[0-9]{1,3})?")
 
+_NODE_ID = re.compile(r"[A-Za-z0-9-]{0,64}")
+
 
 @dataclass(frozen=True, slots=True)
 class LeaseAttrs:
     """What a peer must know to reach a host: the value of its key.
 
     :ivar backend_data: whatever JSON value the backend publishes, as it stands in the store.
+    :ivar node_id: which host it is, whatever its address; "" in what upstream has written.
     """
 
     public_ip: IPv4Address
     backend_type: str = ""
     backend_data: Any = None
+    node_id: str = ""
 
     def to_json(self) -> str:
         """The value to store: compact, in this member order, absent members left out."""
@@ -36,6 +41,8 @@ class LeaseAttrs:
             members["BackendType"] = self.backend_type
         if self.backend_data is not None:
             members["BackendData"] = self.backend_data
+        if self.node_id:
+            members["NodeID"] = self.node_id
         return json.dumps(members, separators=(",", ":"))
 
     @classmethod
@@ -60,7 +67,17 @@ class LeaseAttrs:
             raise BadLease(f"its PublicIP is {shown(public_ip)}, not an IPv4 address") from None
         if not is_unicast(address):
             raise BadLease(f"its PublicIP is {address}, not the address of a host")
-        return cls(address, backend_type, members.get("BackendData"))
+        node_id = members.get("NodeID")
+        if node_id is None:
+            node_id = ""
+        if not isinstance(node_id, str) or not _NODE_ID.fullmatch(node_id):
+            raise BadLease(f"its NodeID is {shown(node_id)}, not up to 64 letters, digits and -")
+        return cls(address, backend_type, members.get("BackendData"), node_id)
+
+    @property
+    def host(self) -> str:
+        """The host, for messages that have to tell it from another."""
+        return f"{self.public_ip} (NodeID {self.node_id})" if self.node_id else str(self.public_ip)
 
 
 def is_unicast(address: IPv4Address) -> bool:
@@ -130,21 +147,44 @@ class LeaseTable:
 
     Both ways to learn of leases report what is different now, so that the caller need not know
     whether it came from a snapshot or from the watch.
+
+    A store that was emptied or restored has forgotten leases that are in use all the same. Such
+    ones stay in the table until their time is over, the store has them again, or their
+    host or another one settles the matter by a new lease.
     """
 
-    def __init__(self) -> None:
-        self._leases: dict[IPv4Network, Lease] = {}
+    def __init__(self, leases: Iterable[Lease] = ()) -> None:
+        self._leases = {lease.subnet: lease for lease in leases}
+        self._missing: dict[IPv4Network, float] = {}
 
     @property
     def leases(self) -> dict[IPv4Network, Lease]:
         """The table itself; not to be written to."""
         return self._leases
 
-    def reset(self, leases: Collection[Lease]) -> set[IPv4Network]:
-        """Replace everything; return the subnets whose lease is new, different or gone."""
+    def held(self, subnet: IPv4Network) -> Lease | None:
+        """The lease that the store holds for ``subnet``; None also where it has forgotten it."""
+        return None if subnet in self._missing else self._leases.get(subnet)
+
+    def reset(self, leases: Collection[Lease], keep_until: float | None = None) -> set[IPv4Network]:
+        """Replace everything; return the subnets whose lease is new, different or gone.
+
+        :param keep_until: until when to keep leases that are not among ``leases``; None drops
+            them, but for those which an earlier call has kept.
+        """
         before, self._leases = self._leases, {lease.subnet: lease for lease in leases}
         changed = {subnet for subnet, lease in self._leases.items() if before.get(subnet) != lease}
-        return changed | (before.keys() - self._leases.keys())
+        gone = before.keys() - self._leases.keys()
+        deadlines, self._missing = self._missing, {}
+        hosts = _hosts(leases) if gone else set()
+        for subnet in gone:
+            deadline = deadlines.get(subnet, keep_until)
+            if deadline is None or hosts & _hosts((before[subnet],)):
+                changed.add(subnet)
+            else:
+                self._leases[subnet] = before[subnet]
+                self._missing[subnet] = deadline
+        return changed
 
     def update(self, events: Iterable[LeaseEvent]) -> set[IPv4Network]:
         """Apply ``events`` in order; return the subnets they touched in a way that counts."""
@@ -155,9 +195,32 @@ class LeaseTable:
                     if self._leases.get(lease.subnet) != lease:
                         changed.add(lease.subnet)
                     self._leases[lease.subnet] = lease
+                    self._missing.pop(lease.subnet, None)
+                    changed |= self._settle(lease)
                 case LeaseRemoved(subnet):
+                    self._missing.pop(subnet, None)
                     if self._leases.pop(subnet, None) is not None:
                         changed.add(subnet)
                 case _:
                     assert_never(event)
         return changed
+
+    def expire(self, now: float) -> set[IPv4Network]:
+        """Drop what has been missing until ``now``; return those subnets."""
+        return self._drop({subnet for subnet, end in self._missing.items() if end <= now})
+
+    def _settle(self, lease: Lease) -> set[IPv4Network]:
+        """Drop missing leases of the host that has made ``lease``."""
+        host = _hosts((lease,))
+        return self._drop({each for each in self._missing if host & _hosts((self._leases[each],))})
+
+    def _drop(self, subnets: set[IPv4Network]) -> set[IPv4Network]:
+        for subnet in subnets:
+            del self._leases[subnet], self._missing[subnet]
+        return subnets
+
+
+def _hosts(leases: Iterable[Lease]) -> set[IPv4Address | str]:
+    """By what the holders of ``leases`` can be told."""
+    attrs = [lease.attrs for lease in leases]
+    return {each.public_ip for each in attrs} | {each.node_id for each in attrs if each.node_id}

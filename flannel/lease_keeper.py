@@ -1,73 +1,148 @@
 """LeaseKeeper: while a network is served, our lease is kept and the peers' are followed.
 
-A store that is away ends neither: it is asked until it answers, and said once.
+    LeaseKeeper.run
+      ├── keep      our lease in the store: renewed in time, taken again, written again
+      ├── follow    the store's news -> SubnetManager.peers -> whoever has to know
+      ├── expire    leases that the store has forgotten, when their grace is over
+      └── save      what is served, for a start while the store is away
+
+A store that is away ends none of them: it is asked until it answers, and said once.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from ipaddress import IPv4Network
+from time import monotonic
 
 from flannel.backoff import Backoff
-from flannel.errors import StoreDenied, StoreUnavailable
+from flannel.config_follower import AWAY
 from flannel.once import Once
-from flannel.subnets import SubnetManager
+from flannel.subnets import SubnetManager, retry_pause
 
 log = logging.getLogger(__name__)
 
-AWAY = (StoreUnavailable, StoreDenied)
-"""Errors of a store that may answer another time."""
+_QUIET = 60.0
+"""Seconds after which another loss of our lease is not taken for a quarrel with somebody who
+removes it again and again; within them, pauses grow."""
+
+_SAVE_PAUSE, _SAVE_SHARE = 1.0, 50
+"""Seconds between two savings, and at least this many times what the last one took."""
 
 
 class LeaseKeeper:
-    """The two sides of one network's leases: `keep` and `follow` run side by side."""
+    """The leases of one network, ours and others'.
 
-    def __init__(self, subnets: SubnetManager, said: Once, margin: float) -> None:
+    :param tell: hears of the subnets whose peer is not what it was.
+    :param save: writes what is served now to a file.
+    :param margin: seconds that must be left of our lease at its renewal.
+    """
+
+    def __init__(
+        self,
+        subnets: SubnetManager,
+        said: Once,
+        *,
+        tell: Callable[[set[IPv4Network]], None],
+        save: Callable[[], Awaitable[None]],
+        margin: float,
+    ) -> None:
         self._subnets = subnets
         self._said = said
+        self._tell = tell
+        self._save = save
         self._margin = margin
+        self._unsaved = asyncio.Event()
+        self._unsaved.set()
+
+    async def run(self) -> None:
+        """Keep and follow until cancelled.
+
+        :raises LeaseLost: in a group; our subnet is another's now.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.keep())
+            tasks.create_task(self.follow())
+            tasks.create_task(self.expire())
+            tasks.create_task(self.save())
 
     async def keep(self) -> None:
-        """Renew our lease in time.
-
-        :raises LeaseLost: it is not ours any more.
-        """
+        """Let the store say that our subnet is ours, for long enough."""
         subnets = self._subnets
-        backoff = Backoff()
+        quarrel = Backoff(0.5, _QUIET)
+        last_loss = float("-inf")
+        while True:
+            if subnets.is_in_order:
+                try:
+                    async with asyncio.timeout(subnets.renewal_delay(self._margin)):
+                        await subnets.own_changed()
+                    continue  # another lifetime, or it is not in order any more
+                except TimeoutError:
+                    pass
+            else:
+                if monotonic() - last_loss < _QUIET:
+                    await quarrel.wait()
+                else:
+                    quarrel.reset()
+                last_loss = monotonic()
+            await self._ask_until_kept()
+            self._unsaved.set()
+
+    async def _ask_until_kept(self) -> None:
+        backoff = self._backoff()
         while True:
             try:
-                async with asyncio.timeout(subnets.renewal_delay(self._margin)):
-                    await subnets.own_changed()
-                continue  # somebody gave it another lifetime: reckon again
-            except TimeoutError:
-                pass
-            while True:
-                try:
-                    await subnets.renew()
-                except AWAY as why:
-                    message = f"cannot renew the lease yet: {why}"
-                    self._said.warn("renewal", message, about=type(why))
-                    await backoff.wait()
-                else:
-                    break
-            backoff.reset()
-            self._said.forget("renewal")
-            log.debug("renewed lease %s", subnets.own)
+                await self._subnets.keep()
+            except AWAY as why:
+                message = f"cannot keep the lease yet: {why}"
+                self._said.warn("lease", message, about=type(why))
+                await backoff.wait()
+            else:
+                self._said.forget("lease")
+                log.debug("the lease is kept: %s", self._subnets.own)
+                return
 
-    async def follow(self, tell: Callable[[set[IPv4Network]], None]) -> None:
-        """Keep the peers up to date; ``tell`` hears each time whose lease differs.
-
-        :raises LeaseLost: our own lease is not ours any more.
-        """
-        backoff = Backoff()
+    async def follow(self) -> None:
+        """Keep the peers up to date."""
+        backoff = self._backoff()
         while True:
             try:
                 async for changed in self._subnets.follow():
-                    tell(changed)
-                    backoff.reset()
+                    self._hear(changed)
+                    backoff = self._backoff()
                     if self._said.forget("watch"):
                         log.info("following the leases again")
             except AWAY as why:
                 message = f"cannot follow the leases: {why}; packets flow on"
                 self._said.warn("watch", message, about=type(why))
             await backoff.wait()
+
+    async def expire(self) -> None:
+        """Look after leases that the store has forgotten."""
+        while True:
+            await asyncio.sleep(1)
+            changed = self._subnets.expire()
+            if changed:
+                log.warning(
+                    "%d leases that the store has forgotten are over: %s",
+                    len(changed),
+                    ", ".join(map(str, sorted(changed)[:5])) + (" ..." if len(changed) > 5 else ""),
+                )
+                self._hear(changed)
+
+    async def save(self) -> None:
+        """Save what is served, soon after each change."""
+        while True:
+            await self._unsaved.wait()
+            self._unsaved.clear()
+            began = monotonic()
+            await self._save()
+            await asyncio.sleep(max(_SAVE_PAUSE, _SAVE_SHARE * (monotonic() - began)))
+
+    def _hear(self, changed: set[IPv4Network]) -> None:
+        if changed:
+            self._unsaved.set()
+        self._tell(changed)
+
+    def _backoff(self) -> Backoff:
+        return Backoff(0.1, retry_pause(len(self._subnets.peers)))

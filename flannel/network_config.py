@@ -50,6 +50,21 @@ class NetworkConfig:
             and self.subnet_min <= subnet.network_address <= self.subnet_max
         )
 
+    def difference(self, other: "NetworkConfig") -> str:
+        """What is different in ``other``, for messages; "" if they say the same."""
+        return ", ".join(
+            f"{name} {before} is {after} now"
+            for name, before, after in (
+                ("Network", self.network, other.network),
+                ("SubnetLen", self.subnet_len, other.subnet_len),
+                ("SubnetMin", self.subnet_min, other.subnet_min),
+                ("SubnetMax", self.subnet_max, other.subnet_max),
+                ("Backend.Type", self.backend_type, other.backend_type),
+                ("Backend", dict(self.backend), dict(other.backend)),
+            )
+            if before != after
+        )
+
     @classmethod
     def from_json(cls, text: str) -> "NetworkConfig":
         """Parse and validate; unknown members are ignored.

@@ -39,6 +39,32 @@ def margin(text: str) -> timedelta:
     return timedelta(minutes=integer(1, 24 * 60 - 1)(text))
 
 
+def duration(low: int, high: int, unit: int = 1) -> Callable[[str], timedelta]:
+    """Make a reader of times from ``low`` to ``high`` seconds, whole multiples of ``unit``: seconds
+    as a number, or as Go writes them: ``24h``, ``1h30m``."""
+
+    def parse(text: str) -> timedelta:
+        match = re.fullmatch(r"(?:(\d{1,5})h)?(?:(\d{1,7})m)?(?:(\d{1,9})s?)?", text, re.ASCII)
+        if match is not None and text:
+            hours, minutes, seconds = (int(part or 0) for part in match.groups())
+            total = hours * 3600 + minutes * 60 + seconds
+            if low <= total <= high and total % unit == 0:
+                return timedelta(seconds=total)
+        whole = " in whole minutes" if unit == 60 else ""
+        limits = f"{timedelta(seconds=low)} to {timedelta(seconds=high)}"
+        raise ValueError(f"{shown(text)} is not a time like 24h or 90m, {limits}{whole}")
+
+    return parse
+
+
+def program(text: str) -> Path | None:
+    """The name of a file that this process may run; None for an empty text."""
+    path = readable_file(text)
+    if path is not None and not os.access(path, os.X_OK):
+        raise ValueError(f"{text!r} cannot be run: it is not executable")
+    return path
+
+
 def username(text: str) -> str:
     """A user name for HTTP's basic auth, which ends it with a colon."""
     if ":" in text:

@@ -56,6 +56,11 @@ class Options:
     public_ip: IPv4Address | None
     subnet_file: Path
     subnet_lease_renew_margin: timedelta
+    subnet_lease_ttl: timedelta
+    lease_grace: timedelta
+    lease_hook: Path | None
+    release_on_exit: bool
+    state_dir: Path
     v: int
     warnings: tuple[str, ...]
 
@@ -105,6 +110,19 @@ FLAGS = (
          default="/run/flannel/subnet.env", help="file to write the lease and the MTU to"),
     Flag(name="subnet-lease-renew-margin", parse=values.margin, metavar="MINUTES", default="60",
          help="renew the lease this long before it ends, 1 to 1439"),
+    Flag(name="subnet-lease-ttl", parse=values.duration(60, 366 * 86400, 60), metavar="TIME",
+         default="24h", help="how long the lease lasts without being renewed, in whole minutes"),
+    Flag(name="lease-grace", parse=values.duration(0, 7 * 86400), metavar="TIME", default="5m",
+         help="how long to keep the routes to hosts whose leases vanish without being removed, as "
+         "when etcd was emptied or restored"),
+    Flag(name="lease-hook", parse=values.program, metavar="FILE",
+         help="program to run after the host had to take another subnet, with FLANNEL_OLD_SUBNET "
+         "and what is in -subnet-file in its environment"),
+    Flag(name="release-on-exit", parse=boolean, metavar="BOOL", default="false",
+         help="give the lease up at the end, for hosts that do not come back"),
+    Flag(name="state-dir", parse=values.file_name, metavar="DIRECTORY",
+         default="/var/lib/flannel",
+         help="where the identity of this host is kept, and what it needs to start without etcd"),
     Flag(name="ip-masq", parse=boolean, metavar="BOOL", default="false",
          help="masquerade what leaves the overlay", no_effect=_NO_MASQUERADE),
     Flag(name="ip-masq-fully-random-disable", parse=boolean, metavar="BOOL", default="false",
@@ -178,6 +196,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
         password=found["etcd-password"],
     )
     _check_pairs(etcd, sources)
+    margin = _margin(found["subnet-lease-renew-margin"], found["subnet-lease-ttl"], sources)
     return Options(
         etcd=etcd,
         iface=found["iface"],
@@ -185,7 +204,12 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
         iface_can_reach=found["iface-can-reach"],
         public_ip=found["public-ip"],
         subnet_file=found["subnet-file"],
-        subnet_lease_renew_margin=found["subnet-lease-renew-margin"],
+        subnet_lease_renew_margin=margin,
+        subnet_lease_ttl=found["subnet-lease-ttl"],
+        lease_grace=found["lease-grace"],
+        lease_hook=found["lease-hook"],
+        release_on_exit=found["release-on-exit"],
+        state_dir=found["state-dir"],
         v=found["v"],
         warnings=(*_without_effect(sources, environ), *_etcd_warnings(etcd, sources)),
     )
@@ -201,6 +225,15 @@ def _check_pairs(etcd: EtcdOptions, sources: Mapping[str, str]) -> None:
         raise BadOption(f"cannot use {sources['etcd-username']}: it needs {needed} as well")
     if etcd.password and not etcd.username:
         raise BadOption(f"cannot use {sources['etcd-password']}: it needs -etcd-username as well")
+
+
+def _margin(margin: timedelta, ttl: timedelta, sources: Mapping[str, str]) -> timedelta:
+    """What must be left of a lease of ``ttl`` at its renewal; the default gives way to it."""
+    if margin < ttl:
+        return margin
+    if source := sources.get("subnet-lease-renew-margin"):
+        raise BadOption(f"cannot use {source}: it must be less than -subnet-lease-ttl, {ttl}")
+    return ttl / 4
 
 
 def _without_effect(sources: Mapping[str, str], environ: Mapping[str, str]) -> list[str]:

@@ -43,19 +43,23 @@ class SubnetEnv:
     mtu: int
     ip_masq: bool
 
+    def variables(self) -> dict[str, str]:
+        """The assignments of the file, in its order."""
+        return {
+            "FLANNEL_NETWORK": str(self.network),
+            "FLANNEL_SUBNET": str(self.subnet),
+            "FLANNEL_MTU": str(self.mtu),
+            "FLANNEL_IPMASQ": str(self.ip_masq).lower(),
+        }
+
 
 def write(path: Path, env: SubnetEnv) -> None:
     """Write the file, unless it says that already.
 
     :raises CannotWrite: the old file, if any, is as it was.
     """
-    lines = (
-        f"FLANNEL_NETWORK={env.network}",
-        f"FLANNEL_SUBNET={env.subnet}",
-        f"FLANNEL_MTU={env.mtu}",
-        f"FLANNEL_IPMASQ={str(env.ip_masq).lower()}",
-    )
-    atomic_file.write(path, "".join(f"{line}\n" for line in lines).encode())
+    lines = (f"{name}={value}\n" for name, value in env.variables().items())
+    atomic_file.write(path, "".join(lines).encode())
 
 
 def read(path: Path) -> SubnetEnv | None:

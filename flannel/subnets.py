@@ -1,10 +1,11 @@
-"""SubnetManager: who gets which subnet. Policy on a lease store; no waiting, no I/O of its own.
+"""SubnetManager: who gets which subnet. Policy on a lease store, no I/O of its own.
 
-    subnets = SubnetManager(store, config)
-    lease = await subnets.acquire(attrs, previous)
+    subnets = SubnetManager(store, config, known=...)
+    lease = await subnets.acquire(attrs, previous)     # or, without a store: resume(attrs, lease)
     async for changed in subnets.follow():      # subnets.peers is up to date, these differ
         ...
-    await subnets.renew()                       # when subnets.renewal_delay(margin) is over
+    await subnets.keep()                        # when subnets.renewal_delay(margin) is over,
+                                                # or subnets.is_in_order is not true
 
 Thread-safety: all of it belongs to one event loop.
 """
@@ -12,11 +13,16 @@ Thread-safety: all of it belongs to one event loop.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection, Iterable
-from ipaddress import IPv4Address, IPv4Network
+from dataclasses import replace
+from ipaddress import IPv4Network
 from random import Random, SystemRandom
+from time import monotonic
 from typing import assert_never
 
 from flannel.errors import (
+    AddressTaken,
+    BadLease,
+    IdentityTaken,
     LeaseChanged,
     LeaseLost,
     LeaseTaken,
@@ -32,109 +38,231 @@ log = logging.getLogger(__name__)
 LEASE_TTL = 86400
 """Seconds; upstream's."""
 
+LEASE_GRACE = 300.0
+"""Seconds for which a lease counts that the store has forgotten."""
+
 _ATTEMPTS = 20
 _LONGEST_PAUSE = 1.0
 """Seconds between two attempts to take a subnet, at most; the first pauses are much shorter."""
+
+_SETTLE, _SETTLE_PER_LEASE = 1.0, 0.0015
+"""Seconds that a host without a lease waits where the store may just have been emptied, so that
+those who are using their subnets put them back first: they ask a store that is away every 0.75 s
+at the latest, in a large cluster every 1.5 ms for each lease (`retry_pause`)."""
+
+_FRESH = 5
+"""Seconds: a lease is young if that much of its time at most is over."""
+
+
+def retry_pause(n_leases: int) -> float:
+    """The mean of the pauses, in seconds, after which a store that is away is asked again. However
+    many hosts wait for it, they make no more than some 1,000 requests in a second."""
+    return 0.5 + n_leases / 1000
 
 
 class SubnetManager:
     """This host's lease and its view of all others, for one network config.
 
+    :ivar config: the network; it may be exchanged for one that differs in which subnets may be
+        leased.
     :ivar peers: the leases of other hosts that fit the network, by subnet.
+    :param ttl: seconds that our lease lasts.
+    :param grace: seconds for which leases count that the store has forgotten.
+    :param known: leases of others that it had when we last looked, perhaps in an earlier run.
+    :ivar is_in_order: whether, as far as is known, the store says of our subnet what we do.
     """
 
-    def __init__(self, store: Store, config: NetworkConfig, random: Random | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        config: NetworkConfig,
+        random: Random | None = None,
+        *,
+        ttl: int = LEASE_TTL,
+        grace: float = LEASE_GRACE,
+        known: Collection[Lease] = (),
+    ) -> None:
+        self.config = config
+        self.peers: dict[IPv4Network, Lease] = {}
+        self.is_in_order = True
         self._store = store
-        self._config = config
         self._random = random or SystemRandom()
-        self._table = LeaseTable()
+        self._ttl = ttl
+        self._grace = grace
+        self._table = LeaseTable(known)
         self._own: Lease | None = None
+        self._stored: LeaseAttrs | None = None
+        """What the store says of our subnet, by our last look or write."""
+        self._is_unverified = False
         self._own_changed = asyncio.Event()
         self._strange = Once(log)
-        self.peers: dict[IPv4Network, Lease] = {}
 
     @property
     def own(self) -> Lease:
-        """Our lease as it was last written or seen. Only after `acquire`."""
+        """Our lease as we serve it. Only after `acquire` or `resume`."""
         assert self._own is not None, "acquire() comes first"
         return self._own
 
-    async def acquire(self, attrs: LeaseAttrs, previous: IPv4Network | None) -> Lease:
+    @property
+    def leases(self) -> Collection[Lease]:
+        """Every lease that is known, of whatever use it is."""
+        return self._table.leases.values()
+
+    def resume(self, attrs: LeaseAttrs, lease: Lease) -> Lease:
+        """Serve ``lease`` of an earlier run, not knowing whether it is still ours: `follow` and
+        `keep` find out as soon as the store answers."""
+        self._own = replace(lease, attrs=attrs)
+        self._stored = lease.attrs
+        self._is_unverified = True
+        self._update_peers(self._table.leases.keys())
+        return self._own
+
+    async def acquire(
+        self,
+        attrs: LeaseAttrs,
+        previous: IPv4Network | None,
+        *,
+        before: Lease | None = None,
+        seen_since: float | None = None,
+    ) -> Lease:
         """Take a lease for this host: its own, or ``previous`` if free, or any free subnet.
 
         Another host's lease is never touched. A reservation of ours stays one.
 
+        :param before: our lease as it was in the store when we last looked.
+        :param seen_since: since when (monotonic) the store has been answering us.
+        :raises AddressTaken: another host has leased with our public address.
         :raises NoFreeSubnet: all are leased.
         :raises LeaseTaken: others were quicker, again and again.
         """
+        if seen_since is None:
+            seen_since = monotonic()
         for attempt in range(_ATTEMPTS):
             leases = (await self._store.snapshot()).leases
+            own = _own_first(leases, attrs, previous)
+            # A store that does not know of us any more has forgotten others as well.
+            forgotten = before is not None and not any(each.index >= before.index for each in own)
+            self._table.reset(leases, self._keep_until(forgotten))
             try:
-                self._own = await self._claim(leases, attrs, previous)
+                lease = await self._reuse(own, attrs)
+                if lease is None:
+                    if await self._settle(leases, seen_since):
+                        continue
+                    lease = await self._take(attrs, previous)
             except (LeaseTaken, LeaseChanged) as lost:
                 log.info("%s; choosing again", lost)
                 pause = min(_LONGEST_PAUSE, 0.02 * 2**attempt)
                 await asyncio.sleep(self._random.uniform(0, pause))
             else:
-                return self._own
+                self._have(lease)
+                self._update_peers(self._table.leases.keys())
+                return lease
         raise LeaseTaken(f"cannot lease a subnet: others were quicker {_ATTEMPTS} times")
 
-    async def _claim(
-        self, leases: Collection[Lease], attrs: LeaseAttrs, previous: IPv4Network | None
-    ) -> Lease:
-        for lease in _own_first(leases, attrs.public_ip, previous):
-            if self._config.fits(lease.subnet):
+    async def _reuse(self, own: Iterable[Lease], attrs: LeaseAttrs) -> Lease | None:
+        """The first of our leases that fits the config, kept; None if none does."""
+        for lease in own:
+            if self.config.fits(lease.subnet):
                 log.info("lease %s is ours, keeping it", lease.subnet)
-                return await self._keep(lease, attrs)
+                return await self._write(lease, attrs)
             if lease.ttl is None:
                 log.warning("reservation %s does not fit the network config; left alone", lease)
             else:
                 log.warning("giving up lease %s: it does not fit the network config", lease)
                 await self._store.release(lease)
-        taken = [lease.subnet for lease in leases]
-        subnet = previous
-        if subnet is None or not is_free(self._config, subnet, taken):
-            subnet = choose_free(self._config, taken, self._random)
-        return await self._store.create(subnet, attrs, LEASE_TTL)
+        return None
 
-    async def _keep(self, lease: Lease, attrs: LeaseAttrs) -> Lease:
+    async def _settle(self, leases: Collection[Lease], seen_since: float) -> bool:
+        """Wait, if need be, for those who use their subnets to put their leases back into a store
+        that was emptied; return whether it has to be looked at again."""
+        if not all(_is_young(lease) for lease in leases):
+            return False
+        wanted = _SETTLE + _SETTLE_PER_LEASE * len(leases)
+        missing = wanted - (monotonic() - seen_since)
+        if missing <= 0:
+            return False
+        log.debug("the store is new: waiting %.1f s for leases that are in use", missing)
+        await asyncio.sleep(missing)
+        return True
+
+    async def _take(self, attrs: LeaseAttrs, previous: IPv4Network | None) -> Lease:
+        taken = self._table.leases.keys()
+        subnet = previous
+        if subnet is None or not is_free(self.config, subnet, taken):
+            subnet = choose_free(self.config, taken, self._random)
+        return await self._store.create(subnet, attrs, self._ttl)
+
+    async def _write(self, lease: Lease, attrs: LeaseAttrs) -> Lease:
         """Serve ``lease`` of ours on. Where it says what is true already, no other host is told:
         a cluster whose hosts all restart would tell every host of every host."""
         if lease.attrs != attrs:
-            ttl = None if lease.ttl is None else LEASE_TTL
+            ttl = None if lease.ttl is None else self._ttl
             return await self._store.replace(lease, attrs, ttl)
-        return lease if lease.ttl is None else await self._store.renew(lease, LEASE_TTL)
+        return lease if lease.ttl is None else await self._store.renew(lease, self._ttl)
+
+    def _have(self, lease: Lease) -> None:
+        self._own, self._stored, self.is_in_order = lease, lease.attrs, True
 
     async def follow(self) -> AsyncIterator[set[IPv4Network]]:
         """Keep `peers` up to date; yield the subnets that differ, first of all perhaps none.
 
-        :raises LeaseLost: our own lease is gone, or another's now.
+        :raises LeaseLost: our subnet is another's now.
         """
         async for news in self._store.follow_leases():
             match news:
-                case Snapshot(leases):
-                    changed = self._table.reset(leases)
+                case Snapshot(leases, rewound):
+                    own = self.own
+                    seen = next((each for each in leases if each.subnet == own.subnet), None)
+                    if seen is None:
+                        rewound |= own.index > 0  # and nobody told of its removal
+                    elif self._is_unverified:
+                        rewound |= own.index > seen.index
+                    changed = self._table.reset(leases, self._keep_until(rewound))
+                    self._is_unverified = False
                 case Changes(events):
+                    rewound = False
                     changed = self._table.update(events)
+                    seen = self._table.held(self.own.subnet)
                 case _:
                     assert_never(news)
-            self._check_own()
+            self._check_own(seen, rewound)
             yield self._update_peers(changed)
 
-    def _check_own(self) -> None:
+    def expire(self) -> set[IPv4Network]:
+        """Drop leases that the store has forgotten for too long; return the subnets that differ."""
+        return self._update_peers(self._table.expire(monotonic()))
+
+    def _keep_until(self, forgotten: bool) -> float | None:
+        return monotonic() + self._grace if forgotten else None
+
+    def _check_own(self, seen: Lease | None, rewound: bool) -> None:
         own = self.own
-        seen = self._table.leases.get(own.subnet)
         if seen is None:
-            raise LeaseLost(f"cannot keep lease {own.subnet}: it is gone from the store")
-        if seen.attrs.public_ip != own.attrs.public_ip:
-            raise LeaseLost(f"cannot keep lease {own.subnet}: {seen.attrs.public_ip} holds it now")
-        if seen.index < own.index:
+            # What is not there has no index: a later snapshot without others' leases is true.
+            self._own = replace(own, index=0)
+            self._stored = None
+            in_order = False
+        elif seen.index < own.index and not rewound:
             return  # from before our last write
-        if seen != own:
-            raise LeaseLost(f"cannot keep lease {own.subnet}: somebody has written over it")
-        if (seen.index, seen.ttl) != (own.index, own.ttl):
-            self._own = seen
-            self._own_changed.set()
+        else:
+            self._check_owner(seen)
+            in_order = seen.attrs == own.attrs
+            if (seen.index, seen.ttl, in_order) == (own.index, own.ttl, self.is_in_order):
+                return
+            self._own = replace(own, ttl=seen.ttl, index=seen.index)
+        self.is_in_order = in_order
+        self._own_changed.set()
+
+    def _check_owner(self, seen: Lease) -> None:
+        own, attrs = self.own, seen.attrs
+        if not _is_of(attrs, own.attrs):
+            raise LeaseLost(f"cannot keep lease {own.subnet}: {attrs.host} holds it now")
+        stored = self._stored or own.attrs
+        if attrs.public_ip not in (own.attrs.public_ip, stored.public_ip):
+            raise IdentityTaken(
+                f"cannot keep lease {own.subnet}: {attrs.public_ip} holds it now, with the NodeID "
+                f"of this host, {own.attrs.node_id}: one of them is a copy of the other"
+            )
 
     def _update_peers(self, changed: Iterable[IPv4Network]) -> set[IPv4Network]:
         differ = set()
@@ -150,34 +278,64 @@ class SubnetManager:
         return differ
 
     def _is_peer(self, lease: Lease) -> bool:
-        network, subnet, host = (
-            self._config.network,
-            lease.subnet,
-            lease.attrs.public_ip,
-        )
-        if subnet == self.own.subnet or host == self.own.attrs.public_ip:
+        network, subnet, attrs, own = self.config.network, lease.subnet, lease.attrs, self.own
+        if subnet == own.subnet or attrs.public_ip == own.attrs.public_ip:
             return False
-        if subnet.prefixlen != self._config.subnet_len or subnet.network_address not in network:
-            why = f"it is no /{self._config.subnet_len} of {network}"
-        elif host in network:
+        if _is_of(attrs, own.attrs):
+            return False  # ours from before our address changed
+        if subnet.prefixlen != self.config.subnet_len or subnet.network_address not in network:
+            why = f"it is no /{self.config.subnet_len} of {network}"
+        elif attrs.public_ip in network:
             why = f"its host's address is inside {network}"
         else:
             return True
         self._strange.warn(subnet, f"ignoring lease {lease}: {why}")
         return False
 
-    async def renew(self) -> None:
-        """Let our lease last for its full time again; nobody else is woken by it.
+    async def keep(self) -> None:
+        """Bring the store to say what we serve, for its full time: renew our lease, take it again
+        if it is gone, write it again if it says something else. Nobody hears of a renewal.
 
-        :raises LeaseLost: it is not ours any more.
+        :raises LeaseLost: our subnet is another's now.
         """
+        for _ in range(_ATTEMPTS):
+            try:
+                lease = await self._keep()
+            except (LeaseTaken, LeaseChanged):
+                continue  # whose it is, the next look tells
+            self._have(lease)
+            return
+        raise LeaseTaken(f"cannot keep lease {self.own}: others were quicker {_ATTEMPTS} times")
+
+    async def _keep(self) -> Lease:
+        own = self.own
         try:
-            self._own = await self._store.renew(self.own, LEASE_TTL)
-        except LeaseChanged as why:
-            raise LeaseLost(str(why)) from why
+            found = await self._store.find(own.subnet)
+        except BadLease as why:
+            stray = replace(own, index=why.index)
+            lease = await self._store.replace(stray, own.attrs, self._ttl)
+            log.warning("somebody had written over lease %s: %s; written again", own, why)
+            return lease
+        if found is None:
+            lease = await self._store.create(own.subnet, own.attrs, self._ttl)
+            log.warning("lease %s was gone from the store; taken again", own)
+            return lease
+        self._check_owner(found)
+        lease = await self._write(found, own.attrs)
+        if found.attrs != own.attrs:
+            log.warning("lease %s said something else: %s; written again", own, found.attrs.host)
+        return lease
+
+    async def release(self) -> None:
+        """Give our lease up; a reservation stays.
+
+        :raises LeaseChanged: it is another's.
+        """
+        if self.own.ttl is not None:
+            await self._store.release(self.own)
 
     async def own_changed(self) -> None:
-        """Wait until somebody gave our lease another lifetime."""
+        """Wait until the store says something new of our lease, such as another lifetime."""
         await self._own_changed.wait()
         self._own_changed.clear()
 
@@ -195,12 +353,40 @@ class SubnetManager:
         return latest * self._random.uniform(0.5, 0.9)
 
 
+def _is_of(attrs: LeaseAttrs, own: LeaseAttrs) -> bool:
+    """Whether a lease with ``attrs`` is of the host that publishes ``own``. One without a NodeID,
+    as upstream writes it, is known by its public address alone."""
+    if attrs.node_id:
+        return attrs.node_id == own.node_id
+    return attrs.public_ip == own.public_ip
+
+
 def _own_first(
-    leases: Iterable[Lease], public_ip: IPv4Address, previous: IPv4Network | None
+    leases: Iterable[Lease], own: LeaseAttrs, previous: IPv4Network | None
 ) -> list[Lease]:
-    """The leases of this host, that of ``previous`` before others, else in the store's order."""
-    own = [lease for lease in leases if lease.attrs.public_ip == public_ip]
-    return sorted(own, key=lambda lease: lease.subnet != previous)
+    """The leases of this host, that of ``previous`` before others, else in the store's order.
+
+    :raises AddressTaken: another host has leased with our public address.
+    """
+    found = []
+    for lease in leases:
+        if _is_of(lease.attrs, own):
+            found.append(lease)
+        elif lease.attrs.public_ip == own.public_ip:
+            ours = f"this one has {own.node_id}" if own.node_id else "this one cannot keep any"
+            raise AddressTaken(
+                f"cannot lease a subnet with public address {own.public_ip}: {lease.subnet} is "
+                f"leased with it by another host, of NodeID {lease.attrs.node_id} ({ours}). If "
+                "both are there, give one another -public-ip; if that host is gone, or was this "
+                "one before it lost its -state-dir, release its lease"
+            )
+    return sorted(found, key=lambda lease: lease.subnet != previous)
+
+
+def _is_young(lease: Lease) -> bool:
+    """Whether it may have been written in the last seconds: lifetimes are whole minutes. Of a
+    reservation nothing can be told."""
+    return lease.ttl is None or -lease.ttl % 60 <= _FRESH
 
 
 def is_free(config: NetworkConfig, subnet: IPv4Network, taken: Iterable[IPv4Network]) -> bool:

@@ -35,6 +35,7 @@ class Daemon:
             self.process = host.popen(
                 str(FLANNELD),
                 f"-subnet-file={host.subnet_file}",
+                f"-state-dir={host.state_dir}",
                 *flags,
                 stdout=log,
                 stderr=log,
@@ -136,6 +137,7 @@ class Host(Namespace):
         self.directory = directory
         self.directory.mkdir()
         self.subnet_file = self.directory / "subnet.env"
+        self.state_dir = self.directory / "state"
         self.daemons: list[Daemon] = []
         self.at_end: list[Callable[[], None]] = []
         """Called when the host goes: what ends the other programs that it runs."""

@@ -95,7 +95,9 @@ class TestContainersReachEachOther:
         ((key, node),) = world.leases().items()
         mac = json.loads(host.run("ip", "-j", "link", "show", "flannel.1"))[0]["address"]
         assert key == str(host.subnet).replace("/", "-")
-        assert node["value"] == peer_value("192.0.2.11", mac)
+        upstreams = peer_value("192.0.2.11", mac)
+        # But for the member NodeID at the end, which upstream ignores.
+        assert re.fullmatch(re.escape(upstreams[:-1]) + r',"NodeID":"[0-9a-f]{32}"}', node["value"])
         assert 86000 < node["ttl"] <= 86400
         first = host.subnet.network_address + 1
         assert host.subnet_file.read_text() == (
@@ -117,7 +119,7 @@ class TestContainersReachEachOther:
     def test_alloc_leases_and_touches_nothing(self, world: World) -> None:
         (host,) = start(world, {"Network": "10.1.0.0/16", "Backend": {"Type": "alloc"}}, 1)
         (node,) = world.leases().values()
-        assert node["value"] == '{"PublicIP":"192.0.2.11"}'
+        assert re.fullmatch(r'{"PublicIP":"192\.0\.2\.11","NodeID":"[0-9a-f]{32}"}', node["value"])
         assert host.subnet_env["FLANNEL_MTU"] == "1500"
         assert overlay(host) == set()
         assert "flannel" not in host.run("ip", "link")

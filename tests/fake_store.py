@@ -33,6 +33,9 @@ class FakeStore:
     async def snapshot(self) -> Snapshot:
         return self.stale.pop(0) if self.stale else self._now()
 
+    async def find(self, subnet: IPv4Network) -> Lease | None:
+        return self.leases.get(subnet)
+
     async def create(self, subnet: IPv4Network, attrs: LeaseAttrs, ttl: int | None) -> Lease:
         found = self.leases.get(subnet)
         if found is None:

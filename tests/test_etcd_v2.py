@@ -18,7 +18,7 @@ import pytest
 import trustme
 from etcd_server import PREFIX, EtcdServer, free_port, losing_answers
 
-from flannel.errors import LeaseChanged, LeaseTaken, StoreDenied, StoreUnavailable
+from flannel.errors import BadLease, LeaseChanged, LeaseTaken, StoreDenied, StoreUnavailable
 from flannel.lease import Lease, LeaseAdded, LeaseAttrs, LeaseRemoved
 from flannel.stores import Changes, Snapshot
 from flannel.stores.etcd_members import Members
@@ -124,11 +124,17 @@ class TestFeed:
         add(etcd, A, ttl=1)
         assert follow(etcd, lambda: None)[1] == Changes((LeaseRemoved(A),))
 
-    def test_a_subnets_directory_that_is_removed_leads_to_a_snapshot(
-        self, etcd: EtcdServer
+    @pytest.mark.parametrize("directory", ["subnets", ""])
+    def test_a_directory_that_is_removed_takes_its_leases_along(
+        self, etcd: EtcdServer, directory: str
     ) -> None:
         add(etcd, A)
-        assert follow(etcd, lambda: etcd.delete("subnets"))[1] == Snapshot(())
+        seen = follow(etcd, lambda: etcd.delete(directory), lambda: None, lambda: add(etcd, B))
+        assert seen[1:] == [
+            Changes((LeaseRemoved(A),)),
+            Snapshot(()),
+            Changes((LeaseAdded(Lease(B, OTHER)),)),
+        ]
 
     def test_a_compare_and_delete_does_not_stop_it(self, etcd: EtcdServer) -> None:
         index = add(etcd, A)
@@ -358,6 +364,20 @@ class TestWrites:
                 renewed = await store_at(proxy, etcd.url).renew(lease, 5000)
             assert renewed.ttl == 5000
             await store_at(etcd.url).renew(renewed, 6000)
+
+        run(main())
+
+    def test_a_lease_is_found_by_its_subnet(self, etcd: EtcdServer) -> None:
+        async def main() -> None:
+            store = store_at(etcd.url)
+            assert await store.find(A) is None
+            assert await store.create(A, ME, 100) == await store.find(A)
+            index = add(etcd, A, "garbage")
+            with pytest.raises(BadLease) as bad:
+                await store.find(A)
+            assert bad.value.index == index
+            stray = Lease(A, ME, 100, index)
+            assert await store.replace(stray, ME, 100) == await store.find(A)
 
         run(main())
 

@@ -185,3 +185,25 @@ class TestLeaseTable:
         assert table.update([LeaseAdded(lease(str(A))), LeaseAdded(lease(str(B)))]) == {A, B}
         assert table.update([LeaseRemoved(A), LeaseRemoved(C)]) == {A}
         assert table.leases.keys() == {B}
+
+
+class TestNodeId:
+    """An extra member at the end, which upstream ignores."""
+
+    def test_it_stands_last(self) -> None:
+        attrs = LeaseAttrs(IPv4Address("10.9.0.1"), "vxlan", {"VtepMAC": "be:0b:51:3e:a5:a3"}, "a1")
+        assert attrs.to_json() == (
+            '{"PublicIP":"10.9.0.1","BackendType":"vxlan",'
+            '"BackendData":{"VtepMAC":"be:0b:51:3e:a5:a3"},"NodeID":"a1"}'
+        )
+        assert LeaseAttrs.from_json(attrs.to_json()) == attrs
+
+    @pytest.mark.parametrize("value", ["null", '""'])
+    def test_without_one_the_host_is_known_by_its_address(self, value: str) -> None:
+        attrs = LeaseAttrs.from_json(f'{{"PublicIP":"10.9.0.1","NodeID":{value}}}')
+        assert attrs == LeaseAttrs(IPv4Address("10.9.0.1"))
+
+    @pytest.mark.parametrize("value", ["7", "[]", '"a b"', '"\\n"', '"' + "a" * 65 + '"'])
+    def test_one_that_is_none_makes_the_lease_bad(self, value: str) -> None:
+        with pytest.raises(BadLease, match="its NodeID is"):
+            LeaseAttrs.from_json(f'{{"PublicIP":"10.9.0.1","NodeID":{value}}}')

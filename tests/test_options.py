@@ -50,6 +50,13 @@ UPSTREAM = {
     "log_backtrace_at": ":0",
     "version": "false",
 }
+OURS = {
+    "subnet-lease-ttl": "24h",
+    "lease-grace": "5m",
+    "lease-hook": "",
+    "release-on-exit": "false",
+    "state-dir": "/var/lib/flannel",
+}
 SECRET = "hunter2"
 
 
@@ -73,7 +80,7 @@ def files(directory: Path, *names: str) -> list[str]:
 
 
 def test_every_flag_of_upstream_is_there_with_its_default() -> None:
-    assert {flag.name: flag.default for flag in FLAGS} == UPSTREAM
+    assert {flag.name: flag.default for flag in FLAGS} == UPSTREAM | OURS
 
 
 def test_the_defaults() -> None:
@@ -93,6 +100,11 @@ def test_the_defaults() -> None:
         public_ip=None,
         subnet_file=Path("/run/flannel/subnet.env"),
         subnet_lease_renew_margin=timedelta(hours=1),
+        subnet_lease_ttl=timedelta(days=1),
+        lease_grace=timedelta(minutes=5),
+        lease_hook=None,
+        release_on_exit=False,
+        state_dir=Path("/var/lib/flannel"),
         v=0,
         warnings=(),
     )
@@ -221,6 +233,16 @@ def test_what_is_no_flag_is_named(argv: list[str], named: str) -> None:
         ("subnet-lease-renew-margin", "010", "from 1 to 1439"),
         ("subnet-lease-renew-margin", "٦٠", "from 1 to 1439"),
         ("subnet-lease-renew-margin", "9" * 5000, "from 1 to 1439"),
+        *[
+            ("subnet-lease-ttl", text, "is not a time like 24h or 90m")
+            for text in ("", "0", "59", "-1h", "90", "1d", "1m30s", "1h 1m", "h", "9" * 50, "٦٠")
+        ],
+        ("lease-grace", "8d", "is not a time"),
+        ("lease-grace", "-1", "is not a time"),
+        ("lease-hook", "/does/not/exist", "No such file"),
+        ("lease-hook", "/etc/passwd", "not executable"),
+        ("lease-hook", "/etc", "is not a file"),
+        ("state-dir", "", "is not the name of a file"),
         ("iptables-resync", "-5", "from 0"),
         ("healthz-port", "99999", "from 0 to 65535"),
         ("v", "high", "whole number"),
@@ -429,3 +451,20 @@ def test_whatever_is_typed_the_answer_is_options_a_refusal_or_an_exit(
         status = end.code
     assert all(line.isprintable() for line in said)
     assert status == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("24h", 86400), ("90m", 5400), ("1h30m", 5400), ("60", 60), ("3600s", 3600), ("1h60", 3660)],
+)
+def test_times_are_written_as_in_go_or_in_seconds(text: str, seconds: int) -> None:
+    assert typed(f"-subnet-lease-ttl={text}").subnet_lease_ttl == timedelta(seconds=seconds)
+
+
+def test_a_margin_that_leaves_nothing_of_the_lease_is_refused() -> None:
+    text = refusal("-subnet-lease-renew-margin=60", "-subnet-lease-ttl=1h")
+    assert "-subnet-lease-renew-margin: it must be less than -subnet-lease-ttl, 1:00:00" in text
+
+
+def test_the_default_margin_gives_way_to_a_short_lease() -> None:
+    assert typed("-subnet-lease-ttl=1h").subnet_lease_renew_margin == timedelta(minutes=15)

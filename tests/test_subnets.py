@@ -2,9 +2,10 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from ipaddress import IPv4Address, IPv4Network
 from random import Random
+from time import monotonic
 from typing import Any, TypeVar
 
 import pytest
@@ -12,16 +13,19 @@ from fake_store import FakeStore
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flannel.errors import LeaseLost, NoFreeSubnet
+from flannel.errors import AddressTaken, IdentityTaken, LeaseLost, NoFreeSubnet
 from flannel.lease import Lease, LeaseAttrs
 from flannel.network_config import NetworkConfig
 from flannel.stores import Snapshot
-from flannel.subnets import LEASE_TTL, SubnetManager, choose_free, is_free
+from flannel.subnets import LEASE_TTL, SubnetManager, choose_free, is_free, retry_pause
 
 T = TypeVar("T")
 CONFIG = NetworkConfig.from_json('{"Network":"10.5.0.0/16"}')
 SMALL = NetworkConfig.from_json('{"Network":"10.5.0.0/22","SubnetLen":24}')  # .1 to .3
-ME, OTHER = (LeaseAttrs(IPv4Address(f"192.0.2.{n}"), "host-gw") for n in (1, 2))
+ME, OTHER = (LeaseAttrs(IPv4Address(f"192.0.2.{n}"), "host-gw", node_id=f"n{n}") for n in (1, 2))
+UPSTREAMS = LeaseAttrs(ME.public_ip, "host-gw")
+LONG_AGO = 0.0
+"""A store that has been answering since then has nothing to put back."""
 
 
 def net(text: str) -> IPv4Network:
@@ -97,8 +101,9 @@ class Cluster:
         self.config = config
         self.manager = SubnetManager(self.store, config, Random(7))
 
-    def acquire(self, previous: str = "") -> Lease:
-        return run(self.manager.acquire(ME, net(previous) if previous else None))
+    def acquire(self, previous: str = "", attrs: LeaseAttrs = ME) -> Lease:
+        subnet = net(previous) if previous else None
+        return run(self.manager.acquire(attrs, subnet, seen_since=LONG_AGO))
 
 
 class TestAcquiring:
@@ -191,12 +196,235 @@ class TestAcquiring:
 
         async def one(number: int) -> Lease:
             attrs = LeaseAttrs(IPv4Address(f"192.0.2.{number}"), "host-gw")
-            return await SubnetManager(store, CONFIG, Random(number % 3)).acquire(attrs, None)
+            manager = SubnetManager(store, CONFIG, Random(number % 3))
+            return await manager.acquire(attrs, None, seen_since=LONG_AGO)
 
         async def together() -> list[Lease]:
             return await asyncio.gather(*(one(number) for number in range(1, 101)))
 
         assert len({lease.subnet for lease in run(together())}) == 100
+
+
+class TestWhoseItIs:
+    """A host is known by its NodeID, and where there is none, by its public address."""
+
+    @pytest.mark.parametrize(
+        "written",
+        [
+            LeaseAttrs(IPv4Address("192.0.2.77"), "host-gw", node_id=ME.node_id),
+            UPSTREAMS,
+            LeaseAttrs(ME.public_ip, "vxlan", {"VtepMAC": "02:00:00:00:00:01"}),
+        ],
+        ids=["before its address changed", "by upstream", "by upstream, another backend"],
+    )
+    def test_what_this_host_has_leased_before_is_updated_in_place(
+        self, written: LeaseAttrs
+    ) -> None:
+        cluster = Cluster()
+        before = cluster.store.put(net("10.5.9.0/24"), written, 50)
+        lease = cluster.acquire()
+        assert (lease.subnet, lease.attrs) == (before.subnet, ME)
+        assert len(cluster.store.leases) == 1
+
+    @pytest.mark.parametrize("node_id", [ME.node_id, ""])
+    def test_a_second_host_with_the_same_address_is_refused_and_told_what_to_do(
+        self, node_id: str
+    ) -> None:
+        cluster = Cluster()
+        first = LeaseAttrs(ME.public_ip, "host-gw", node_id="first")
+        theirs = cluster.store.put(net("10.5.9.0/24"), first, 50)
+        with pytest.raises(AddressTaken) as refusal:
+            cluster.acquire("10.5.9.0/24", LeaseAttrs(ME.public_ip, "host-gw", node_id=node_id))
+        for part in ("192.0.2.1", "10.5.9.0/24", "NodeID first", "-public-ip", "release"):
+            assert part in str(refusal.value)
+        assert cluster.store.leases == {theirs.subnet: theirs}
+
+    def test_a_host_with_a_copied_subnet_env_gets_another_subnet(self) -> None:
+        cluster = Cluster()
+        theirs = cluster.store.put(net("10.5.9.0/24"), OTHER, 50)
+        assert cluster.acquire("10.5.9.0/24").subnet != theirs.subnet
+
+
+class TestForgottenLeases:
+    """A store that was emptied does not end what is in use."""
+
+    A, B, C = (net(f"10.5.{n}.0/24") for n in (7, 8, 9))
+    THIRD = LeaseAttrs(IPv4Address("192.0.2.3"), "host-gw", node_id="n3")
+
+    def following(self, *steps: Callable[[FakeStore], object], grace: float = 300) -> SubnetManager:
+        """A manager with peers A and B, after its store has done ``steps`` and told of it."""
+        store = FakeStore()
+        manager = SubnetManager(store, CONFIG, Random(7), grace=grace)
+
+        async def main() -> None:
+            store.put(self.A, OTHER, 50)
+            store.put(self.B, self.THIRD, 50)
+            await manager.acquire(ME, None, seen_since=LONG_AGO)
+            feed = manager.follow()
+            await anext(feed)
+            for step in steps:
+                step(store)
+                await anext(feed)
+
+        run(main())
+        return manager
+
+    @staticmethod
+    def wipe(store: FakeStore) -> None:
+        store.leases.clear()
+        store.index = 0
+        store.tell(Snapshot(()))
+
+    def test_peers_of_a_wiped_store_stay(self) -> None:
+        assert self.following(self.wipe).peers.keys() == {self.A, self.B}
+
+    def test_peers_of_a_store_restored_from_an_older_state_stay(self) -> None:
+        def restore(store: FakeStore) -> None:
+            del store.leases[self.A]
+            store.tell(Snapshot(tuple(store.leases.values()), rewound=True))
+
+        assert self.following(restore).peers.keys() == {self.A, self.B}
+
+    def test_a_peer_that_a_store_in_good_memory_does_not_have_any_more_goes_at_once(self) -> None:
+        def miss(store: FakeStore) -> None:  # its history was too short for the event
+            del store.leases[self.A]
+            store.tell(Snapshot(tuple(store.leases.values())))
+
+        assert self.following(miss).peers.keys() == {self.B}
+
+    def test_a_peer_that_is_removed_goes_at_once(self) -> None:
+        manager = self.following(lambda store: store.remove(self.A))
+        assert manager.peers.keys() == {self.B}
+
+    def test_after_the_grace_they_go(self) -> None:
+        manager = self.following(self.wipe, grace=0)
+        assert manager.expire() == {self.A, self.B}
+        assert manager.peers == {}
+
+    def test_before_its_end_they_do_not(self) -> None:
+        manager = self.following(self.wipe)
+        assert manager.expire() == set()
+
+    def test_a_peer_that_puts_its_lease_back_is_an_ordinary_one_again(self) -> None:
+        manager = self.following(self.wipe, lambda store: store.put(self.A, OTHER, 50), grace=0)
+        assert manager.expire() == {self.B}
+        assert manager.peers.keys() == {self.A}
+
+    def test_a_peer_that_leases_another_subnet_has_left_the_old_one(self) -> None:
+        manager = self.following(self.wipe, lambda store: store.put(self.C, OTHER, 50))
+        assert manager.peers.keys() == {self.B, self.C}
+
+    def test_a_subnet_that_another_host_leases_is_that_ones(self) -> None:
+        fourth = LeaseAttrs(IPv4Address("192.0.2.4"), "host-gw", node_id="n4")
+        manager = self.following(self.wipe, lambda store: store.put(self.A, fourth, 50))
+        assert manager.peers[self.A].attrs == fourth
+
+    def test_what_is_in_use_is_not_chosen_though_the_store_has_forgotten_it(self) -> None:
+        store = FakeStore()
+        known = [Lease(net(f"10.5.{n}.0/24"), OTHER) for n in (1, 3)]
+        manager = SubnetManager(store, SMALL, Random(1), known=known)
+        before = Lease(net("10.9.9.0/24"), ME, 50, index=17)
+        lease = run(manager.acquire(ME, None, before=before, seen_since=LONG_AGO))
+        assert lease.subnet == net("10.5.2.0/24")
+        assert manager.peers.keys() == {each.subnet for each in known}
+
+    def test_leases_that_went_while_we_were_away_are_not_missed(self) -> None:
+        store = FakeStore()
+        mine = store.put(net("10.5.2.0/24"), ME, 50)
+        known = [Lease(net(f"10.5.{n}.0/24"), OTHER) for n in (1, 3)]
+        manager = SubnetManager(store, SMALL, Random(1), known=known)
+        run(manager.acquire(ME, None, before=mine))
+        assert manager.peers == {}
+
+
+class TestANewStore:
+    """Where it may just have been emptied, those who use their subnets come first."""
+
+    def acquire(self, store: FakeStore, *, seen_for: float = 0) -> tuple[Lease, float]:
+        """The lease of a newcomer and the seconds it took."""
+
+        async def main() -> tuple[Lease, float]:
+            began = monotonic()
+            manager = SubnetManager(store, SMALL, Random(1))
+            lease = await manager.acquire(ME, net("10.5.1.0/24"), seen_since=began - seen_for)
+            return lease, monotonic() - began
+
+        return run(main())
+
+    def test_a_newcomer_leaves_time_to_those_who_put_their_leases_back(self) -> None:
+        store = FakeStore()
+
+        async def main() -> Lease:
+            manager = SubnetManager(store, SMALL, Random(1))
+            newcomer = asyncio.create_task(manager.acquire(ME, net("10.5.1.0/24")))
+            await asyncio.sleep(1.5 * retry_pause(1))  # the longest pause of a host that serves
+            store.put(net("10.5.1.0/24"), OTHER, LEASE_TTL)
+            return await newcomer
+
+        assert run(main()).subnet != net("10.5.1.0/24")
+
+    @pytest.mark.parametrize("ttl", [LEASE_TTL, LEASE_TTL - 4, 3600, None])
+    def test_young_leases_say_nothing_of_the_age_of_a_store(self, ttl: int | None) -> None:
+        store = FakeStore()
+        store.put(net("10.5.3.0/24"), OTHER, ttl)
+        assert self.acquire(store)[1] > 1
+
+    def test_in_an_older_store_nobody_waits(self) -> None:
+        store = FakeStore()
+        store.put(net("10.5.2.0/24"), LeaseAttrs(IPv4Address("192.0.2.8")), LEASE_TTL)
+        store.put(net("10.5.3.0/24"), OTHER, LEASE_TTL - 10)
+        assert self.acquire(store)[1] < 0.5
+
+    def test_who_has_seen_the_store_for_a_while_does_not_wait(self) -> None:
+        assert self.acquire(FakeStore(), seen_for=2)[1] < 0.5
+
+    def test_who_finds_its_lease_does_not_wait(self) -> None:
+        store = FakeStore()
+        store.put(net("10.5.2.0/24"), ME, LEASE_TTL)
+        assert self.acquire(store)[1] < 0.5
+
+
+class TestResuming:
+    """To serve what was served before, while the store is away."""
+
+    def test_it_serves_at_once_and_puts_its_lease_back_if_it_is_gone(self) -> None:
+        store = FakeStore()
+        peer = Lease(net("10.5.3.0/24"), OTHER)
+        manager = SubnetManager(store, CONFIG, Random(1), known=[peer])
+        lease = manager.resume(ME, Lease(net("10.5.2.0/24"), UPSTREAMS, 50, index=17))
+        assert (lease.subnet, lease.attrs) == (net("10.5.2.0/24"), ME)
+        assert manager.peers == {peer.subnet: peer}
+
+        async def main() -> None:
+            await anext(manager.follow())
+            assert not manager.is_in_order
+            await manager.keep()
+
+        run(main())
+        assert store.leases[lease.subnet].attrs == ME
+        assert manager.peers == {peer.subnet: peer}  # of a store that has forgotten us as well
+
+    def test_a_lease_that_another_has_by_now_is_lost(self) -> None:
+        store = FakeStore()
+        manager = SubnetManager(store, CONFIG, Random(1))
+        manager.resume(ME, Lease(net("10.5.2.0/24"), ME, 50, index=17))
+        store.index = 20
+        store.put(net("10.5.2.0/24"), OTHER, 50)
+        with pytest.raises(LeaseLost, match="NodeID n2"):
+            run(anext(manager.follow()))
+
+    def test_an_address_that_has_changed_meanwhile_is_published(self) -> None:
+        store = FakeStore()
+        before = store.put(net("10.5.2.0/24"), LeaseAttrs(OTHER.public_ip, node_id="n1"), 50)
+        manager = SubnetManager(store, CONFIG, Random(1))
+        manager.resume(ME, before)
+
+        async def main() -> None:
+            await anext(manager.follow())
+            await manager.keep()
+
+        run(main())
+        assert store.leases[before.subnet].attrs == ME
 
 
 class TestFollowing:
@@ -206,7 +434,7 @@ class TestFollowing:
         """What is yielded: at first, and after each of ``steps`` has been done to the store."""
 
         async def main() -> list[set[IPv4Network]]:
-            await cluster.manager.acquire(ME, net("10.5.1.0/24"))
+            await cluster.manager.acquire(ME, net("10.5.1.0/24"), seen_since=LONG_AGO)
             feed = cluster.manager.follow()
             seen = [await anext(feed)]
             for step in steps:
@@ -225,14 +453,14 @@ class TestFollowing:
             lambda: cluster.store.put(b, OTHER, 50),
             lambda: cluster.store.remove(a),
         )
-        assert seen == [{a}, {b}, {a}]
+        assert seen == [set(), {b}, {a}]
         assert cluster.manager.peers.keys() == {b}
 
     def test_a_rewritten_but_equal_lease_is_no_change(self) -> None:
         cluster = Cluster()
         a = net("10.5.7.0/24")
         cluster.store.put(a, OTHER, 50)
-        assert self.follow(cluster, lambda: cluster.store.put(a, OTHER, 90)) == [{a}, set()]
+        assert self.follow(cluster, lambda: cluster.store.put(a, OTHER, 90)) == [set(), set()]
 
     def test_after_lost_history_only_what_differs_is_reported(self) -> None:
         cluster = Cluster()
@@ -246,7 +474,7 @@ class TestFollowing:
             leases = (own, Lease(a, OTHER), Lease(c, third))
             cluster.store.tell(Snapshot(leases))
 
-        assert self.follow(cluster, jump) == [{a, b}, {b, c}]
+        assert self.follow(cluster, jump) == [set(), {b, c}]
         assert cluster.manager.peers.keys() == {a, c}
 
     @pytest.mark.parametrize(
@@ -276,30 +504,53 @@ class TestFollowing:
         self.follow(cluster, lambda: cluster.store.put(net("10.5.7.0/24"), ME, 50))
         assert cluster.manager.peers == {}
 
-    @pytest.mark.parametrize("mark", [OTHER, LeaseAttrs(ME.public_ip, "vxlan")])
-    def test_a_lease_that_somebody_wrote_over_is_lost(self, mark: LeaseAttrs) -> None:
+    def test_a_lease_that_another_host_wrote_over_is_lost_and_the_host_is_named(self) -> None:
         cluster = Cluster()
-        with pytest.raises(LeaseLost, match=r"10\.5\.1\.0/24"):
-            self.follow(cluster, lambda: cluster.store.put(net("10.5.1.0/24"), mark, 50))
+        with pytest.raises(LeaseLost, match=r"10\.5\.1\.0/24: 192\.0\.2\.2 \(NodeID n2\) holds"):
+            self.follow(cluster, lambda: cluster.store.put(net("10.5.1.0/24"), OTHER, 50))
 
-    def test_a_lease_that_was_removed_is_lost(self) -> None:
+    def test_a_copy_of_this_host_is_told_from_it(self) -> None:
         cluster = Cluster()
-        with pytest.raises(LeaseLost, match="gone"):
-            self.follow(cluster, lambda: cluster.store.remove(net("10.5.1.0/24")))
+        copy = LeaseAttrs(OTHER.public_ip, "host-gw", node_id=ME.node_id)
+        with pytest.raises(IdentityTaken, match="copy of the other"):
+            self.follow(cluster, lambda: cluster.store.put(net("10.5.1.0/24"), copy, 50))
 
-    def test_a_store_that_was_wiped_loses_the_lease(self) -> None:
+    @pytest.mark.parametrize(
+        "loss",
+        [
+            lambda store: store.remove(net("10.5.1.0/24")),
+            lambda store: (store.leases.clear(), store.tell(Snapshot(()))),
+            lambda store: store.put(net("10.5.1.0/24"), UPSTREAMS, 50),
+        ],
+        ids=["removed", "wiped", "written by another daemon on this host"],
+    )
+    def test_a_lease_that_is_gone_or_says_something_else_is_put_back(
+        self, loss: Callable[[FakeStore], object]
+    ) -> None:
         cluster = Cluster()
-        with pytest.raises(LeaseLost, match="gone"):
-            self.follow(cluster, lambda: cluster.store.tell(Snapshot(())))
+        assert cluster.manager.is_in_order
+        self.follow(cluster, lambda: loss(cluster.store))
+        assert not cluster.manager.is_in_order
+        run(cluster.manager.keep())
+        assert cluster.manager.is_in_order
+        assert cluster.store.leases[net("10.5.1.0/24")].attrs == ME
+
+    def test_a_lease_that_is_gone_and_taken_by_another_is_not_taken_back(self) -> None:
+        cluster = Cluster()
+        self.follow(cluster, lambda: cluster.store.remove(net("10.5.1.0/24")))
+        theirs = cluster.store.put(net("10.5.1.0/24"), OTHER, 50)
+        with pytest.raises(LeaseLost, match="NodeID n2"):
+            run(cluster.manager.keep())
+        assert cluster.store.leases[theirs.subnet] is theirs
 
     def test_news_from_before_our_renewal_is_not_taken_for_a_change(self) -> None:
         cluster = Cluster()
 
         async def main() -> None:
-            first = await cluster.manager.acquire(ME, net("10.5.1.0/24"))
+            first = await cluster.manager.acquire(ME, net("10.5.1.0/24"), seen_since=LONG_AGO)
             feed = cluster.manager.follow()
             await anext(feed)
-            await cluster.manager.renew()
+            await cluster.manager.keep()
             cluster.store.tell(Snapshot((first,)))
             await anext(feed)
             assert cluster.manager.own.index > first.index
@@ -310,7 +561,7 @@ class TestFollowing:
         cluster = Cluster()
 
         async def main() -> None:
-            await cluster.manager.acquire(ME, net("10.5.1.0/24"))
+            await cluster.manager.acquire(ME, net("10.5.1.0/24"), seen_since=LONG_AGO)
             feed = cluster.manager.follow()
             await anext(feed)
             cluster.store.put(net("10.5.1.0/24"), ME, 4)
@@ -352,7 +603,7 @@ class TestRenewing:
     def test_renewal_gives_the_full_time_again(self) -> None:
         cluster = Cluster()
         cluster.acquire()
-        run(cluster.manager.renew())
+        run(cluster.manager.keep())
         assert cluster.store.renewals == 1
         assert cluster.manager.own.ttl == LEASE_TTL
 
@@ -361,5 +612,5 @@ class TestRenewing:
         lease = cluster.acquire()
         theirs = cluster.store.put(lease.subnet, OTHER, 50)
         with pytest.raises(LeaseLost):
-            run(cluster.manager.renew())
+            run(cluster.manager.keep())
         assert cluster.store.leases[lease.subnet] is theirs

@@ -33,9 +33,14 @@ class ConfigDocument:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Every lease there is; whatever is not here is gone."""
+    """Every lease there is; whatever is not here is gone.
+
+    :ivar rewound: the store's history is another than that of the news before: it was emptied or
+        restored, and what is not here may be in use all the same.
+    """
 
     leases: tuple[Lease, ...]
+    rewound: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,13 @@ class Store(Protocol):
         """Every lease, as agreed by a majority of the store's members at this moment."""
         ...
 
+    async def find(self, subnet: IPv4Network) -> Lease | None:
+        """The lease for ``subnet``, agreed upon like a snapshot; None if there is none.
+
+        :raises BadLease: the key is there and holds none; ``index`` is that of its last write.
+        """
+        ...
+
     async def create(self, subnet: IPv4Network, attrs: LeaseAttrs, ttl: int | None) -> Lease:
         """Make a lease of ``ttl`` seconds, or a reservation (None).
 
@@ -72,7 +84,7 @@ class Store(Protocol):
         ...
 
     async def replace(self, lease: Lease, attrs: LeaseAttrs, ttl: int | None) -> Lease:
-        """Write ``attrs`` and ``ttl`` over ``lease`` as it was read.
+        """Write ``attrs`` and ``ttl`` over ``lease`` as it was read; of it, subnet and index count.
 
         :raises LeaseChanged: the store holds another lease, or none, for this subnet.
         """

@@ -8,6 +8,7 @@ advertises, and failing over by itself.
 
 import json
 import logging
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,16 @@ log = logging.getLogger(__name__)
 _REQUEST_TIMEOUT = urllib3.Timeout(connect=1.0, read=2.0)
 """Seconds for a request to one member. A write takes 2 ms; a member that needs seconds is in
 trouble, and another one is asked."""
+
+_SOCKET_OPTIONS = (
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    # tcp(7). A long poll is silent, and so is a partition or a server that has lost its power: ask
+    # after two seconds of silence, and take three without an answer for the end.
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 2),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 4000),
+)
 
 _NO_V2 = "it does not serve the v2 API (etcd wants --enable-v2)"
 
@@ -88,6 +99,7 @@ class Members:
                 allow_redirect=False,
             )
             made.http.connection_pool_kw["retries"] = False
+            made.http.connection_pool_kw["socket_options"] = _SOCKET_OPTIONS
             return made
 
         self._endpoints = tuple(endpoints)

@@ -1,0 +1,118 @@
+"""HandOver: what others are told of the lease: docker by subnet.env, the operator's hook, systemd.
+
+subnet.env is written again and again where it cannot be written, for disks get room. The hook runs
+when the subnet is another than the file said before: containers that have addresses of the old one
+can be reached no longer, and what has to be done about it the operator knows.
+"""
+
+import asyncio
+import logging
+import os
+from ipaddress import IPv4Interface, IPv4Network
+from pathlib import Path
+
+from flannel import programs, subnet_env
+from flannel.docker_bridge import find_misfits
+from flannel.errors import CannotRun, CannotWrite
+from flannel.lease import Lease
+from flannel.netlink import Netlink
+from flannel.notify import notify
+from flannel.once import Once
+from flannel.subnet_env import SubnetEnv
+
+log = logging.getLogger(__name__)
+
+_WRITE_RETRY = 5.0
+_HOOK_TIMEOUT = 60.0
+"""Seconds; enough to restart docker."""
+
+
+class HandOver:
+    """For all lives of the daemon.
+
+    :ivar subnet: what subnet.env says, perhaps since an earlier run; None if there is none.
+    """
+
+    def __init__(self, netlink: Netlink, file: Path, hook: Path | None, said: Once) -> None:
+        self._netlink = netlink
+        self._file = file
+        self._hook = hook
+        self._said = said
+        self._missing = {"subnet.env", "peers"}
+        self._previous = subnet_env.read(file)
+        self.subnet = self._previous.subnet.network if self._previous is not None else None
+        self._told = self.subnet
+        """The subnet that the hook has been told of."""
+
+    async def write(self, network: IPv4Network, lease: Lease, mtu: int, ip_masq: bool) -> None:
+        """Write subnet.env; run the hook if the subnet is another now; say if docker has to be
+        restarted.
+
+        :param mtu: bytes, of the containers' links.
+        :raises KernelError: docker's bridge cannot be looked at.
+        """
+        first = IPv4Interface((lease.subnet.network_address + 1, lease.subnet.prefixlen))
+        env = SubnetEnv(network, first, mtu, ip_masq)
+        while True:
+            try:
+                subnet_env.write(self._file, env)
+                break
+            except CannotWrite as why:
+                self._said.warn("subnet.env", f"{why}; trying again")
+                await asyncio.sleep(_WRITE_RETRY)
+        log.info("wrote %s: %s, MTU %d", self._file, first, mtu)
+        previous, self._previous = self._previous, env
+        if previous is not None and previous.mtu != mtu:
+            log.warning(
+                "the MTU is %d now, it was %d: restart docker, so that containers get it",
+                mtu,
+                previous.mtu,
+            )
+        self._said.forget("subnet.env")
+        self.has("subnet.env", lease)
+        before, self.subnet = self._told, lease.subnet
+        if before is not None and before != lease.subnet:
+            log.warning(
+                "the subnet of this host is %s now, it was %s: containers that have addresses of "
+                "the old one cannot be reached",
+                lease.subnet,
+                before,
+            )
+            await self._run_hook(before, env)
+        self._told = lease.subnet
+        # Docker may have been started before us, or for an earlier lease.
+        for misfit in await find_misfits(self._netlink, first, mtu):
+            self._said.warn(("docker", misfit.why), str(misfit))
+
+    async def _run_hook(self, before: IPv4Network, env: SubnetEnv) -> None:
+        if self._hook is None:
+            return
+        told = {
+            "FLANNEL_OLD_SUBNET": str(
+                IPv4Interface((before.network_address + 1, before.prefixlen))
+            ),
+            "FLANNEL_SUBNET_FILE": str(self._file),
+            **env.variables(),
+        }
+        passed_on = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+        try:
+            done = await programs.run(
+                [str(self._hook)], timeout=_HOOK_TIMEOUT, environ={**passed_on, **told}
+            )
+        except CannotRun as why:
+            log.warning("%s", why)
+            return
+        if done.status == 0:
+            log.info("ran %s", self._hook)
+        else:
+            log.warning("%s failed: %s", self._hook, done.complaint)
+
+    def has(self, part: str, lease: Lease) -> None:
+        """Tell systemd when docker can start: subnet.env is there and the peers are routed.
+
+        :param part: ``subnet.env`` or ``peers``.
+        """
+        if part in self._missing:
+            self._missing.remove(part)
+            if not self._missing:
+                notify(f"READY=1\nSTATUS=lease {lease}", os.environ)

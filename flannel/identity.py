@@ -1,0 +1,59 @@
+"""The node identity: which host this is, whatever address it has.
+
+Two hosts can have one public address (Vagrant gives 10.0.2.15 to each), one host can get another
+address, and a copied disk brings subnet.env along. So a lease says whose it is: the NodeID is a
+hash of what the machine is and of random bytes that are made once and kept.
+"""
+
+import hashlib
+import logging
+import re
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+from flannel import atomic_file
+from flannel.errors import CannotWrite
+
+log = logging.getLogger(__name__)
+
+FILE_NAME = "node-id"
+
+# A copy of a disk has another product_uuid, and another machine-id if its maker has seen to it.
+_MACHINE = (Path("/etc/machine-id"), Path("/sys/class/dmi/id/product_uuid"))
+
+
+def load(directory: Path) -> str:
+    """This host's NodeID; made if there is none, or none that can be used. "" where it cannot be
+    kept, which is said: one that differed at each start would make our own lease another's."""
+    path = directory / FILE_NAME
+    try:
+        text = atomic_file.read(path, 100).decode()
+        if re.fullmatch("[0-9a-f]{32}\n", text):
+            return _hash(text)
+        log.warning("ignoring %s, which an earlier run should have left: it is no identity", path)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as why:
+        reason = why.strerror if isinstance(why, OSError) else why
+        log.warning("ignoring %s, which an earlier run should have left: %s", path, reason)
+    return renew(directory)
+
+
+def renew(directory: Path) -> str:
+    """Begin with a new NodeID, as `load` does."""
+    text = secrets.token_hex(16) + "\n"
+    try:
+        atomic_file.write_private(directory / FILE_NAME, text.encode())
+    except CannotWrite as why:
+        log.warning("%s; this host has no identity but its address", why)
+        return ""
+    return _hash(text)
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(b"flannel node " + text.encode())
+    for path in _MACHINE:
+        with suppress(OSError):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:32]

@@ -1,0 +1,59 @@
+"""Reservations: leases without an end, which an operator makes for hosts ahead of time.
+
+    lease = await reserve(store, config, IPv4Address("192.0.2.11"), IPv4Network("10.1.7.0/24"))
+    await release(store, lease.subnet)
+    leases = (await store.snapshot()).leases       # the reservations have ttl None
+
+The host with that public address uses the subnet from its next start on, and the reservation stays
+when the host is gone. Upstream's daemon does the same.
+"""
+
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network
+from random import SystemRandom
+
+from flannel.errors import BadLease
+from flannel.lease import Lease, LeaseAttrs
+from flannel.network_config import NetworkConfig
+from flannel.stores import Store
+from flannel.subnets import choose_free
+
+
+async def reserve(
+    store: Store, config: NetworkConfig, public_ip: IPv4Address, subnet: IPv4Network | None = None
+) -> Lease:
+    """Reserve ``subnet``, or any free one, for the host with ``public_ip``. What that host has
+    leased already becomes a reservation, without disturbing it.
+
+    :raises BadLease: the subnet does not fit the network config.
+    :raises LeaseTaken: it is leased by another host, or overlaps what is.
+    :raises NoFreeSubnet: no subnet was named, and none is free.
+    """
+    leases = (await store.snapshot()).leases
+    if subnet is not None and not config.fits(subnet):
+        raise BadLease(
+            f"cannot reserve {subnet}: it is no /{config.subnet_len} from {config.subnet_min} to "
+            f"{config.subnet_max}"
+        )
+    for lease in leases:
+        if lease.attrs.public_ip == public_ip and subnet in (None, lease.subnet):
+            return await store.replace(lease, lease.attrs, None)
+    wanted = subnet or choose_free(config, _subnets(leases), SystemRandom())
+    return await store.create(wanted, LeaseAttrs(public_ip), None)
+
+
+async def release(store: Store, subnet: IPv4Network) -> Lease | None:
+    """Give up whatever lease there is for ``subnet``, reserved or not; return it, None if there was
+    none. A host that is using the subnet takes it again within seconds, as an ordinary lease.
+
+    :raises BadLease: what is there is no lease.
+    :raises LeaseChanged: it was written at the same moment.
+    """
+    lease = await store.find(subnet)
+    if lease is not None:
+        await store.release(lease)
+    return lease
+
+
+def _subnets(leases: Iterable[Lease]) -> list[IPv4Network]:
+    return [lease.subnet for lease in leases]

@@ -1,0 +1,73 @@
+"""Reservations: made for a host ahead of time, or of what it has."""
+
+import asyncio
+from collections.abc import Coroutine
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any, TypeVar
+
+import pytest
+from fake_store import FakeStore
+
+from flannel.errors import BadLease, LeaseTaken, NoFreeSubnet
+from flannel.lease import LeaseAttrs
+from flannel.network_config import NetworkConfig
+from flannel.reservations import release, reserve
+from flannel.subnets import SubnetManager
+
+T = TypeVar("T")
+SMALL = NetworkConfig.from_json('{"Network":"10.5.0.0/22","SubnetLen":24}')  # .1 to .3
+A, B, C = (IPv4Network(f"10.5.{n}.0/24") for n in (1, 2, 3))
+ME, OTHER = (IPv4Address(f"192.0.2.{n}") for n in (1, 2))
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(asyncio.wait_for(work, 10))
+
+
+def test_the_host_gets_what_was_reserved_for_it_and_the_reservation_stays() -> None:
+    store = FakeStore()
+    assert run(reserve(store, SMALL, ME, B)).ttl is None
+    attrs = LeaseAttrs(ME, "host-gw", node_id="n1")
+    lease = run(SubnetManager(store, SMALL).acquire(attrs, A))
+    assert (lease.subnet, lease.attrs, lease.ttl) == (B, attrs, None)
+
+
+def test_without_a_wish_any_free_subnet_is_reserved() -> None:
+    store = FakeStore()
+    for subnet in (A, C):
+        store.put(subnet, LeaseAttrs(OTHER), 50)
+    assert run(reserve(store, SMALL, ME)).subnet == B
+    with pytest.raises(NoFreeSubnet):
+        run(reserve(store, SMALL, IPv4Address("192.0.2.3")))
+
+
+@pytest.mark.parametrize("wish", [None, A])
+def test_what_the_host_has_leased_becomes_a_reservation(wish: IPv4Network | None) -> None:
+    store = FakeStore()
+    attrs = LeaseAttrs(ME, "host-gw", node_id="n1")
+    store.put(A, attrs, 50)
+    lease = run(reserve(store, SMALL, ME, wish))
+    assert (lease.subnet, lease.attrs, lease.ttl) == (A, attrs, None)
+    assert len(store.leases) == 1
+
+
+def test_what_another_host_has_is_not_reserved() -> None:
+    store = FakeStore()
+    theirs = store.put(A, LeaseAttrs(OTHER), 50)
+    with pytest.raises(LeaseTaken):
+        run(reserve(store, SMALL, ME, A))
+    assert store.leases == {A: theirs}
+
+
+@pytest.mark.parametrize("subnet", ["10.5.0.0/24", "10.6.1.0/24", "10.5.1.0/25"])
+def test_what_does_not_fit_the_network_is_not_reserved(subnet: str) -> None:
+    with pytest.raises(BadLease, match=f"cannot reserve {subnet}"):
+        run(reserve(FakeStore(), SMALL, ME, IPv4Network(subnet)))
+
+
+def test_releasing_gives_it_up_and_says_whether_there_was_one() -> None:
+    store = FakeStore()
+    made = run(reserve(store, SMALL, ME, A))
+    assert run(release(store, A)) == made
+    assert store.leases == {}
+    assert run(release(store, A)) is None
