@@ -2,6 +2,10 @@
 
 BACKEND ?= vxlan
 HOSTS ?= 3
+FUZZ_RUNS ?= 20000000
+VERDICTS ?= 10000000
+SWAPS ?= 100000
+LOOKUPS ?= 10000000
 # The Python that .venv/ is made of: 3.11 or later, with venv and its C headers. Empty: the first fit.
 PYTHON ?=
 
@@ -9,18 +13,21 @@ PYTHONS = $(or $(PYTHON),python3 python3.11 python3.12 python3.13 python3.14 /us
 PYENV = $(or $(PYENV_ROOT),$(HOME)/.pyenv)
 INSTALLS_FROM := pyproject.toml setup.py MANIFEST.in $(wildcard csrc/*)
 PYTEST = -m pytest
-# The linters judge the same text whatever Python runs them: once is enough.
+# The linters judge the same text whatever Python runs them, and fuzzing runs none: once is enough.
 UNIT = tests --ignore=tests/test_linters.py
+UNIT_AGAIN = $(UNIT) --ignore=tests/test_fuzz.py
 
 MAKEFLAGS += --no-print-directory
 # Two builds at once would write the same files.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup test lint unit netns demo bench clean as-root packages
+.PHONY: help setup test lint unit netns fuzz verdicts race demo bench clean as-root packages
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 	@echo "Variables: BACKEND=$(BACKEND) HOSTS=$(HOSTS) for demo, PYTHON= for setup in a clean tree."
+	@echo "FUZZ_RUNS=$(FUZZ_RUNS) for fuzz, VERDICTS=$(VERDICTS) for verdicts," \
+		"SWAPS=$(SWAPS) LOOKUPS=$(LOOKUPS) for race."
 
 setup: packages .venv/.installed ## .venv/, with the flanneld of this checkout in .venv/bin/
 
@@ -34,6 +41,15 @@ unit: setup ## tests that need no root and no network
 
 netns: as-root setup ## tests in network namespaces, on the real kernel and etcd; needs root
 	@.venv/bin/python $(PYTEST) netns-tests
+
+fuzz: packages ## libFuzzer on the pure C files; what it finds stays in csrc/fuzz/found/
+	@csrc/fuzz/run $(FUZZ_RUNS)
+
+verdicts: setup ## verdict.c beside its specification in Python, packet by packet
+	@.venv/bin/python tests/verdicts.py $(VERDICTS)
+
+race: packages ## the packet loop's threads under ThreadSanitizer while its table is swapped
+	@csrc/fuzz/run-race $(SWAPS) $(LOOKUPS)
 
 demo: as-root setup ## hosts and containers in namespaces, pinging each other; needs root
 	@.venv/bin/python netns-tests/demo.py --backend $(BACKEND) --hosts $(HOSTS)
@@ -78,5 +94,5 @@ endef
 	$(call install,.venv-$*,$(call find-other,$*),test)
 
 unit-%: packages
-	@$(if $(call find-other,$*),$(MAKE) .venv-$*/.installed && .venv-$*/bin/python $(PYTEST) $(UNIT) \
+	@$(if $(call find-other,$*),$(MAKE) .venv-$*/.installed && .venv-$*/bin/python $(PYTEST) $(UNIT_AGAIN) \
 		,echo "Python $* is not installed here: no unit tests on it")

@@ -7,6 +7,7 @@ set -euo pipefail
 needs=(
 	gcc gcc
 	/usr/include/stdio.h libc6-dev
+	clang clang # csrc/fuzz/
 	python3 python3
 	etcd etcd-server
 	etcdctl etcd-client
@@ -19,6 +20,7 @@ needs=(
 	sysctl procps
 	ethtool ethtool
 	nsenter util-linux
+	setarch util-linux
 	systemd-analyze systemd # verifies dist/flanneld.service
 )
 
@@ -33,6 +35,11 @@ done
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 python3 -c 'import os, sysconfig
 os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null || missing+=(python3-dev)
+# What clang's sanitizers link to is in a package that is named after its version.
+if ! [ -e "$(clang -print-file-name="libclang_rt.fuzzer-$(uname -m).a" 2>/dev/null)" ]; then
+	version=$(apt-cache depends clang 2>/dev/null | sed -n 's/.*Depends: clang-\([0-9]*\)$/\1/p')
+	missing+=("libclang-rt-${version:-14}-dev")
+fi
 
 ((${#missing[@]})) || exit 0
 
