@@ -102,11 +102,12 @@ class UdpNetwork:
     def plan(self, lease: Lease) -> bytes:
         """The entry for one peer in the packet loop's table.
 
-        :raises BadLease: it runs another backend, or has the address of this host.
+        Whatever backend its lease names: all that udp has to know is the address, and upstream's
+        udp, which names none, takes every lease too.
+
+        :raises BadLease: it has the address of this host.
         """
         attrs = lease.attrs
-        if attrs.backend_type not in ("", "udp"):  # upstream names no type for udp
-            raise BadLease(f"its backend is {attrs.backend_type}, not udp")
         interface = self._tunnel.interface
         if attrs.public_ip in (interface.address, interface.public_ip):
             raise BadLease(f"{attrs.public_ip} is the address of this host")
