@@ -6,16 +6,18 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from private_network import ip, link_index, private_network
 
+from flannel.backends import Kernel, load
 from flannel.backends.vxlan.device import ensure_address, ensure_device, vtep_mac
-from flannel.errors import KernelError, NoInterface
+from flannel.errors import BadNetworkConfig, KernelError, NoInterface
 from flannel.host import remove_stale_links
-from flannel.interface import InterfaceChoice, find_external_interface
+from flannel.interface import ExternalInterface, InterfaceChoice, find_external_interface
 from flannel.netlink import Link, Netlink, VxlanSettings
+from flannel.network_config import NetworkConfig
 from flannel.repairs import Repairs
 from flannel.rtnetlink import RtNetlink
 
@@ -140,6 +142,39 @@ def test_what_the_kernel_refuses_is_said_with_its_reason() -> None:
     ip("link add taken type vxlan id 1 dev eth0 local 192.0.2.1 dstport 8472")
     with pytest.raises(KernelError, match=r"cannot create VXLAN link flannel\.1: File exists"):
         ensure()
+
+
+def test_a_kernel_without_vxlan_is_named_and_what_works_there() -> None:
+    """It does not know the kind of link; here its name is changed on the way to it."""
+
+    class NoVxlan:
+        def __init__(self, ipr: Any) -> None:
+            self._ipr = ipr
+
+        async def link(self, command: str, **attributes: Any) -> Any:
+            if attributes.get("kind") == "vxlan":
+                attributes = {"ifname": attributes["ifname"], "kind": "vxlan-of-tomorrow"}
+            return await self._ipr.link(command, **attributes)
+
+    config = NetworkConfig.from_json('{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}')
+    address = IPv4Address("192.0.2.1")
+    interface = ExternalInterface(link_index("eth0"), "eth0", 1500, address, address, ())
+
+    async def publish(netlink: Netlink) -> None:
+        real = netlink._ipr
+        netlink._ipr = NoVxlan(real)
+        try:
+            with RtNetlink() as tables:
+                await load(config, interface, Kernel(netlink, tables)).lease_attrs()
+        finally:
+            netlink._ipr = real
+
+    with pytest.raises(BadNetworkConfig) as said:
+        call(publish)
+    assert str(said.value) == (
+        "cannot create VXLAN link flannel.1: Operation not supported: this kernel has no VXLAN; "
+        'a network config that works without it has {"Backend": {"Type": "udp"}}'
+    )
 
 
 def test_the_device_has_the_address_of_the_lease_and_no_other_of_the_network() -> None:

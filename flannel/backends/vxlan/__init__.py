@@ -4,6 +4,7 @@ The link does not learn and nothing is flooded: routes, ARP and forwarding entri
 so every peer is reached by three table entries and no packet waits for an answer.
 """
 
+import errno
 from dataclasses import dataclass
 
 from flannel.backends import Backend, Kernel, Network
@@ -15,7 +16,7 @@ from flannel.backends.vxlan.device import (
 )
 from flannel.backends.vxlan.network import VxlanNetwork
 from flannel.document import BadDocument, Members
-from flannel.errors import BadNetworkConfig
+from flannel.errors import BadNetworkConfig, KernelError
 from flannel.interface import ExternalInterface
 from flannel.lease import Lease, LeaseAttrs
 from flannel.netlink import Link, VxlanSettings
@@ -96,8 +97,19 @@ class VxlanBackend:
         self._mac = vtep_mac(interface.public_ip, vxlan.vni)
 
     async def lease_attrs(self) -> LeaseAttrs:
-        """See `flannel.backends.Backend`."""
-        link = await self._ensure_device(published=False)
+        """See `flannel.backends.Backend`.
+
+        :raises BadNetworkConfig: this kernel has no VXLAN; says which backend it can run.
+        """
+        try:
+            link = await self._ensure_device(published=False)
+        except KernelError as error:
+            if error.errno != errno.EOPNOTSUPP:  # rtnetlink's answer to an unknown kind of link
+                raise
+            raise BadNetworkConfig(
+                f"{error}: this kernel has no VXLAN; a network config that works without it has "
+                '{"Backend": {"Type": "udp"}}'
+            ) from error
         self._mac = link.mac  # a kept device has its own; should it be deleted, peers know this one
         return LeaseAttrs(self._interface.public_ip, TYPE, {"VtepMAC": link.mac})
 
