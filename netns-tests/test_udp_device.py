@@ -1,0 +1,140 @@
+"""The udp backend's TUN device: what somebody changes is put back, and a restart keeps it."""
+
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from world import Container, Host, Pinger, World, ping, wait_for
+
+CONFIG = {"Network": "10.1.0.0/16", "Backend": {"Type": "udp"}}
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A host, a container on it, and one on another host."""
+
+    world: World
+    one: Host
+    near: Container
+    far: Container
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Pair]:
+    """Shared by the whole file: what a test breaks is mended, or the test fails."""
+    with World() as world:
+        world.start_etcd()
+        world.configure(CONFIG)
+        one, other = world.add_host("h1"), world.add_host("h2")
+        for host in (one, other):
+            host.start_flanneld("-iface=eth0")
+        for host in (one, other):
+            host.daemon.wait_ready()
+        near, far = one.add_container(1), other.add_container(1)
+        assert ping(near, far.address, 5) is not None
+        yield Pair(world, one, near, far)
+
+
+def device(host: Host) -> str:
+    """What belongs to the device, but for its index and carrier."""
+    link = host.try_run("ip", "-o", "link", "show", "flannel0").stdout.partition(": ")[2]
+    address = host.try_run("ip", "-o", "addr", "show", "flannel0").stdout.partition(": ")[2]
+    route = host.run("ip", "route", "show", "10.1.0.0/16")
+    return re.sub(r" state \w+", "", link) + address + route
+
+
+def index(host: Host) -> int:
+    return int(host.run("ip", "-o", "link", "show", "flannel0").partition(":")[0])
+
+
+def cpu_seconds(host: Host) -> float:
+    """What the daemon has used since it began."""
+    stat = Path(f"/proc/{host.daemon.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(stat[11]) + int(stat[12])) / _TICKS  # utime and stime: proc(5)
+
+
+@contextmanager
+def frozen(host: Host) -> Iterator[None]:
+    """Does the body while the daemon sees nothing: it would have mended all before one can look."""
+    host.daemon.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        host.daemon.process.send_signal(signal.SIGCONT)
+
+
+class TestMending:
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            ["link del flannel0"],
+            ["link set flannel0 down"],
+            ["link set flannel0 mtu 1300"],
+            [
+                "route del 10.1.0.0/16 dev flannel0",
+                "addr flush dev flannel0",
+                "addr add 10.1.255.9/32 dev flannel0",
+            ],
+        ],
+        ids=["deleted", "down", "MTU", "address and route"],
+    )
+    def test_what_somebody_changed_is_put_back_and_traffic_flows_again(
+        self, pair: Pair, damage: list[str]
+    ) -> None:
+        one, near, far = pair.one, pair.near, pair.far
+        before, used, began = device(one), cpu_seconds(one), time.monotonic()
+        with frozen(one):
+            one.ip(*damage)
+            assert device(one) != before
+        wait_for(lambda: device(one) == before, 15, lambda: f"{before}, it is {device(one)}")
+        assert ping(near, far.address, 5) is not None
+        # It waited for that, it did not spin.
+        assert cpu_seconds(one) - used < 0.2 + 0.2 * (time.monotonic() - began)
+        assert one.daemon.is_running
+
+    def test_a_link_in_its_place_is_left_alone_and_named_once(self, pair: Pair) -> None:
+        one, near, far = pair.one, pair.near, pair.far
+        used, before = cpu_seconds(one), device(one)
+        with frozen(one):
+            one.ip("link del flannel0", "link add flannel0 type bridge")
+        one.daemon.wait_log("cannot use the name flannel0: a link of kind bridge has it")
+        time.sleep(2)
+        assert "bridge" in one.run("ip", "-d", "link", "show", "flannel0")
+        assert one.daemon.log.count("a link of kind bridge has it") == 1
+        assert cpu_seconds(one) - used < 1
+        one.ip("link del flannel0")
+        wait_for(lambda: device(one) == before, 15, "the device")
+        assert ping(near, far.address, 5) is not None
+
+
+class TestRestarting:
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+    def test_a_restart_keeps_the_device_and_is_a_short_pause(self, pair: Pair, number: int) -> None:
+        one, near, far = pair.one, pair.near, pair.far
+        before = index(one), device(one), one.subnet
+        with Pinger(near, far.address) as pinger:
+            time.sleep(0.2)
+            one.daemon.stop(number)
+            one.start_flanneld("-iface=eth0").wait_ready()
+            assert ping(near, far.address, 5) is not None
+            time.sleep(0.2)
+        assert (index(one), device(one), one.subnet) == before
+        # Of 100 a second: as many as go by while flanneld starts.
+        assert pinger.lost < 300
+
+    def test_fewer_and_more_threads_than_before_make_a_new_device(self, pair: Pair) -> None:
+        one, near, far = pair.one, pair.near, pair.far
+        for threads in (2, 1):
+            pair.world.configure({**CONFIG, "Backend": {"Type": "udp", "Threads": threads}})
+            one.daemon.stop()
+            one.start_flanneld("-iface=eth0").wait_ready()
+            assert ping(near, far.address, 5) is not None
+            many = re.search("multi_queue", one.run("ip", "-d", "link", "show", "flannel0"))
+            assert (many is not None) is (threads > 1)
