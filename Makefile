@@ -6,6 +6,10 @@ FUZZ_RUNS ?= 20000000
 VERDICTS ?= 10000000
 SWAPS ?= 100000
 LOOKUPS ?= 10000000
+# With 1, the demo's containers are docker's.
+DOCKER ?=
+PREFIX ?= /usr
+DESTDIR ?=
 # The Python that .venv/ is made of: 3.11 or later, with venv and its C headers. Empty: the first fit.
 PYTHON ?=
 
@@ -21,11 +25,12 @@ MAKEFLAGS += --no-print-directory
 # Two builds at once would write the same files.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup test lint unit netns fuzz verdicts race demo bench clean as-root packages
+.PHONY: help setup test lint unit netns fuzz verdicts race demo bench install uninstall clean as-root packages
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
-	@echo "Variables: BACKEND=$(BACKEND) HOSTS=$(HOSTS) for demo, PYTHON= for setup in a clean tree."
+	@echo "Variables: BACKEND=$(BACKEND) HOSTS=$(HOSTS) DOCKER=1 for demo, PYTHON= for setup in a clean"
+	@echo "tree and for install, DESTDIR= PREFIX=$(PREFIX) for install and uninstall."
 	@echo "FUZZ_RUNS=$(FUZZ_RUNS) for fuzz, VERDICTS=$(VERDICTS) for verdicts," \
 		"SWAPS=$(SWAPS) LOOKUPS=$(LOOKUPS) for race."
 
@@ -52,10 +57,19 @@ race: packages ## the packet loop's threads under ThreadSanitizer while its tabl
 	@csrc/fuzz/run-race $(SWAPS) $(LOOKUPS)
 
 demo: as-root setup ## hosts and containers in namespaces, pinging each other; needs root
-	@.venv/bin/python netns-tests/demo.py --backend $(BACKEND) --hosts $(HOSTS)
+	@.venv/bin/python netns-tests/demo.py --backend $(BACKEND) --hosts $(HOSTS) \
+		$(if $(DOCKER),--docker)
 
 bench: as-root setup ## time to program many peers, beside ip -batch; needs root
 	@.venv/bin/python bench/program_peers.py
+
+# The distribution's Python before others: it is there for all users, at every boot.
+install: ## flanneld, its units and all else in dist/, in PREFIX; see dist/install.sh
+	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" dist/install.sh install \
+		"$(call find-python,$(or $(PYTHON),/usr/bin/python3 $(PYTHONS)))"
+
+uninstall: ## take away what install has put there
+	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" dist/install.sh remove
 
 clean: ## remove what the others have made
 	rm -rf .venv .venv-* build *.egg-info flannel/backends/udp/_dataplane*.so
