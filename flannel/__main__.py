@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 
-from flannel import __version__
+from flannel import __version__, logs
 from flannel.errors import BadOption
 from flannel.options import Options, parse
 
@@ -24,7 +24,7 @@ def main() -> int:
     gc.set_threshold(100_000)
     try:
         options = parse(sys.argv[1:], os.environ)
-        _log_to_stderr(options.v)
+        logs.set_up(options.v, options.log_format, os.environ)
         for warning in options.warnings:
             log.warning("%s", warning)
         asyncio.run(_run(options))
@@ -36,7 +36,8 @@ def main() -> int:
 
 async def _run(options: Options) -> None:
     # Imported here: --help, --version and a mistyped flag answer without them, at once.
-    from flannel import daemon
+    from flannel import daemon, health
+    from flannel.status import Status
     from flannel.stores.etcd_members import Members
     from flannel.stores.etcd_v2 import EtcdV2Store
 
@@ -51,29 +52,18 @@ async def _run(options: Options) -> None:
         password=etcd.password,
     )
     store = EtcdV2Store(members, etcd.prefix)
-    serving = asyncio.create_task(daemon.run(options, store))
+    status = Status(options, members.health)
+    serving = asyncio.create_task(daemon.run(options, store, status))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, serving.cancel)
     try:
-        await serving
+        async with health.served(options, status):
+            await serving
     except asyncio.CancelledError:
         log.info("stopped; device, routes and lease stay, so that packets flow on")
     finally:
         store.close()
-
-
-def _log_to_stderr(verbosity: int) -> None:
-    # journald and docker logs stamp each line themselves; a person at a terminal gets the time.
-    stamp = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s.%(msecs)03d "
-    logging.basicConfig(
-        level=logging.DEBUG if verbosity > 0 else logging.INFO,
-        format=stamp + "%(levelname)s %(message)s",
-        datefmt="%Y-%m-%d %H:%M:%S",
-    )
-    # Libraries report through exceptions, which we classify; what else they say is for -v=2.
-    for name in ("asyncio", "etcd", "pyroute2", "urllib3"):
-        logging.getLogger(name).setLevel(logging.DEBUG if verbosity > 1 else logging.CRITICAL)
 
 
 if __name__ == "__main__":

@@ -47,10 +47,10 @@ from flannel.lease import Lease
 from flannel.lease_keeper import LeaseKeeper
 from flannel.netlink import Netlink
 from flannel.network_config import NetworkConfig
-from flannel.once import Once
 from flannel.options import Options
 from flannel.rtnetlink import RtNetlink
 from flannel.saved_state import SavedState
+from flannel.status import Status
 from flannel.stores import Store
 from flannel.subnets import SubnetManager
 from flannel.upkeep import Upkeep
@@ -64,17 +64,17 @@ _RELEASE = 0.7
 """Seconds for the store to take our lease back at the end."""
 
 
-async def run(options: Options, store: Store) -> None:
+async def run(options: Options, store: Store, status: Status) -> None:
     """Serve until cancelled."""
     async with Netlink() as netlink:
         with RtNetlink() as tables:
-            await Daemon(options, store, Kernel(netlink, tables)).run()
+            await Daemon(options, store, Kernel(netlink, tables, status.repairs), status).run()
 
 
 class Daemon:
     """One flanneld on one host."""
 
-    def __init__(self, options: Options, store: Store, kernel: Kernel) -> None:
+    def __init__(self, options: Options, store: Store, kernel: Kernel, status: Status) -> None:
         self._options = options
         self._store = store
         self._kernel = kernel
@@ -84,11 +84,10 @@ class Daemon:
             can_reach=options.iface_can_reach,
             public_ip=options.public_ip,
         )
-        self._said = Once(log)
+        self._status = status
+        self._said = status.said
         self._config = ConfigFollower(store, f"{options.etcd.prefix}/config", self._said)
-        self._hand_over = HandOver(
-            kernel.netlink, options.subnet_file, options.lease_hook, self._said
-        )
+        self._hand_over = HandOver(kernel.netlink, options.subnet_file, options.lease_hook, status)
         self._node_id = identity.load(options.state_dir)
         self._state_file = options.state_dir / saved_state.FILE_NAME
         self._state = saved_state.read(self._state_file, options.etcd.prefix)
@@ -112,6 +111,7 @@ class Daemon:
                 await self._serve(await self._prepare())
             except* FlannelError as group:
                 why = _first(group)
+                self._status.end(str(why))
                 if isinstance(why, ConfigChanged | LeaseLost):
                     log.warning("%s; starting over", why)
                     if isinstance(why, LeaseLost) and self._state is not None:
@@ -216,6 +216,7 @@ class Daemon:
             network,
             plan.interface,
             self._choice,
+            self._status,
             peers=lambda: subnets.peers,
             on_ready=lambda: self._hand_over.has("peers", subnets.own),
         )
@@ -223,11 +224,12 @@ class Daemon:
             upkeep.pending.add(set())  # the peers are known: those of before
         keeper = LeaseKeeper(
             subnets,
-            self._said,
+            self._status,
             tell=upkeep.pending.add,
             save=lambda: self._save(plan.text, subnets),
             margin=options.subnet_lease_renew_margin.total_seconds(),
         )
+        self._status.serve(config, plan.interface, subnets, network)
         async with asyncio.TaskGroup() as tasks:
             # Whoever masquerades is told here. This version makes no firewall rules: docker has to.
             tasks.create_task(

@@ -17,7 +17,7 @@ from flannel.errors import CannotRun, CannotWrite
 from flannel.lease import Lease
 from flannel.netlink import Netlink
 from flannel.notify import notify
-from flannel.once import Once
+from flannel.status import PARTS, Status
 from flannel.subnet_env import SubnetEnv
 
 log = logging.getLogger(__name__)
@@ -33,12 +33,13 @@ class HandOver:
     :ivar subnet: what subnet.env says, perhaps since an earlier run; None if there is none.
     """
 
-    def __init__(self, netlink: Netlink, file: Path, hook: Path | None, said: Once) -> None:
+    def __init__(self, netlink: Netlink, file: Path, hook: Path | None, status: Status) -> None:
         self._netlink = netlink
         self._file = file
         self._hook = hook
-        self._said = said
-        self._missing = {"subnet.env", "peers"}
+        self._status = status
+        self._said = status.said
+        self._missing = set(PARTS)
         self._previous = subnet_env.read(file)
         self.subnet = self._previous.subnet.network if self._previous is not None else None
         self._told = self.subnet
@@ -110,8 +111,9 @@ class HandOver:
     def has(self, part: str, lease: Lease) -> None:
         """Tell systemd when docker can start: subnet.env is there and the peers are routed.
 
-        :param part: ``subnet.env`` or ``peers``.
+        :param part: one of `flannel.status.PARTS`.
         """
+        self._status.has(part)
         if part in self._missing:
             self._missing.remove(part)
             if not self._missing:

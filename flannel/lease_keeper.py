@@ -17,7 +17,7 @@ from time import monotonic
 
 from flannel.backoff import Backoff
 from flannel.config_follower import AWAY
-from flannel.once import Once
+from flannel.status import Status
 from flannel.subnets import SubnetManager, retry_pause
 
 log = logging.getLogger(__name__)
@@ -41,14 +41,15 @@ class LeaseKeeper:
     def __init__(
         self,
         subnets: SubnetManager,
-        said: Once,
+        status: Status,
         *,
         tell: Callable[[set[IPv4Network]], None],
         save: Callable[[], Awaitable[None]],
         margin: float,
     ) -> None:
         self._subnets = subnets
-        self._said = said
+        self._status = status
+        self._said = status.said
         self._tell = tell
         self._save = save
         self._margin = margin
@@ -73,8 +74,10 @@ class LeaseKeeper:
         last_loss = float("-inf")
         while True:
             if subnets.is_in_order:
+                delay = subnets.renewal_delay(self._margin)
+                self._status.leased(subnets.own, delay)
                 try:
-                    async with asyncio.timeout(subnets.renewal_delay(self._margin)):
+                    async with asyncio.timeout(delay):
                         await subnets.own_changed()
                     continue  # another lifetime, or it is not in order any more
                 except TimeoutError:

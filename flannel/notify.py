@@ -1,6 +1,7 @@
 """Tell systemd how we are: sd_notify(3), which is one datagram."""
 
 import logging
+import os
 import socket
 from collections.abc import Mapping
 
@@ -27,3 +28,17 @@ def notify(state: str, environ: Mapping[str, str]) -> None:
             sock.send(state.encode())
     except (OSError, ValueError) as why:  # ValueError: an address that is none
         log.debug("cannot notify systemd at %r: %s", address, why)
+
+
+def watchdog_interval(environ: Mapping[str, str]) -> float | None:
+    """Seconds within which systemd wants to hear ``WATCHDOG=1``; None if it does not.
+
+    See sd_watchdog_enabled(3).
+    """
+    if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None  # meant for another process of the unit
+    try:
+        microseconds = int(environ.get("WATCHDOG_USEC", ""))
+    except ValueError:
+        return None
+    return microseconds / 1e6 if microseconds > 0 else None

@@ -16,7 +16,7 @@ class Once:
 
     def __init__(self, log: logging.Logger) -> None:
         self._log = log
-        self._said: dict[object, object] = {}
+        self._said: dict[object, tuple[object, str, int]] = {}
 
     def __bool__(self) -> bool:
         """Whether anything is said and not forgotten."""
@@ -34,12 +34,25 @@ class Once:
         self._say(logging.INFO, subject, message, message)
 
     def _say(self, level: int, subject: object, message: str, about: object) -> None:
-        if self._said.get(subject) == about:
+        said = self._said.get(subject)
+        if said is not None and said[0] == about:
             return
         if len(self._said) >= _MAX_REMEMBERED:
             self._said.clear()
-        self._said[subject] = about
+        self._said[subject] = about, message, level
         self._log.log(level, "%s", message)
+
+    def told(self, subject: object) -> str:
+        """What stands of ``subject``; "" if nothing does."""
+        return self._said[subject][1] if subject in self._said else ""
+
+    def warnings(self) -> dict[object, str]:
+        """All warnings that stand, by subject."""
+        return {
+            subject: message
+            for subject, (_, message, level) in self._said.items()
+            if level >= logging.WARNING
+        }
 
     def forget(self, subject: object) -> bool:
         """The condition is over; return whether anything had been said."""

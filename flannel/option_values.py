@@ -10,7 +10,7 @@ import stat
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 from flannel.document import shown
@@ -91,6 +91,25 @@ def ipv6(text: str) -> IPv6Address | None:
         return IPv6Address(text) if text else None
     except ValueError:
         raise ValueError(f"{shown(text)} is not an IPv6 address") from None
+
+
+def listening_address(text: str) -> IPv4Address | IPv6Address:
+    """An address of this host to listen at, or 0.0.0.0 or :: for all of them."""
+    try:
+        return ip_address(text)
+    except ValueError:
+        raise ValueError(f"{shown(text)} is not an IP address") from None
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    """Make a reader of a choice."""
+
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"{shown(text)} is none of {', '.join(words)}")
+        return text
+
+    return parse
 
 
 def interface(text: str) -> str:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,9 @@ class Options:
     lease_hook: Path | None
     release_on_exit: bool
     state_dir: Path
+    healthz_ip: IPv4Address | IPv6Address
+    healthz_port: int
+    log_format: str
     v: int
     warnings: tuple[str, ...]
 
@@ -70,7 +73,6 @@ _NO_MASQUERADE = (
     "masquerades itself"
 )
 _NO_FIREWALL = "this version makes no firewall rules; your own must let forwarded packets pass"
-_NO_HEALTHZ = "this version has no health endpoint"
 _NO_MODULES = "-v is the verbosity of the whole of flanneld"
 _ONE_NETWORK = "this version serves one network, the one at -etcd-prefix"
 _NO_REMOTE = "this version reads etcd itself and is neither client nor server of another flanneld"
@@ -134,10 +136,13 @@ FLAGS = (
          default="5", help="how often to check the firewall rules", no_effect=_NO_FIREWALL),
     Flag(name="iptables-forward-rules", parse=boolean, metavar="BOOL", default="true",
          help="accept forwarded packets of the overlay", no_effect=_NO_FIREWALL),
-    Flag(name="healthz-ip", parse=str, metavar="ADDRESS", default="0.0.0.0",
-         help="address of the health endpoint", no_effect=_NO_HEALTHZ),
+    Flag(name="healthz-ip", parse=values.listening_address, metavar="ADDRESS", default="127.0.0.1",
+         help="address to serve /healthz, /readyz and /metrics at; 0.0.0.0, upstream's default, is "
+         "all of this host's"),
     Flag(name="healthz-port", parse=values.integer(0, 65535), metavar="PORT", default="0",
-         help="port of the health endpoint, 0 for none", no_effect=_NO_HEALTHZ),
+         help="TCP port to serve them at, 0 for none"),
+    Flag(name="log-format", parse=values.one_of("text", "json"), metavar="text|json",
+         default="text", help="log lines for people, or one JSON object for each"),
     Flag(name="v", parse=values.integer(-(2**31), 2**31 - 1), metavar="LEVEL", default="0",
          help="log more: 1 for the steps of flanneld, 2 for those of its libraries as well"),
     Flag(name="vmodule", parse=str, metavar="NAME=LEVEL,...",
@@ -210,6 +215,9 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
         lease_hook=found["lease-hook"],
         release_on_exit=found["release-on-exit"],
         state_dir=found["state-dir"],
+        healthz_ip=found["healthz-ip"],
+        healthz_port=found["healthz-port"],
+        log_format=found["log-format"],
         v=found["v"],
         warnings=(*_without_effect(sources, environ), *_etcd_warnings(etcd, sources)),
     )

@@ -23,7 +23,7 @@ from flannel.backends import Kernel, Network, Peers
 from flannel.errors import KernelError, NoInterface, UnderlayChanged
 from flannel.interface import ExternalInterface, InterfaceChoice, find_external_interface
 from flannel.monitor import ANYTHING, Hint, Monitor, Watched
-from flannel.once import Once
+from flannel.status import Status
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +93,7 @@ class Upkeep:
         network: Network,
         interface: ExternalInterface,
         choice: InterfaceChoice,
+        status: Status,
         peers: Callable[[], Peers],
         on_ready: Callable[[], None],
     ) -> None:
@@ -103,7 +104,8 @@ class Upkeep:
         self._choice = choice
         self._peers = peers
         self._on_ready = on_ready
-        self._said = Once(log)
+        self._status = status
+        self._said = status.said
         self._look_at_underlay = asyncio.Event()
         self._name = network.device or interface.name
 
@@ -134,6 +136,7 @@ class Upkeep:
         is_first = True
         await pending.wait_for_peers()
         while True:
+            self._status.beat("peers")
             began = monotonic()
             is_full = began >= (earliest if pending.is_everything else resync)
             changed = pending.take(everything=is_full)

@@ -60,6 +60,13 @@ OURS = {
 SECRET = "hunter2"
 
 
+OURS = {
+    "healthz-ip": "127.0.0.1",  # not upstream's 0.0.0.0: listeners are on loopback unless asked
+    "log-format": "text",
+}
+"""What upstream does not have, or has otherwise."""
+
+
 def typed(*argv: str) -> Options:
     return parse(argv, {})
 
@@ -105,6 +112,9 @@ def test_the_defaults() -> None:
         lease_hook=None,
         release_on_exit=False,
         state_dir=Path("/var/lib/flannel"),
+        healthz_ip=IPv4Address("127.0.0.1"),
+        healthz_port=0,
+        log_format="text",
         v=0,
         warnings=(),
     )
@@ -245,6 +255,8 @@ def test_what_is_no_flag_is_named(argv: list[str], named: str) -> None:
         ("state-dir", "", "is not the name of a file"),
         ("iptables-resync", "-5", "from 0"),
         ("healthz-port", "99999", "from 0 to 65535"),
+        ("healthz-ip", "localhost", "is not an IP address"),
+        ("log-format", "xml", "is none of text, json"),
         ("v", "high", "whole number"),
         ("subnet-dir", "/elsewhere", "one network"),
         ("networks", "blue,red", "one network"),

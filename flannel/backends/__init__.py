@@ -64,6 +64,14 @@ class Network(Protocol):
         """The entry that the network has last written or found at a key of the kernel's tables."""
         ...
 
+    def counters(self) -> Mapping[str, int]:
+        """Packets that were not carried, by reason; empty where the kernel carries them."""
+        ...
+
+    def trouble(self) -> str:
+        """Why no packets are carried at the moment; "" if they are, or the kernel carries them."""
+        ...
+
     async def run(self) -> None:
         """Carry packets until cancelled; returns at once where the kernel does that by itself."""
         ...

@@ -1,6 +1,6 @@
 """alloc: leases a subnet; others carry the packets (a cloud's router, static routes)."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from ipaddress import IPv4Network
 
 from flannel.backends import Backend, Kernel, Network, Peers
@@ -46,6 +46,14 @@ class AllocNetwork:
 
     def holds(self, at: Key) -> Entry | None:
         """It writes none of them."""
+
+    def counters(self) -> Mapping[str, int]:
+        """See `flannel.backends.Network`."""
+        return {}
+
+    def trouble(self) -> str:
+        """See `flannel.backends.Network`."""
+        return ""
 
     async def run(self) -> None:
         """See `flannel.backends.Network`."""

@@ -3,7 +3,7 @@
 No encapsulation and the full MTU; all hosts must be on one network.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from ipaddress import IPv4Network
 
 from flannel.backends import Backend, Kernel, Network, Peers
@@ -70,6 +70,14 @@ class HostGwNetwork:
     def holds(self, at: Key) -> Entry | None:
         """See `flannel.backends.Network`."""
         return self._tables.holds(at)
+
+    def counters(self) -> Mapping[str, int]:
+        """See `flannel.backends.Network`."""
+        return {}
+
+    def trouble(self) -> str:
+        """See `flannel.backends.Network`."""
+        return ""
 
     async def run(self) -> None:
         """See `flannel.backends.Network`."""

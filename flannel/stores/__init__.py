@@ -32,6 +32,22 @@ class ConfigDocument:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreHealth:
+    """How a store answers; moments are of the monotonic clock.
+
+    :ivar endpoint: the one that is asked first.
+    :ivar answered_at: when a request was last answered; None: not yet.
+    :ivar heard_at: when a request last came to any end, be it that nobody answered; 0: not yet.
+    :ivar errors: requests that nobody served.
+    """
+
+    endpoint: str
+    answered_at: float | None
+    heard_at: float
+    errors: int
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """Every lease there is; whatever is not here is gone.
 

@@ -11,6 +11,7 @@ import logging
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ import etcd
 import urllib3
 
 from flannel.errors import StoreDenied, StoreUnavailable
+from flannel.stores import StoreHealth
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +109,9 @@ class Members:
         # Long polls have connections of their own: a short request never waits behind one.
         self._pollers = [client(endpoint) for endpoint in endpoints]
         self._current = 0
+        self._answered_at: float | None = None
+        self._heard_at = 0.0
+        self._errors = 0
 
     def ask(self, doing: str, method: str, key: str, params: Mapping[str, str]) -> Answer:
         """One request, to as many members as it takes.
@@ -123,15 +128,17 @@ class Members:
             try:
                 answer = _request(self._clients[number], method, key, params, _REQUEST_TIMEOUT)
             except Refused:
-                self._current = number
+                self._answered(number)
                 raise
             except _Denied as why:
+                self._failed()
                 raise StoreDenied(f"cannot {doing} at {self._endpoints[number]}: {why}") from None
             except _Trouble as why:
                 trouble.append(f"{self._endpoints[number]}: {why}")
             else:
-                self._current = number
+                self._answered(number)
                 return answer
+        self._failed()
         raise StoreUnavailable(f"cannot {doing}: {'; '.join(trouble)}")
 
     def poll(
@@ -147,14 +154,37 @@ class Members:
         number = self._current
         timeout = urllib3.Timeout(connect=1.0, read=seconds)
         try:
-            return _request(self._pollers[number], "GET", key, {**params, "wait": "true"}, timeout)
+            answer = _request(
+                self._pollers[number], "GET", key, {**params, "wait": "true"}, timeout
+            )
         except etcd.EtcdWatchTimedOut:
+            self._heard_at = monotonic()
             return None
+        except Refused:
+            self._answered(number)
+            raise
         except _Denied as why:
+            self._failed()
             raise StoreDenied(f"cannot {doing} at {self._endpoints[number]}: {why}") from None
         except _Trouble as why:
+            self._failed()
             self._current = (number + 1) % len(self._clients)
             raise StoreUnavailable(f"cannot {doing}: {self._endpoints[number]}: {why}") from None
+        self._answered(number)
+        return answer
+
+    def health(self) -> StoreHealth:
+        """How the members answer."""
+        endpoint = self._endpoints[self._current]
+        return StoreHealth(endpoint, self._answered_at, self._heard_at, self._errors)
+
+    def _answered(self, number: int) -> None:
+        self._current = number
+        self._answered_at = self._heard_at = monotonic()
+
+    def _failed(self) -> None:
+        self._heard_at = monotonic()
+        self._errors += 1
 
     def close(self) -> None:
         """Drop all connections that no request is using."""

@@ -9,7 +9,7 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -74,6 +74,16 @@ class UdpNetwork:
     def stats(self) -> dict[str, int]:
         """The packet loop's counters; see ``struct flannel_stats`` in csrc/dataplane.cdef."""
         return self._dataplane.stats()
+
+    def counters(self) -> Mapping[str, int]:
+        """See `flannel.backends.Network`."""
+        return {name: count for name, count in self.stats().items() if name not in _TRAFFIC}
+
+    def trouble(self) -> str:
+        """See `flannel.backends.Network`."""
+        if self._carrying.is_set():
+            return ""
+        return self._said.told("run") or "the packet loop is not running"
 
     async def apply(self, peers: Peers, changed: Collection[IPv4Network] | None = None) -> None:
         """See `flannel.backends.Network`."""

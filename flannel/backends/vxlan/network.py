@@ -1,7 +1,7 @@
 """VxlanNetwork: what a peer's lease means for routes, ARP and the FDB."""
 
 import re
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from ipaddress import IPv4Network
 
 from flannel.backends import Kernel, Peers
@@ -53,6 +53,14 @@ class VxlanNetwork:
     def holds(self, at: Key) -> Entry | None:
         """See `flannel.backends.Network`."""
         return self._tables.holds(at)
+
+    def counters(self) -> Mapping[str, int]:
+        """See `flannel.backends.Network`."""
+        return {}
+
+    def trouble(self) -> str:
+        """See `flannel.backends.Network`."""
+        return ""
 
     async def run(self) -> None:
         """See `flannel.backends.Network`."""

@@ -1,0 +1,95 @@
+"""What is served of the daemon's `Status`, and where.
+
+    /healthz   200 while every part of flanneld turns; upstream's path and text
+    /readyz    200 when containers can count on the overlay, 503 and the reason when not
+    /metrics   for Prometheus
+    /status    all of it, as JSON
+    /peers     the other hosts' leases, as JSON
+
+On -healthz-ip and -healthz-port the first three; on the unix socket, which only root reaches, all
+but metrics. The socket is beside -subnet-file: that directory is there and may be written to, it is
+another one for a second daemon on the host, and `flannel` finds it by the flag it knows already.
+"""
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from flannel.http_server import Page, Pages, serving
+from flannel.notify import notify, watchdog_interval
+from flannel.options import Options
+from flannel.status import Status, lease_document
+
+log = logging.getLogger(__name__)
+
+SOCKET = "flanneld.sock"
+
+
+def socket_path(subnet_file: Path) -> Path:
+    """Where the daemon that writes ``subnet_file`` answers."""
+    return subnet_file.with_name(SOCKET)
+
+
+@asynccontextmanager
+async def served(options: Options, status: Status) -> AsyncIterator[None]:
+    """Answer to whoever asks, and to systemd's watchdog, while the body runs."""
+    pages: Pages = {
+        "/healthz": lambda: _health(status),
+        "/readyz": lambda: _readiness(status),
+        "/status": lambda: _json(status.document()),
+        "/peers": lambda: _json([lease_document(lease) for lease in status.peers.values()]),
+    }
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(serving(socket_path(options.subnet_file), pages))
+        if options.healthz_port:
+            # Imported here: it takes 90 ms, which a daemon without the port need not spend.
+            from flannel import metrics
+
+            exporter = metrics.Exporter(status)
+            public: Pages = {
+                "/healthz": pages["/healthz"],
+                "/readyz": pages["/readyz"],
+                "/metrics": lambda: Page(200, exporter.exposition(), metrics.CONTENT_TYPE),
+            }
+            address = (str(options.healthz_ip), options.healthz_port)
+            await stack.enter_async_context(serving(address, public))
+        watchdog = asyncio.create_task(_watchdog(status, os.environ))
+        try:
+            yield
+        finally:
+            watchdog.cancel()
+
+
+def _health(status: Status) -> Page:
+    dead = status.dead()
+    return Page(503, f"{dead}\n".encode()) if dead else Page(200, b"flanneld is running")
+
+
+def _readiness(status: Status) -> Page:
+    why = status.unready()
+    return Page(503, f"{why}\n".encode()) if why else Page(200, b"flanneld is ready\n")
+
+
+def _json(document: Any) -> Page:
+    return Page(200, json.dumps(document).encode() + b"\n", "application/json")
+
+
+async def _watchdog(status: Status, environ: Mapping[str, str]) -> None:
+    """Tell systemd that we live, as long as every part does: it restarts us if we do not."""
+    interval = watchdog_interval(environ)
+    if interval is None:
+        return
+    said = False
+    while True:
+        dead = status.dead()
+        if dead and not said:
+            log.error("%s; if that lasts, systemd restarts flanneld", dead)
+        said = bool(dead)
+        if not dead:
+            notify("WATCHDOG=1", environ)
+        await asyncio.sleep(interval / 3)

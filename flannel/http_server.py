@@ -1,0 +1,165 @@
+"""A server for a few small pages: GET and HEAD of HTTP/1.1, one request on each connection.
+
+It runs in the daemon's own event loop, so that an answer proves that the loop turns. What a
+client sends and how long it takes are bounded; who is slow loses the connection, nobody else.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+log = logging.getLogger(__name__)
+
+_MAX_HEAD = 8192
+"""Bytes of a request with its headers; a scraper sends some hundred."""
+_PATIENCE = 5.0
+"""Seconds for a request and its answer together."""
+_MAX_CLIENTS = 32
+_RETRY = 5.0
+
+
+class Page(NamedTuple):
+    """What a path answers."""
+
+    status: int
+    body: bytes
+    content_type: str = "text/plain; charset=utf-8"
+
+
+Pages = Mapping[str, Callable[[], Page]]
+Address = tuple[str, int] | Path
+"""IP address and port, or the path of a unix socket, which only its owner can reach."""
+
+_REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+}
+
+
+@asynccontextmanager
+async def serving(address: Address, pages: Pages) -> AsyncIterator[None]:
+    """Serve ``pages`` while the body runs.
+
+    An address that cannot be had is said once and tried again: to carry packets unseen beats not
+    to carry them.
+    """
+    task = asyncio.create_task(_serve(address, pages))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def _serve(address: Address, pages: Pages) -> None:
+    clients: set[asyncio.Task[None]] = set()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(clients) >= _MAX_CLIENTS:
+            writer.transport.abort()
+            return
+        task = asyncio.create_task(_converse(reader, writer, pages))
+        clients.add(task)
+        task.add_done_callback(clients.discard)
+
+    said = False
+    try:
+        while True:
+            try:
+                with _listen(address) as listener:
+                    server = await asyncio.start_server(accept, sock=listener, limit=_MAX_HEAD)
+                    async with server:
+                        await server.serve_forever()
+            except OSError as why:
+                if not said:
+                    # asyncio makes whole sentences of strerror.
+                    reason = os.strerror(why.errno) if why.errno else str(why)
+                    log.warning("cannot listen on %s: %s; trying again", _name(address), reason)
+                said = True
+                await asyncio.sleep(_RETRY)
+    finally:
+        for task in clients:
+            task.cancel()
+        if isinstance(address, Path):
+            address.unlink(missing_ok=True)
+
+
+def _listen(address: Address) -> socket.socket:
+    if not isinstance(address, Path):
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        return socket.create_server(address, family=family)
+    address.parent.mkdir(parents=True, exist_ok=True)
+    address.unlink(missing_ok=True)  # of a daemon that was killed
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.bind(os.fspath(address))
+        address.chmod(0o600)  # nobody can connect before listen()
+        listener.listen()
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _name(address: Address) -> str:
+    return str(address) if isinstance(address, Path) else "{}:{}".format(*address)
+
+
+async def _converse(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pages: Pages
+) -> None:
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            head = await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer(head, pages))
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+    except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        pass
+    finally:
+        writer.transport.abort()
+
+
+def answer(head: bytes, pages: Pages) -> bytes:
+    """The response to a request line with its headers."""
+    method, path, page = _page(head, pages)
+    headers = [
+        f"HTTP/1.1 {page.status} {_REASONS[page.status]}",
+        f"Content-Type: {page.content_type}",
+        f"Content-Length: {len(page.body)}",
+        "Cache-Control: no-store",
+        "Connection: close",
+    ]
+    if page.status == 405:
+        headers.append("Allow: GET, HEAD")
+    log.debug("%s %s: %d", method, path, page.status)
+    body = b"" if method == "HEAD" else page.body
+    return "\r\n".join([*headers, "", ""]).encode() + body
+
+
+def _page(head: bytes, pages: Pages) -> tuple[str, str, Page]:
+    words = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
+    if len(words) != 3 or not words[2].startswith("HTTP/1."):
+        return "", "", Page(400, b"this is not HTTP/1.1\n")
+    method, target = words[:2]
+    path = target.partition("?")[0]
+    if method not in ("GET", "HEAD"):
+        return method, path, Page(405, b"only GET and HEAD\n")
+    if path not in pages:
+        return method, path, Page(404, f"there is {', '.join(pages)}\n".encode())
+    try:
+        return method, path, pages[path]()
+    except Exception:  # a page with a mistake in it must not end the daemon
+        log.exception("cannot answer %s", path)
+        return method, path, Page(500, b"a mistake in flanneld: see its log\n")

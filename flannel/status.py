@@ -1,0 +1,282 @@
+"""Status: what flanneld knows of itself, for whoever asks: health checks, metrics, the operator.
+
+    status = Status(options, members.health)
+    status.serve(config, interface, subnets, network)    # one life of the network
+    status.leased(lease, renewal_delay)
+    status.has("subnet.env")
+    status.beat("peers")
+    status.end("the lease is lost")
+    status.unready()        # "" or why
+    status.document()       # all of it, for JSON
+
+The daemon's parts report here as they go; nothing of it is decided on by the daemon. Inside are
+moments of the monotonic clock; outside, ages in seconds. It belongs to the event loop.
+"""
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any, Protocol
+
+from flannel import __version__
+from flannel.backends import Network, Peers
+from flannel.interface import ExternalInterface
+from flannel.lease import Lease
+from flannel.network_config import NetworkConfig
+from flannel.once import Once
+from flannel.options import Options
+from flannel.repairs import Repairs
+from flannel.stores import StoreHealth
+
+PARTS = ("subnet.env", "peers")
+"""What must be done in each life of the network before containers can count on it."""
+
+_STORE_SILENCE = 90.0
+"""Seconds without any outcome of a request, while the leases are followed, after which the watch
+is taken for dead: a poll lasts 10, and each member has 3 to answer."""
+_PEERS_SILENCE = 120.0
+"""Seconds since the last comparison with the kernel after which that task is taken for dead. One
+is due every 10, or, with so many peers that it takes longer, after fifty times what it took."""
+
+
+class SubnetTable(Protocol):
+    """What is asked of `flannel.subnets.SubnetManager` here."""
+
+    @property
+    def peers(self) -> Peers:
+        """The other hosts' leases."""
+        ...
+
+
+@dataclass(slots=True)
+class _Life:
+    """One life of the network: from a lease to the error that ends it."""
+
+    config: NetworkConfig
+    interface: ExternalInterface
+    subnets: SubnetTable
+    network: Network
+    began: float
+    beats: dict[str, float]
+    done: set[str]
+
+
+class Status:
+    """See the head of this file.
+
+    :ivar said: the conditions that stand now, by the part of the daemon that they stop.
+    :ivar store: how the store answers.
+    :ivar repairs: what was found changed by others, and put back.
+    :ivar ended: why the last life of the network came to its end.
+    """
+
+    def __init__(self, options: Options, store: Callable[[], StoreHealth]) -> None:
+        self.said = Once(logging.getLogger("flannel.daemon"))
+        self.store = store
+        self.repairs = Repairs()
+        self.ended = ""
+        self._options = options
+        self._started = monotonic()
+        self._life: _Life | None = None
+        self._lease: Lease | None = None
+        self._lease_at = self._renewal_at = 0.0
+
+    def serve(
+        self,
+        config: NetworkConfig,
+        interface: ExternalInterface,
+        subnets: SubnetTable,
+        network: Network,
+    ) -> None:
+        """One life of the network begins."""
+        now = monotonic()
+        self._life = _Life(config, interface, subnets, network, now, {"peers": now}, set())
+
+    def end(self, why: str) -> None:
+        """It is over."""
+        self._life = self._lease = None
+        self.ended = why
+
+    def leased(self, lease: Lease, renewal: float | None) -> None:
+        """``lease`` was made, renewed, or changed by somebody; it is due in ``renewal`` seconds."""
+        self._lease, self._lease_at = lease, monotonic()
+        self._renewal_at = self._lease_at + (renewal or 0)
+
+    def has(self, part: str) -> None:
+        """One of `PARTS` is done."""
+        if self._life is not None:
+            self._life.done.add(part)
+
+    def beat(self, task: str) -> None:
+        """``task`` turns."""
+        if self._life is not None:
+            self._life.beats[task] = monotonic()
+
+    @property
+    def network(self) -> Network | None:
+        """The network that is served now."""
+        return self._life.network if self._life is not None else None
+
+    @property
+    def peers(self) -> Peers:
+        """The leases of the other hosts, as far as they are followed."""
+        return self._life.subnets.peers if self._life is not None else {}
+
+    def dead(self) -> str:
+        """Which part of this process hangs; "" if all turn. Only a restart would mend it."""
+        life, now = self._life, monotonic()
+        if life is None:
+            return ""
+        if now - life.beats["peers"] > _PEERS_SILENCE:
+            return f"the peers were last applied {now - life.beats['peers']:.0f} s ago"
+        heard = max(life.began, self.store().heard_at)
+        if now - heard > _STORE_SILENCE:
+            return f"the watch on the leases was last heard of {now - heard:.0f} s ago"
+        return life.network.trouble()
+
+    def unready(self) -> str:
+        """Why containers of this host may not reach the others; "" if they can.
+
+        A store that is away is no reason: packets flow on without it.
+        """
+        life, told = self._life, self.said.told
+        if life is None:
+            standing = told("interface") or told("config") or told("life") or self.ended
+            return standing or "starting"
+        for part in PARTS:
+            if part not in life.done:
+                return told(part) or told("kernel") or f"{part}: not there yet"
+        device = life.network.device
+        if device and not _has_link(device):
+            return f"device {device} is gone"
+        return told("kernel") or told("interface") or self.dead()
+
+    def lease_seconds(self) -> tuple[float, float] | None:
+        """What is left of the lease, and until its renewal; None without one, or with a
+        reservation."""
+        if self._lease is None or self._lease.ttl is None:
+            return None
+        now = monotonic()
+        return self._lease_at + self._lease.ttl - now, self._renewal_at - now
+
+    def document(self) -> dict[str, Any]:
+        """All of it, for JSON; seconds are rounded to a tenth."""
+        store, etcd = self.store(), self._options.etcd
+        repairs = self.repairs
+        unready = self.unready()
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "uptime": _rounded(monotonic() - self._started),
+            "ready": not unready,
+            "unready": unready,
+            "dead": self.dead(),
+            **self._network(),
+            "lease": self._own(),
+            "etcd": {
+                "endpoints": list(etcd.endpoints),
+                "endpoint": store.endpoint,
+                "prefix": etcd.prefix,
+                "answered_ago": _ago(store.answered_at),
+                "errors": store.errors,
+                "trouble": self.said.told("watch") or self.said.told("lease"),
+            },
+            "repairs": {
+                "count": repairs.total,
+                "last": repairs.last,
+                "last_ago": _ago(repairs.last_at),
+            },
+            "conditions": {str(name): text for name, text in self.said.warnings().items()},
+        }
+
+    def _network(self) -> dict[str, Any]:
+        life = self._life
+        if life is None:
+            return {"network": None, "backend": None, "interface": None, "device": None}
+        interface, network = life.interface, life.network
+        return {
+            "network": str(life.config.network),
+            "backend": life.config.backend_type,
+            "interface": {
+                "name": interface.name,
+                "address": str(interface.address),
+                "public_ip": str(interface.public_ip),
+                "mtu": interface.mtu,
+            },
+            "device": network.device,
+            "mtu": network.mtu,
+            "peers": len(life.subnets.peers),
+            "counters": dict(network.counters()),
+            "traffic": device_traffic(network.device),
+        }
+
+    def _own(self) -> dict[str, Any] | None:
+        lease, seconds = self._lease, self.lease_seconds()
+        if lease is None:
+            return None
+        left, renewal = seconds or (None, None)
+        return {
+            **lease_document(lease),
+            "reservation": lease.ttl is None,
+            "renewed_ago": _ago(self._lease_at),
+            "left": _rounded(left),
+            "renewal_in": _rounded(renewal),
+        }
+
+
+def lease_document(lease: Lease) -> dict[str, Any]:
+    """A lease, for JSON."""
+    return {
+        "subnet": str(lease.subnet),
+        "public_ip": str(lease.attrs.public_ip),
+        "backend": lease.attrs.backend_type or "udp",
+        "backend_data": lease.attrs.backend_data,
+        "ttl": lease.ttl,
+    }
+
+
+_TRAFFIC = ("bytes", "packets", "errors", "drops")  # proc_pid_net(5), dev: the first of each half
+
+
+def device_traffic(device: str, text: str | None = None) -> dict[str, int]:
+    """The kernel's counters of a link, as ``rx_bytes`` and the like; empty if there is none.
+
+    :param text: what /proc/net/dev says.
+    """
+    if text is None:
+        try:
+            # The thread's own: "self" is the main thread, which may be in another namespace.
+            text = Path("/proc/thread-self/net/dev").read_text()
+        except OSError:
+            return {}
+    for line in text.splitlines():
+        name, colon, numbers = line.partition(":")
+        if colon and name.strip() == device:
+            each = [int(number) for number in numbers.split()]
+            halves: Mapping[str, list[int]] = {"rx": each[:8], "tx": each[8:]}
+            return {
+                f"{way}_{what}": half[place]
+                for way, half in halves.items()
+                for place, what in enumerate(_TRAFFIC)
+            }
+    return {}
+
+
+def _has_link(name: str) -> bool:
+    try:
+        socket.if_nametoindex(name)
+    except OSError:
+        return False
+    return True
+
+
+def _ago(moment: float | None) -> float | None:
+    return None if moment is None else _rounded(monotonic() - moment)
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)

@@ -1,0 +1,195 @@
+"""The small HTTP server: right answers, and no client that can hurt."""
+
+import asyncio
+import http.client
+import socket
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flannel import http_server
+from flannel.http_server import Page, answer, serving
+
+PAGES = {"/a": lambda: Page(200, b"well\n"), "/b": lambda: Page(503, b"ill\n")}
+
+
+def broken() -> Page:
+    raise RuntimeError("a mistake")
+
+
+@pytest.mark.parametrize(
+    ("request_line", "status", "body"),
+    [
+        ("GET /a HTTP/1.1", 200, "well\n"),
+        ("GET /a?x=1 HTTP/1.0", 200, "well\n"),
+        ("HEAD /a HTTP/1.1", 200, ""),
+        ("GET /b HTTP/1.1", 503, "ill\n"),
+        ("GET /c HTTP/1.1", 404, "there is /a, /b\n"),
+        ("POST /a HTTP/1.1", 405, "only GET and HEAD\n"),
+        ("GET /a", 400, "this is not HTTP/1.1\n"),
+        ("", 400, "this is not HTTP/1.1\n"),
+        ("\xff\xfe GET /a x HTTP/1.1", 400, "this is not HTTP/1.1\n"),
+    ],
+)
+def test_each_request_has_its_answer(request_line: str, status: int, body: str) -> None:
+    head, _, found = answer(f"{request_line}\r\nHost: x\r\n\r\n".encode("latin-1"), PAGES).decode(
+        "latin-1"
+    ).partition("\r\n\r\n")  # fmt: skip
+    assert head.startswith(f"HTTP/1.1 {status} ")
+    assert found == body
+    assert "Connection: close" in head.split("\r\n")
+
+
+def test_head_tells_the_length_of_what_get_would_bring() -> None:
+    assert b"Content-Length: 5\r\n" in answer(b"HEAD /a HTTP/1.1\r\n\r\n", PAGES)
+
+
+def test_a_page_with_a_mistake_is_logged_and_answered(caplog: pytest.LogCaptureFixture) -> None:
+    assert answer(b"GET /x HTTP/1.1\r\n\r\n", {"/x": broken}).startswith(b"HTTP/1.1 500 ")
+    assert "a mistake" in caplog.text
+
+
+def serve(path: Path, talk: Callable[[], None]) -> None:
+    """Run ``talk`` in a thread while ``PAGES`` are served at ``path``."""
+
+    async def main() -> None:
+        async with serving(path, PAGES):
+            await asyncio.to_thread(wait_for, lambda: is_listening(path))
+            await asyncio.to_thread(talk)
+
+    asyncio.run(main())
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def is_listening(path: Path) -> bool:
+    try:
+        connect(path).close()
+    except OSError:
+        return False
+    return True
+
+
+def connect(path: Path) -> socket.socket:
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(10)
+    try:
+        client.connect(str(path))
+    except OSError:
+        client.close()
+        raise
+    return client
+
+
+def get(path: Path) -> bytes:
+    with connect(path) as client:
+        client.sendall(b"GET /a HTTP/1.1\r\n\r\n")
+        return b"".join(iter(lambda: client.recv(4096), b""))
+
+
+def test_the_unix_socket_is_its_owners_alone_and_gone_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "made" / "socket"
+
+    def talk() -> None:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert get(path).endswith(b"well\n")
+
+    serve(path, talk)
+    assert not path.exists()
+
+
+def test_what_a_killed_daemon_left_is_in_nobodys_way(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    serve(path, lambda: assert_answers(path))
+
+
+def assert_answers(path: Path) -> None:
+    assert get(path).endswith(b"well\n")
+
+
+def test_slow_and_talkative_clients_lose_their_connection_and_nobody_elses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_server, "_PATIENCE", 0.3)
+    path = tmp_path / "socket"
+
+    def talk() -> None:
+        with connect(path) as silent, connect(path) as endless:
+            silent.sendall(b"GET /a")
+            wait_for(lambda: is_cut_off(endless))
+            assert_answers(path)
+            assert silent.recv(100) == b""
+
+    serve(path, talk)
+
+
+def is_cut_off(client: socket.socket) -> bool:
+    try:
+        client.sendall(b"x" * 4096)
+    except OSError:
+        return True
+    return False
+
+
+def test_a_crowd_is_turned_away_until_it_thins(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+
+    def talk() -> None:
+        crowd = [connect(path) for _ in range(http_server._MAX_CLIENTS)]
+        for client in crowd:
+            client.sendall(b"G")
+        with connect(path) as late:
+            assert late.recv(100) == b""
+        for client in crowd:
+            client.close()
+        wait_for(lambda: get_or_nothing(path).endswith(b"well\n"))
+
+    serve(path, talk)
+
+
+def get_or_nothing(path: Path) -> bytes:
+    try:
+        return get(path)
+    except ConnectionError:
+        return b""
+
+
+def test_an_address_that_is_taken_is_said_once_and_had_when_it_is_free(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(http_server, "_RETRY", 0.02)
+    holder = socket.create_server(("127.0.0.1", 0))
+    port = holder.getsockname()[1]
+
+    async def main() -> None:
+        async with serving(("127.0.0.1", port), PAGES):
+            await asyncio.to_thread(wait_for, lambda: bool(caplog.records))
+            await asyncio.sleep(0.1)  # several tries
+            holder.close()
+            await asyncio.to_thread(wait_for, answers)
+
+    def answers() -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        try:
+            connection.request("GET", "/a")
+            return connection.getresponse().read() == b"well\n"
+        except ConnectionRefusedError:
+            return False
+        finally:
+            connection.close()
+
+    asyncio.run(main())
+    said = [record for record in caplog.records if record.name == "flannel.http_server"]
+    assert [record.getMessage() for record in said] == [
+        f"cannot listen on 127.0.0.1:{port}: Address already in use; trying again"
+    ]
