@@ -48,6 +48,7 @@ from flannel.lease_keeper import LeaseKeeper
 from flannel.netlink import Netlink
 from flannel.network_config import NetworkConfig
 from flannel.options import Options
+from flannel.peer_probe import answer_peers
 from flannel.rtnetlink import RtNetlink
 from flannel.saved_state import SavedState
 from flannel.status import Status
@@ -238,6 +239,8 @@ class Daemon:
             tasks.create_task(keeper.run())
             tasks.create_task(upkeep.run(config.network))
             tasks.create_task(network.run())
+            probes = answer_peers(lease, options.probe_port, self._status.unready)
+            tasks.create_task(probes)
             tasks.create_task(
                 self._config.watch(plan.text, lambda text: self._change(text, plan, subnets))
             )

@@ -43,16 +43,16 @@ class Job:
     key: str
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None, program: str = "mk-docker-opts") -> int:
     """Run with the command line and environment of this process; return the exit status."""
     try:
-        job = parse(sys.argv[1:])
+        job = parse(sys.argv[1:] if argv is None else argv)
         if job is None:
-            print(_USAGE, end="")
+            print(_USAGE.replace("mk-docker-opts", program), end="")
             return 0
         atomic_file.write(job.docker_env, render(job, os.environ).encode())
     except FlannelError as why:
-        print(f"mk-docker-opts: {why}", file=sys.stderr)
+        print(f"{program}: {why}", file=sys.stderr)
         return 2 if isinstance(why, BadOption) else 1
     return 0
 

@@ -8,6 +8,7 @@
     ├── StoreError
     │   ├── StoreUnavailable    no answer, or none that can be trusted: wait, ask again
     │   ├── StoreDenied         credentials or certificates refused: wait, an operator must act
+    │   ├── ConfigConflict      the network config is not what it was when it was read
     │   ├── LeaseTaken          somebody else holds that subnet: choose another
     │   └── LeaseChanged        a compare-and-swap lost: read again
     ├── NoFreeSubnet
@@ -66,6 +67,10 @@ class StoreUnavailable(StoreError):
 
 class StoreDenied(StoreError):
     """The store refuses who we are; asking again helps only after somebody has mended that."""
+
+
+class ConfigConflict(StoreError):
+    """Somebody else has written the network config meanwhile."""
 
 
 class LeaseTaken(StoreError):

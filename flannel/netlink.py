@@ -22,6 +22,7 @@ from flannel.errors import KernelError
 from flannel.reconcile import PROTOCOL
 
 _IFF_UP = 0x1
+_RTN_LOCAL = 2  # rtnetlink.h
 _SCOPE_LINK = 253  # rtnetlink.h: RT_SCOPE_LINK
 
 
@@ -62,6 +63,17 @@ class Address:
     link: int
     interface: IPv4Interface
     scope: int
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Where the kernel would send a packet: over a link, to a gateway if there is one, from an
+    address of this host. ``local`` says that the destination is this host itself."""
+
+    link: int
+    via: IPv4Address | None
+    source: IPv4Address | None
+    local: bool = False
 
 
 class Netlink:
@@ -112,6 +124,23 @@ class Netlink:
             if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES):
                 return None
             raise
+
+    async def find_way(self, address: IPv4Address) -> Way | None:
+        """What ``ip route get`` says of a packet that this host sends; None: no way there."""
+        try:
+            with _kernel(f"look up the route to {address}"):
+                found = (await self._ipr.route("get", dst=str(address)))[0]
+        except KernelError as error:
+            if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL):
+                return None
+            raise
+        via, source = found.get("gateway"), found.get("prefsrc")
+        return Way(
+            found.get("oif"),
+            IPv4Address(via) if via else None,
+            IPv4Address(source) if source else None,
+            found["type"] == _RTN_LOCAL,
+        )
 
     async def replace_route(self, dst: IPv4Network, link: Link) -> None:
         """Route a network over a link, without a gateway, whatever had that destination before."""

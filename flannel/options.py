@@ -64,6 +64,7 @@ class Options:
     healthz_ip: IPv4Address | IPv6Address
     healthz_port: int
     log_format: str
+    probe_port: int
     v: int
     warnings: tuple[str, ...]
 
@@ -141,6 +142,9 @@ FLAGS = (
          "all of this host's"),
     Flag(name="healthz-port", parse=values.integer(0, 65535), metavar="PORT", default="0",
          help="TCP port to serve them at, 0 for none"),
+    Flag(name="probe-port", parse=values.integer(0, 65535), metavar="PORT", default="8286",
+         help="UDP port of the overlay where flanneld answers `flannel check` of other hosts that "
+         "it is alive; the same on all hosts, 0 for none"),
     Flag(name="log-format", parse=values.one_of("text", "json"), metavar="text|json",
          default="text", help="log lines for people, or one JSON object for each"),
     Flag(name="v", parse=values.integer(-(2**31), 2**31 - 1), metavar="LEVEL", default="0",
@@ -218,6 +222,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
         healthz_ip=found["healthz-ip"],
         healthz_port=found["healthz-port"],
         log_format=found["log-format"],
+        probe_port=found["probe-port"],
         v=found["v"],
         warnings=(*_without_effect(sources, environ), *_etcd_warnings(etcd, sources)),
     )

@@ -60,6 +60,12 @@ class Daemon:
                 self._ready = b"READY=1" in self._socket.recv(4096).split(b"\n")
         return self._ready
 
+    def heard(self) -> bytes:
+        """The next message to systemd; empty if there is none."""
+        with suppress(BlockingIOError):
+            return self._socket.recv(4096)
+        return b""
+
     def wait_ready(self, seconds: float = 15) -> Self:
         """Wait for READY=1."""
         wait_for(

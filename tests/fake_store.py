@@ -23,6 +23,10 @@ class FakeStore:
         """No test of policy reads the config from the store."""
         yield None
 
+    async def write_config(self, text: str, before: ConfigDocument | None) -> None:
+        """Nor does one write it."""
+        raise NotImplementedError
+
     async def follow_leases(self) -> AsyncIterator[Snapshot | Changes]:
         queue: asyncio.Queue[Snapshot | Changes] = asyncio.Queue()
         self._watchers.append(queue)

@@ -56,15 +56,12 @@ OURS = {
     "lease-hook": "",
     "release-on-exit": "false",
     "state-dir": "/var/lib/flannel",
-}
-SECRET = "hunter2"
-
-
-OURS = {
     "healthz-ip": "127.0.0.1",  # not upstream's 0.0.0.0: listeners are on loopback unless asked
     "log-format": "text",
+    "probe-port": "8286",
 }
 """What upstream does not have, or has otherwise."""
+SECRET = "hunter2"
 
 
 def typed(*argv: str) -> Options:
@@ -115,6 +112,7 @@ def test_the_defaults() -> None:
         healthz_ip=IPv4Address("127.0.0.1"),
         healthz_port=0,
         log_format="text",
+        probe_port=8286,
         v=0,
         warnings=(),
     )

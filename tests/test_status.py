@@ -1,9 +1,11 @@
 """Status: ready when it is true, unready with the reason, ages instead of moments."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
 from time import monotonic
 from types import SimpleNamespace
 from typing import Any
@@ -215,3 +217,18 @@ def test_the_watchdog_is_fed_when_systemd_asks(
     environ: dict[str, str], seconds: float | None
 ) -> None:
     assert watchdog_interval(environ) == seconds
+
+
+def test_the_dashboard_asks_for_metrics_that_there_are(made: Made) -> None:
+    dashboard = (Path(__file__).parent.parent / "dist/grafana-dashboard.json").read_text()
+    made.status.repairs.note("x")
+    made.status.repairs.commit("lo")
+    with made.serve():
+        made.finish()
+        text = Exporter(made.status).exposition().decode()
+    names = {
+        sample.name for family in text_string_to_metric_families(text) for sample in family.samples
+    }
+    asked = set(re.findall(r"\bflannel_\w+", dashboard))
+    assert asked
+    assert asked <= names

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from ipaddress import IPv4Network
-from typing import Protocol
+from typing import Any, Protocol
 
 from flannel.errors import BadNetworkConfig
 from flannel.interface import ExternalInterface
@@ -97,7 +97,8 @@ class Backend(Protocol):
 
 _Factory = Callable[[NetworkConfig, ExternalInterface, Kernel], Backend]
 
-# Each module has a function backend(config, interface, kernel); it is imported when it is wanted.
+# Each module has functions backend(config, interface, kernel) and check(config); it is imported
+# when it is wanted.
 _MODULES = {
     "alloc": "flannel.backends.alloc",
     "host-gw": "flannel.backends.hostgw",
@@ -112,6 +113,21 @@ def load(config: NetworkConfig, interface: ExternalInterface, kernel: Kernel) ->
     :raises BadNetworkConfig: there is no such backend, its part of the config is wrong, or this
         host cannot run it.
     """
+    factory: _Factory = _module(config).backend
+    return factory(config, interface, kernel)
+
+
+def check(config: NetworkConfig) -> int | None:
+    """Validate what ``config`` says for its backend, as far as that does not depend on the host.
+
+    :returns: the UDP port that has to be open between hosts; None: the backend needs none.
+    :raises BadNetworkConfig: there is no such backend, or its part of the config is wrong.
+    """
+    port: int | None = _module(config).check(config)
+    return port
+
+
+def _module(config: NetworkConfig) -> Any:
     module = _MODULES.get(config.backend_type)
     if module is None:
         known = ", ".join(sorted(_MODULES))
@@ -119,5 +135,4 @@ def load(config: NetworkConfig, interface: ExternalInterface, kernel: Kernel) ->
             f"cannot use the network config: Backend.Type is {config.backend_type!r}, "
             f"and this version serves {known}"
         )
-    factory: _Factory = import_module(module).backend
-    return factory(config, interface, kernel)
+    return import_module(module)

@@ -10,6 +10,11 @@ from flannel.network_config import NetworkConfig
 from flannel.reconcile import Entry, Key
 
 
+def check(config: NetworkConfig) -> int | None:
+    """See `flannel.backends.check`; this backend reads nothing."""
+    return None
+
+
 def backend(config: NetworkConfig, interface: ExternalInterface, kernel: Kernel) -> Backend:
     """See `flannel.backends.load`."""
     return AllocBackend(config, interface, kernel)

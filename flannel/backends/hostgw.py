@@ -17,6 +17,11 @@ from flannel.reconcile import Entry, Key, routed
 TYPE = "host-gw"
 
 
+def check(config: NetworkConfig) -> int | None:
+    """See `flannel.backends.check`; this backend reads nothing."""
+    return None
+
+
 def backend(config: NetworkConfig, interface: ExternalInterface, kernel: Kernel) -> Backend:
     """See `flannel.backends.load`.
 

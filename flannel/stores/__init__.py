@@ -73,6 +73,13 @@ class Store(Protocol):
         """Yield the config document as it is now (None: there is none), and again at each write."""
         ...
 
+    async def write_config(self, text: str, before: ConfigDocument | None) -> None:
+        """Write the config document over ``before`` as it was read; None: there was none.
+
+        :raises ConfigConflict: the store holds another document by now.
+        """
+        ...
+
     def follow_leases(self) -> AsyncIterator[Snapshot | Changes]:
         """Yield a `Snapshot`, then what changes, our own lease included, in order.
 

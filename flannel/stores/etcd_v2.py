@@ -13,7 +13,7 @@ from contextlib import suppress
 from ipaddress import IPv4Network
 from typing import Any, TypeVar
 
-from flannel.errors import BadLease, LeaseChanged, LeaseTaken, StoreUnavailable
+from flannel.errors import BadLease, ConfigConflict, LeaseChanged, LeaseTaken, StoreUnavailable
 from flannel.lease import (
     Lease,
     LeaseAdded,
@@ -81,6 +81,21 @@ class EtcdV2Store:
             # Any write after `index` is news; what it says is read again, with a quorum.
             with suppress(HistoryLost):
                 await self._poll(doing, self._config, index)
+
+    async def write_config(self, text: str, before: ConfigDocument | None) -> None:
+        """See `flannel.stores.Store`."""
+        condition = {"prevIndex": str(before.version)} if before else {"prevExist": "false"}
+        try:
+            await self._ask(f"write {self._config}", "PUT", self._config, value=text, **condition)
+        except (Conflict, NotFound):
+            async for found in self.follow_config():
+                # Ours: written by a request whose answer was lost.
+                if found is not None and found.text == text:
+                    return
+                break
+            raise ConfigConflict(
+                f"cannot write {self._config}: somebody else has written it meanwhile"
+            ) from None
 
     async def follow_leases(self) -> AsyncIterator[Snapshot | Changes]:
         """See `flannel.stores.Store`."""

@@ -62,6 +62,11 @@ class UdpConfig:
             raise BadNetworkConfig(f"cannot use the network config: {why}") from None
 
 
+def check(config: NetworkConfig) -> int | None:
+    """See `flannel.backends.check`."""
+    return UdpConfig.from_config(config).port
+
+
 def backend(config: NetworkConfig, interface: ExternalInterface, kernel: Kernel) -> Backend:
     """See `flannel.backends.load`."""
     return UdpBackend(config, UdpConfig.from_config(config), interface, kernel)

@@ -74,6 +74,11 @@ class VxlanConfig:
             raise BadNetworkConfig(f"cannot use the network config: {why}") from None
 
 
+def check(config: NetworkConfig) -> int | None:
+    """See `flannel.backends.check`."""
+    return VxlanConfig.from_config(config).port
+
+
 def backend(config: NetworkConfig, interface: ExternalInterface, kernel: Kernel) -> Backend:
     """See `flannel.backends.load`."""
     return VxlanBackend(config, VxlanConfig.from_config(config), interface, kernel)

@@ -1,0 +1,160 @@
+"""flannel config get, check, set: the network config that the whole cluster agrees on."""
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from flannel import backends
+from flannel.cli.context import Context
+from flannel.document import BadDocument, load
+from flannel.errors import BadNetworkConfig, BadOption, StoreError
+from flannel.lease import Lease
+from flannel.network_config import NetworkConfig
+
+
+async def get(context: Context) -> int:
+    """Print the document as it stands in the store."""
+    document = await context.config_document()
+    if document is None:
+        print(
+            f"there is no network config at {context.options.etcd.prefix}/config", file=sys.stderr
+        )
+        return 1
+    if context.as_json:
+        context.show({"config": document.text, "version": document.version}, "")
+    else:
+        print(document.text)
+    return 0
+
+
+async def check(context: Context, source: str | None) -> int:
+    """Say whether a document, or the one in the store, can be used, and what it would change."""
+    current = await context.config_document() if source is None else None
+    if source is None and current is None:
+        raise BadOption("cannot check the network config: there is none in the store")
+    text = current.text if current is not None else _read(source or "")
+    try:
+        validate(text)
+    except BadNetworkConfig as why:
+        context.show({"valid": False, "why": str(why)}, f"wrong: {why}")
+        return 1
+    try:
+        report = await _report(context, text)
+    except StoreError as why:
+        context.show({"valid": True, "note": str(why)}, f"right; {why}")
+        return 0
+    context.show({"valid": True, **report}, "\n".join(["right", *_lines(report)]))
+    return 0
+
+
+async def set_config(context: Context, source: str) -> int:
+    """Write a document, once it is checked and its consequences are shown; as long as nobody else
+    has written another meanwhile."""
+    text = _read(source).strip()
+    try:
+        validate(text)
+    except BadNetworkConfig as why:
+        raise BadOption(str(why)) from None
+    before = await context.config_document()
+    if before is not None and before.text == text:
+        context.show({"written": False}, "that is what it says already")
+        return 0
+    report = await _report(context, text)
+    if not context.as_json:
+        print("\n".join(_lines(report)))
+    if not context.confirm("Write it?"):
+        return 1
+    await context.store.write_config(text, before)
+    context.show({"written": True, **report}, "written")
+    return 0
+
+
+def validate(text: str) -> NetworkConfig:
+    """Check a document the way a host does.
+
+    :raises BadNetworkConfig: naming the key, its value and the rule.
+    """
+    config = NetworkConfig.from_json(text)
+    backends.check(config)
+    return config
+
+
+def _read(source: str) -> str:
+    """A document that is given itself, as a file's name, or as ``-`` for standard input."""
+    if source.lstrip().startswith("{"):
+        return source
+    try:
+        return sys.stdin.read() if source == "-" else Path(source).read_text()
+    except (OSError, ValueError) as why:
+        reason = why.strerror if isinstance(why, OSError) else str(why)
+        raise BadOption(f"cannot read {source}: {reason}") from None
+
+
+async def _report(context: Context, text: str) -> dict[str, Any]:
+    """What is different from what is in the store, and who would feel it."""
+    before = await context.config_document()
+    leases = (await context.store.snapshot()).leases
+    return report(before.text if before is not None else "{}", text, leases)
+
+
+def report(before: str, after: str, leases: Iterable[Lease]) -> dict[str, Any]:
+    """The difference of two documents. Pure.
+
+    :param after: a valid one.
+    """
+    config = NetworkConfig.from_json(after)
+    leases = tuple(leases)
+    misfits = [lease for lease in leases if not config.fits(lease.subnet)]
+    others = [
+        lease for lease in leases if (lease.attrs.backend_type or "udp") != config.backend_type
+    ]
+    return {
+        "changes": _changes(before, after),
+        "subnets": config.n_subnets,
+        "leases": len(leases),
+        "losing": [str(lease) for lease in misfits],
+        "other_backend": [str(lease) for lease in others],
+    }
+
+
+def _changes(before: str, after: str) -> list[dict[str, Any]]:
+    try:
+        old = _flat(load(before))
+    except BadDocument:
+        old = {}
+    new = _flat(load(after))
+    return [
+        {"member": name, "before": old.get(name), "after": new.get(name)}
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _flat(document: dict[str, Any], where: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in document.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{where}{name}.")
+        else:
+            found[where + name] = value
+    return found
+
+
+def _lines(report: dict[str, Any]) -> list[str]:
+    lines = [
+        f"  {each['member']}: {json.dumps(each['before'])} -> {json.dumps(each['after'])}"
+        for each in report["changes"]
+    ] or ["  no change"]
+    lines.append(f"  room for {report['subnets']} hosts; {report['leases']} have a lease")
+    if report["subnets"] < report["leases"]:
+        lines.append("  NOT ENOUGH: some hosts would be left without a subnet")
+    lines += [f"  no longer fits, gets another subnet: lease {each}" for each in report["losing"]]
+    if report["other_backend"]:
+        n = len(report["other_backend"])
+        lines.append(
+            f"  {n} of the leases are of another backend: those hosts change over, and are not "
+            "reached by the others until both sides have"
+        )
+    return lines

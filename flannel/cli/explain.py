@@ -1,0 +1,163 @@
+"""flannel explain ADDRESS: what happens to a packet, hop by hop."""
+
+from collections.abc import AsyncIterator
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any, NamedTuple
+
+from flannel.cli.context import Context, DaemonDown, facts
+from flannel.cli.host_view import Host, first_container, saved_subnet, sysctl
+from flannel.cli.leases import list_leases
+from flannel.cli.ruleset import Packet, judge
+from flannel.errors import StoreError
+from flannel.netlink import Link, Netlink, Way
+from flannel.rtnetlink import RtNetlink
+
+_BRIDGE = "docker0"
+
+
+class Step(NamedTuple):
+    """One line of the explanation. ``ends`` says that the packet gets no further."""
+
+    name: str
+    text: str
+    ends: bool = False
+
+
+async def explain(
+    context: Context, destination: IPv4Address, source: IPv4Address | None = None
+) -> int:
+    """Print the steps; exit status 1 if the packet does not get out.
+
+    :param source: an address of a container here, or of this host; by default the first
+        container's of this host's subnet.
+    """
+    steps = [step async for step in _steps(context, destination, source)]
+    document: dict[str, Any] = {
+        "destination": str(destination),
+        "steps": [step._asdict() for step in steps],
+    }
+    context.show(document, facts((step.name, step.text) for step in steps))
+    return 1 if any(step.ends for step in steps) else 0
+
+
+async def _steps(
+    context: Context, destination: IPv4Address, source: IPv4Address | None
+) -> AsyncIterator[Step]:
+    env = saved_subnet(context.options.subnet_file)
+    if source is None and env is not None:
+        source = first_container(env.subnet.network)
+    if source is not None:
+        yield Step("packet", f"{source} -> {destination}")
+    yield await _lease(context, destination)
+    async with Netlink() as netlink:
+        with RtNetlink() as tables:
+            host = await Host.look(netlink, tables)
+            await host.read_firewall()
+            way = await netlink.find_way(destination)
+            if way is None:
+                yield Step(
+                    "route", "none: the sender is told that the network is unreachable", True
+                )
+                return
+            if way.local:
+                yield Step("route", "the address is this host's own: delivered here")
+                return
+            yield _route(host, way)
+            is_forwarded = source is not None and all(
+                source != each.interface.ip for each in host.addresses
+            )
+            if is_forwarded and source is not None:
+                for step in _forwarded(host, source, destination, way):
+                    yield step
+            link = host.links.get(way.link)
+            if link is not None and link.vxlan is not None:
+                async for step in _tunnel(host, link, way.via or destination):
+                    yield step
+            elif link is not None and link.kind == "tun":
+                yield Step("tunnel", f"flanneld reads it from {link.name} and sends it in UDP to "
+                           "the host of the lease")  # fmt: skip
+
+
+async def _lease(context: Context, destination: IPv4Address) -> Step:
+    try:
+        documents, note = await list_leases(context)
+    except StoreError as why:
+        return Step("lease", f"not known: {why}")
+    suffix = f" ({note})" if note else ""
+    for each in documents:
+        if destination in IPv4Network(each["subnet"]):
+            holder = f"{each['public_ip']}, backend {each['backend']}"
+            return Step("lease", f"{each['subnet']} of {holder}{suffix}")
+    try:
+        status = await context.ask_daemon("/status")
+        network = IPv4Network(status["network"]) if status["network"] else None
+    except DaemonDown:
+        env = saved_subnet(context.options.subnet_file)
+        network = env.network if env is not None else None
+    if network is not None and destination in network:
+        return Step("lease", f"none: no host holds the subnet of {destination}{suffix}", True)
+    return Step("lease", f"none: {destination} is not in the overlay{suffix}")
+
+
+def _route(host: Host, way: Way) -> Step:
+    via = f"via {way.via} " if way.via is not None else ""
+    source = f", from this host with source {way.source}" if way.source is not None else ""
+    link = host.links.get(way.link)
+    mtu = f", MTU {link.mtu}" if link is not None else ""
+    return Step("route", f"{via}dev {host.name(way.link)}{mtu}{source}")
+
+
+def _forwarded(host: Host, source: IPv4Address, destination: IPv4Address, way: Way) -> list[Step]:
+    steps = []
+    if sysctl("ip_forward") == 0:
+        steps.append(Step("forwarding", "net.ipv4.ip_forward is 0: dropped", True))
+    packet = Packet(source, destination, _BRIDGE, host.name(way.link))
+    verdict = judge(host.tables, "forward", packet)
+    sure = "" if verdict.sure else " (perhaps: some rules could not be understood)"
+    by = f" by {verdict.by}" if verdict.by else ": no rule forbids it"
+    dropped = verdict.outcome == "drop"
+    word = "dropped" if dropped else "accepted"
+    steps.append(Step("firewall", f"{word}{by}{sure}", dropped and verdict.sure))
+    translated = judge(host.tables, "postrouting", packet, "nat")
+    sure = "" if translated.sure else " (perhaps: some rules could not be understood)"
+    if translated.outcome == "masquerade":
+        text = f"yes, by {translated.by}: the other side sees this host's address{sure}"
+    else:
+        text = f"no: the other side sees {source}{sure}"
+    steps.append(Step("masquerade", text))
+    for text in host.unseen:
+        steps.append(Step("not seen", text))
+    return steps
+
+
+async def _tunnel(host: Host, link: Link, hop: IPv4Address) -> AsyncIterator[Step]:
+    """The entries of a VXLAN link on the way to ``hop``, and the outer packet."""
+    neighbours = host.kernel.list_neighbours(link.index)
+    neighbour = next((each for each in neighbours if each.ip == hop.packed), None)
+    if neighbour is None:
+        yield Step("neighbour", f"{hop} has no MAC on {link.name}: dropped", True)
+        return
+    mac = neighbour.mac.hex(":")
+    yield Step("neighbour", f"{hop} is at {mac}")
+    fdb = next(
+        (each for each in host.kernel.list_fdb(link.index) if each.mac == neighbour.mac), None
+    )
+    if fdb is None:
+        yield Step("FDB", f"{mac} is not known on {link.name}: dropped", True)
+        return
+    outer = IPv4Address(fdb.dst)
+    assert link.vxlan is not None
+    vxlan = link.vxlan
+    yield Step("FDB", f"{mac} is behind {outer}")
+    way = await host.netlink.find_way(outer)
+    if way is None:
+        yield Step("outer", f"there is no route to {outer}: dropped", True)
+        return
+    via = f" via {way.via}" if way.via is not None else ""
+    text = f"UDP {vxlan.local} -> {outer} port {vxlan.port}, VNI {vxlan.vni}"
+    yield Step("outer", f"{text},{via} dev {host.name(way.link)}")
+    source = vxlan.local or way.source or outer
+    packet = Packet(source, outer, "", host.name(way.link), "udp", vxlan.port)
+    verdict = judge(host.tables, "output", packet)
+    if verdict.outcome == "drop":
+        yield Step("firewall", f"outer packet dropped by {verdict.by}", verdict.sure)

@@ -1,0 +1,131 @@
+"""All that ``flannel check`` may find: what each means, and what to do about it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Severity = Literal["fault", "warning"]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A row of the table.
+
+    :ivar why: why it matters.
+    :ivar cure: what to do.
+    """
+
+    why: str
+    cure: str
+    severity: Severity = "fault"
+
+
+# fmt: off
+KINDS: dict[str, Kind] = {
+    "daemon-down": Kind(
+        "changes of other hosts are not followed, and the lease ends within a day",
+        "systemctl status flanneld; journalctl -u flanneld"),
+    "not-ready": Kind(
+        "containers may not reach other hosts",
+        "mend what it names; journalctl -u flanneld has more"),
+    "etcd-down": Kind(
+        "packets flow on, but new hosts are not seen, and leases end within a day",
+        "see that etcd runs and that this host reaches it; compare -etcd-endpoints"),
+    "no-config": Kind(
+        "flanneld waits for it",
+        "flannel config set '{\"Network\": \"10.1.0.0/16\", \"Backend\": {\"Type\": \"vxlan\"}}'"),
+    "bad-config": Kind(
+        "hosts that start now cannot use it",
+        "flannel config check, then flannel config set"),
+    "no-lease": Kind(
+        "other hosts do not know the way to containers of this one",
+        "see that flanneld runs and is ready: flannel status"),
+    "renewal-overdue": Kind(
+        "the lease ends soon, and another host may get the subnet",
+        "see why flanneld cannot renew it: journalctl -u flanneld"),
+    "same-address": Kind(
+        "the hosts overwrite each other's packets",
+        "give each host its own -public-ip; remove the other lease with flannel release"),
+    "ip-forward": Kind(
+        "the kernel does not pass packets between containers and other hosts",
+        "sysctl -w net.ipv4.ip_forward=1, and in /etc/sysctl.d/"),
+    "forward-drop": Kind(
+        "packets between containers and other hosts are dropped",
+        "let flanneld add its rules (-iptables-forward-rules), or accept the network there"),
+    "input-drop": Kind(
+        "what other hosts send to containers here is dropped",
+        "accept that UDP port on the external interface"),
+    "device-missing": Kind(
+        "packets to other hosts have no way out",
+        "flanneld makes it again within seconds when it runs; see its log if not"),
+    "device-down": Kind(
+        "packets to other hosts have no way out",
+        "find out who took it down, such as a network manager; flanneld puts it up again"),
+    "interface-mtu": Kind(
+        "full-size packets of containers do not fit into the interface's",
+        "restart flanneld and docker, so that both take the new MTU"),
+    "path-mtu": Kind(
+        "large packets vanish: connections open, then hang",
+        "raise the MTU between the hosts, or set Backend.MTU in the network config to what fits"),
+    "docker0": Kind(
+        "containers here are not reached, or their large packets are lost",
+        "restart docker with the options that mk-docker-opts writes"),
+    "subnet-env": Kind(
+        "docker starts with another subnet than this host has leased",
+        "see why flanneld cannot write it: journalctl -u flanneld"),
+    "overlap": Kind(
+        "packets for containers, or for that network, go the wrong way",
+        "remove it, or choose another Network with flannel config set"),
+    "route-missing": Kind(
+        "packets to containers there go another way, or nowhere",
+        "flanneld puts it back within seconds when it runs; see its log if not"),
+    "peer-down": Kind(
+        "containers there cannot be reached",
+        "see whether that host runs; if it is gone for good: flannel release SUBNET"),
+    "peer-port": Kind(
+        "containers there cannot be reached",
+        "let that UDP port pass in both directions between the hosts, on both and on the way"),
+    "peer-daemon-dead": Kind(
+        "it does not follow changes, and its lease ends within a day",
+        "there: systemctl status flanneld; journalctl -u flanneld"),
+    "peer-not-ready": Kind(
+        "containers there may not reach other hosts",
+        "there: flannel status"),
+    "peer-silent": Kind(
+        "UDP may be lost where ICMP is not: a firewall there, checksums that a network card gets "
+        "wrong, or a daemon that is not ours and has no answer",
+        "there: flannel check; ethtool -K DEVICE tx-checksum-ip-generic off, to try", "warning"),
+    "rp-filter": Kind(
+        "the kernel drops packets that come by another way than answers would go",
+        "sysctl -w net.ipv4.conf.INTERFACE.rp_filter=2", "warning"),
+    "unseen": Kind(
+        "what depends on it was not checked",
+        "run flannel as root, with the program that is named", "warning"),
+}
+# fmt: on
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is not as it should be.
+
+    :ivar kind: a name from `KINDS`.
+    :ivar what: what was found, in words.
+    """
+
+    kind: str
+    what: str
+
+    def document(self) -> dict[str, str]:
+        """For JSON."""
+        kind = KINDS[self.kind]
+        return {
+            "finding": self.kind,
+            "severity": kind.severity,
+            "what": self.what,
+            "why": kind.why,
+            "cure": kind.cure,
+        }
+
+    def __str__(self) -> str:
+        kind = KINDS[self.kind]
+        return f"{kind.severity.upper()} {self.kind}: {self.what}; {kind.why} -> {kind.cure}"

@@ -1,0 +1,113 @@
+"""What this host has, as the kernel and its tools tell."""
+
+import shutil
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+from flannel import programs, subnet_env
+from flannel.cli import iptables_rules, nft_rules
+from flannel.cli.ruleset import Chain
+from flannel.errors import CannotRun
+from flannel.netlink import Address, Link, Netlink
+from flannel.rtnetlink import RtNetlink
+
+_PATIENCE = 10.0
+
+
+@dataclass
+class Host:
+    """Links and addresses, and the doors to ask for more.
+
+    :ivar tables: the firewall's chains; :ivar unseen: what of it could not be read, and why.
+    """
+
+    netlink: Netlink
+    kernel: RtNetlink
+    links: dict[int, Link]
+    addresses: list[Address]
+    tables: dict[str, dict[str, Chain]] = field(default_factory=dict)
+    unseen: list[str] = field(default_factory=list)
+
+    @classmethod
+    async def look(cls, netlink: Netlink, kernel: RtNetlink) -> "Host":
+        """Read links and addresses."""
+        links = {link.index: link for link in await netlink.list_links()}
+        return cls(netlink, kernel, links, await netlink.list_addresses())
+
+    def link(self, name: str) -> Link | None:
+        """The link called ``name``."""
+        return next((link for link in self.links.values() if link.name == name), None)
+
+    def name(self, index: int) -> str:
+        """A link's name."""
+        return self.links[index].name if index in self.links else f"link {index}"
+
+    def own_link(self) -> Link | None:
+        """The overlay's own link, whatever its VNI; None: there is none, or several."""
+        found = [link for link in self.links.values() if is_ours(link)]
+        return found[0] if len(found) == 1 else None
+
+    async def read_firewall(self) -> None:
+        """Fill `tables`."""
+        has_iptables = False
+        for tool in ("iptables-save", "iptables-legacy-save"):
+            if shutil.which(tool) is None or (tool != "iptables-save" and not _legacy_tables()):
+                continue
+            text = await self._output(tool)
+            if text is not None:
+                has_iptables |= tool == "iptables-save"
+                self.tables |= iptables_rules.parse(text, tool.removesuffix("-save"))
+        if shutil.which("nft") is None:
+            if not has_iptables:
+                self.unseen.append("the firewall: there is neither nft nor iptables-save")
+            return
+        text = await self._output("nft", "-j", "list", "ruleset")
+        if text is not None:
+            try:
+                self.tables |= nft_rules.parse(text, skip_iptables=has_iptables)
+            except (ValueError, KeyError, TypeError) as why:
+                self.unseen.append(f"nftables: what nft prints cannot be read: {why}")
+
+    async def _output(self, *argv: str) -> str | None:
+        try:
+            done = await programs.run(argv, timeout=_PATIENCE)
+        except CannotRun as why:
+            self.unseen.append(str(why))
+            return None
+        if done.status != 0:
+            self.unseen.append(f"cannot run {argv[0]}: {done.complaint}")
+            return None
+        return done.stdout.decode(errors="replace")
+
+
+def is_ours(link: Link) -> bool:
+    """Whether flanneld has made the link."""
+    if link.vxlan is not None:
+        return link.name == f"flannel.{link.vxlan.vni}"
+    return link.kind == "tun" and link.name == "flannel0"
+
+
+def _legacy_tables() -> bool:
+    try:
+        return bool(Path("/proc/thread-self/net/ip_tables_names").read_text().strip())
+    except OSError:
+        return False
+
+
+def sysctl(name: str) -> int | None:
+    """A number below /proc/sys/net/ipv4; None: there is no such file."""
+    try:
+        return int(Path("/proc/sys/net/ipv4", name).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def saved_subnet(path: Path) -> subnet_env.SubnetEnv | None:
+    """What subnet.env says; None if it is not there."""
+    return subnet_env.read(path)
+
+
+def first_container(subnet: IPv4Network) -> IPv4Address:
+    """The address that docker gives to the first container."""
+    return subnet.network_address + 2

@@ -1,0 +1,90 @@
+"""flannel leases, reserve, release: who holds which subnet."""
+
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+from flannel import reservations
+from flannel.cli.context import Context, DaemonDown, duration, table
+from flannel.errors import BadOption, StoreError
+from flannel.network_config import NetworkConfig
+from flannel.status import lease_document
+
+
+async def list_leases(context: Context) -> tuple[list[dict[str, Any]], str]:
+    """All leases as documents, from the store; from flanneld when the store is away.
+
+    :returns: and where they come from, if not from the store.
+    :raises StoreError: neither can tell.
+    """
+    try:
+        leases = (await context.store.snapshot()).leases
+    except StoreError as why:
+        try:
+            status, peers = (
+                await context.ask_daemon("/status"),
+                await context.ask_daemon("/peers"),
+            )
+        except DaemonDown:
+            raise why from None
+        own = [status["lease"]] if status["lease"] is not None else []
+        documents = [{name: each[name] for name in _MEMBERS} for each in [*own, *peers]]
+        return _sorted(documents), f"{why}; as flanneld last saw them"
+    return _sorted([lease_document(lease) for lease in leases]), ""
+
+
+_MEMBERS = ("subnet", "public_ip", "backend", "backend_data", "node_id", "ttl")
+
+
+def _sorted(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(documents, key=lambda each: IPv4Network(each["subnet"]))
+
+
+async def leases(context: Context) -> int:
+    """Print them."""
+    documents, note = await list_leases(context)
+    rows = [
+        (each["subnet"], each["public_ip"], each["backend"], _left(each), _data(each))
+        for each in documents
+    ]
+    text = table(rows, ("SUBNET", "HOST", "BACKEND", "ENDS IN", "DATA"))
+    context.show({"leases": documents, "note": note}, text + (f"\n{note}" if note else ""))
+    return 0
+
+
+def _left(document: dict[str, Any]) -> str:
+    return duration(document["ttl"]) if document["ttl"] is not None else "reserved"
+
+
+def _data(document: dict[str, Any]) -> str:
+    data = document["backend_data"]
+    if isinstance(data, dict):
+        return " ".join(f"{name}={value}" for name, value in data.items())[:60]
+    return "" if data is None else str(data)[:60]
+
+
+async def reserve(context: Context, public_ip: IPv4Address, subnet: IPv4Network | None) -> int:
+    """Keep a subnet for a host."""
+    document = await context.config_document()
+    if document is None:
+        raise BadOption("cannot reserve a subnet: there is no network config yet")
+    config = NetworkConfig.from_json(document.text)
+    lease = await reservations.reserve(context.store, config, public_ip, subnet)
+    context.show(lease_document(lease), f"reserved {lease.subnet} for {lease.attrs.public_ip}")
+    return 0
+
+
+async def release(context: Context, subnet: IPv4Network) -> int:
+    """Give up the lease or reservation of a subnet, after asking."""
+    lease = await context.store.find(subnet)
+    if lease is None:
+        raise BadOption(f"cannot release {subnet}: nobody holds it; flannel leases lists them")
+    left = "a reservation" if lease.ttl is None else f"ends in {duration(lease.ttl)}"
+    question = (
+        f"{lease.subnet} is held by {lease.attrs.public_ip}, {left}. Without it, other hosts drop "
+        "their routes to containers there; a running flanneld takes it again. Release it?"
+    )
+    if not context.confirm(question):
+        return 1
+    await context.store.release(lease)
+    context.show({"released": lease_document(lease)}, f"released {lease}")
+    return 0

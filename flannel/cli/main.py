@@ -1,0 +1,214 @@
+"""The command line of `flannel`.
+
+Exit status: 0 if all is well, 1 if a check failed or something could not be done, 2 for an
+operator's mistake.
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Address, IPv4Network
+from typing import TYPE_CHECKING, NoReturn
+
+from flannel import __version__, docker_opts
+from flannel.document import shown
+from flannel.errors import BadOption, FlannelError
+from flannel.flags import Flag
+from flannel.options import FLAGS, Options, parse
+
+if TYPE_CHECKING:
+    from flannel.cli.context import Context
+
+SHARED = (
+    "etcd-endpoints",
+    "etcd-prefix",
+    "etcd-keyfile",
+    "etcd-certfile",
+    "etcd-cafile",
+    "etcd-username",
+    "etcd-password",
+    "subnet-file",
+    "state-dir",
+    "probe-port",
+)
+"""flanneld's flags that `flannel` takes as well, after the command's name."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Mistakes are told in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BadOption(f"cannot use this command line: {message}; {self.prog} --help tells")
+
+
+def main() -> int:
+    """Run `flannel` with the command line and environment of this process."""
+    logging.basicConfig(level=logging.WARNING, format="flannel: %(message)s")
+    for name in ("asyncio", "etcd", "pyroute2", "urllib3"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    argv = sys.argv[1:]
+    if argv[:1] == ["docker-opts"]:  # it has a command line of its own, upstream's
+        return docker_opts.main(argv[1:], "flannel docker-opts")
+    try:
+        return asyncio.run(_run(argv, os.environ))
+    except BadOption as why:
+        print(f"flannel: {why}", file=sys.stderr)
+        return 2
+    except FlannelError as why:
+        print(f"flannel: {why}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # of | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+async def _run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    arguments = parser().parse_args(argv)
+    if arguments.command == "version":
+        print(__version__)
+        return 0
+    # Imported here: --help and --version answer without them, at once.
+    from flannel.cli.context import Context, environment
+
+    context = Context(
+        _options(arguments, environment(environ)),
+        as_json=arguments.json,
+        yes=getattr(arguments, "yes", False),
+    )
+    return await _command(context, arguments)
+
+
+async def _command(context: "Context", arguments: argparse.Namespace) -> int:
+    from flannel.cli import check, cleanup, config, explain, leases, peers, status
+
+    match arguments.command:
+        case "status":
+            return await status.status(context, watch=arguments.watch)
+        case "leases":
+            return await leases.leases(context)
+        case "peers":
+            return await peers.peers(context)
+        case "check":
+            return await check.check(context)
+        case "explain":
+            return await explain.explain(context, arguments.address, arguments.source)
+        case "reserve":
+            return await leases.reserve(context, arguments.host, arguments.subnet)
+        case "release":
+            return await leases.release(context, arguments.subnet)
+        case "cleanup":
+            return await cleanup.cleanup(context)
+    match arguments.action:
+        case "get":
+            return await config.get(context)
+        case "check":
+            return await config.check(context, arguments.document)
+        case _:
+            return await config.set_config(context, arguments.document)
+
+
+def _options(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Options:
+    """flanneld's options, of which the shared ones may be typed here."""
+    given = [
+        f"-{name}={text}"
+        for name in SHARED
+        if (text := getattr(arguments, name.replace("-", "_"), None)) is not None
+    ]
+    return parse(given, environ)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line, which --help, the man page and completion tell of as well."""
+    common = _Parser(add_help=False, allow_abbrev=False)
+    common.add_argument("--json", action="store_true", help="print a JSON document")
+    shared = common.add_argument_group("as flanneld has them; FLANNELD_* variables count as well")
+    for flag in shared_flags():
+        shared.add_argument(
+            f"-{flag.name}",
+            f"--{flag.name}",
+            metavar=flag.metavar,
+            help=flag.help.replace("%", "%%"),
+        )
+    top = _Parser(
+        prog="flannel",
+        description="See and mend the overlay network of this host.",
+        epilog="Exit status: 0 if all is well, 1 if not, 2 for a mistake on the command line.",
+        allow_abbrev=False,
+    )
+    top.add_argument("-version", "--version", action="version", version=__version__)
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(
+        name: str, text: str, within: "argparse._SubParsersAction[_Parser]" = commands
+    ) -> _Parser:
+        return within.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + ".", parents=[common],
+            allow_abbrev=False,
+        )  # fmt: skip
+
+    status = add("status", "how the overlay does on this host")
+    status.add_argument("--watch", action="store_true", help="again every two seconds")
+    add("leases", "all leases: who holds which subnet")
+    add("peers", "the other hosts: who answers, how quickly, up to which size")
+    add("check", "find what is wrong, why it matters, and what to do")
+    explain = add("explain", "what happens to a packet, hop by hop")
+    explain.add_argument("address", metavar="ADDRESS", type=_address, help="where it goes to")
+    explain.add_argument(
+        "--source", metavar="ADDRESS", type=_address,
+        help="where it comes from; default: the first container of this host",
+    )  # fmt: skip
+    reserve = add("reserve", "keep a subnet for a host, for good")
+    reserve.add_argument("host", metavar="HOST", type=_address, help="its public address")
+    reserve.add_argument(
+        "subnet", metavar="SUBNET", type=_network, nargs="?", help="default: any that is free"
+    )
+    release = add("release", "give up the lease or reservation of a subnet")
+    release.add_argument("subnet", metavar="SUBNET", type=_network, help="such as 10.1.5.0/24")
+    config = commands.add_parser(
+        "config", help="the network config of the cluster", allow_abbrev=False
+    )
+    actions = config.add_subparsers(dest="action", metavar="ACTION", required=True)
+    add("get", "print the network config", actions)
+    document = "JSON, the name of a file, or - for standard input"
+    check = add("check", "say whether a network config is right, and what it would change", actions)
+    check.add_argument(
+        "document", metavar="DOCUMENT", nargs="?", help=f"{document}; default: what is in etcd"
+    )
+    set_config = add("set", "write the network config, after a check", actions)
+    set_config.add_argument("document", metavar="DOCUMENT", help=document)
+    cleanup = add("cleanup", "remove all that is flannel's from this host, after asking")
+    for each in (release, set_config, cleanup):
+        each.add_argument("--yes", action="store_true", help="do not ask")
+    add("docker-opts", "options for docker from subnet.env; has flags of its own, see -h")
+    add("version", "print the version")
+    return top
+
+
+def shared_flags() -> list[Flag]:
+    """The rows of flanneld's table that `flannel` takes as well."""
+    return [flag for flag in FLAGS if flag.name in SHARED]
+
+
+def _address(text: str) -> IPv4Address:
+    try:
+        return IPv4Address(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not an IPv4 address") from None
+
+
+def _network(text: str) -> IPv4Network:
+    try:
+        if "/" not in text:
+            raise ValueError
+        return IPv4Network(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no subnet like 10.1.5.0/24") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

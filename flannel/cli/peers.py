@@ -1,0 +1,136 @@
+"""flannel peers: who answers, how quickly, and up to which size."""
+
+from dataclasses import asdict, dataclass
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+from flannel.cli.context import Context, DaemonDown, table
+from flannel.cli.host_view import saved_subnet
+from flannel.cli.leases import list_leases
+from flannel.cli.probe import Answer, Pinger, ask_peers
+from flannel.lease import Lease, LeaseAttrs
+from flannel.peer_probe import overlay_address
+
+_LEAST_MTU = 68
+"""Of an IPv4 link (RFC 791)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Another host, and what became of the echoes to it.
+
+    :ivar address: its own in the overlay.
+    :ivar is_ours: it runs this program, and not upstream's, which answers no probes.
+    :ivar rtt: milliseconds through the overlay; None: no answer.
+    :ivar underlay_rtt: the same beside it, at its public address; only asked where the overlay
+        is silent.
+    :ivar mtu: the largest packet that gets there and back through the overlay; None: not known.
+    :ivar probe: what its flanneld says.
+    """
+
+    subnet: str
+    public_ip: str
+    address: str
+    backend: str
+    is_ours: bool
+    ttl: int | None
+    rtt: float | None
+    underlay_rtt: float | None
+    mtu: int | None
+    probe: Answer
+
+    @property
+    def state(self) -> str:
+        """In a word or two, for people."""
+        if self.rtt is None:
+            return "unreachable" if self.underlay_rtt is None else "not through the overlay"
+        if self.probe.refused and self.is_ours:
+            return "flanneld is dead"
+        return {True: "ready", False: "not ready", None: "reachable"}[self.probe.ready]
+
+    def document(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "state": self.state}
+
+
+async def peers(context: Context) -> int:
+    """Print them; exit status 1 if one cannot be reached."""
+    found, note = await probe_peers(context)
+    rows = [
+        (each.subnet, each.public_ip, each.backend, each.state, each.rtt, each.mtu)
+        for each in found
+    ]
+    text = table(rows, ("SUBNET", "HOST", "BACKEND", "STATE", "RTT ms", "MTU"))
+    document = {"peers": [each.document() for each in found], "note": note}
+    context.show(document, text + (f"\n{note}" if note else ""))
+    return 0 if all(each.rtt is not None for each in found) else 1
+
+
+async def probe_peers(context: Context) -> tuple[list[Peer], str]:
+    """All peers there are, probed.
+
+    :returns: and a note, if something could not be seen.
+    :raises StoreError: nobody can tell who they are.
+    """
+    documents, note = await list_leases(context)
+    own, public_ip, mtu = await _own(context)
+    leases = [
+        Lease(
+            IPv4Network(each["subnet"]),
+            LeaseAttrs(IPv4Address(each["public_ip"]), each["backend"], node_id=each["node_id"]),
+            each["ttl"],
+        )
+        for each in documents
+        if each["subnet"] != own and each["public_ip"] != public_ip
+    ]
+    return await _probe(leases, mtu, context.options.probe_port), note
+
+
+async def _own(context: Context) -> tuple[str, str, int | None]:
+    """Our subnet and public address, and the MTU of the overlay; empty if not known."""
+    try:
+        status = await context.ask_daemon("/status")
+    except DaemonDown:
+        env = saved_subnet(context.options.subnet_file)
+        return (str(env.subnet.network), "", env.mtu) if env is not None else ("", "", None)
+    lease = status["lease"] or {}
+    return lease.get("subnet", ""), lease.get("public_ip", ""), status.get("mtu")
+
+
+async def _probe(leases: list[Lease], mtu: int | None, port: int) -> list[Peer]:
+    leases = [lease for lease in leases if lease.attrs.backend_type != "alloc"]
+    addresses = [overlay_address(lease) for lease in leases]
+    with Pinger() as pinger:
+        rtts = await pinger.ping(addresses)
+        silent = [
+            lease.attrs.public_ip
+            for lease, address in zip(leases, addresses, strict=True)
+            if address not in rtts
+        ]
+        beside = await pinger.ping(silent) if silent else {}
+        whole = await pinger.ping(list(rtts), mtu) if mtu is not None else {}
+        answers = await ask_peers(list(rtts), port) if port else {}
+        found = []
+        for lease, address in zip(leases, addresses, strict=True):
+            largest = mtu if address in whole else None
+            if mtu is not None and largest is None and address in rtts:
+                largest = await pinger.path_mtu(address, _LEAST_MTU, mtu - 1)
+            found.append(
+                Peer(
+                    str(lease.subnet),
+                    str(lease.attrs.public_ip),
+                    str(address),
+                    lease.attrs.backend_type or "udp",
+                    bool(lease.attrs.node_id),
+                    lease.ttl,
+                    _milliseconds(rtts.get(address)),
+                    _milliseconds(beside.get(lease.attrs.public_ip)),
+                    largest,
+                    answers.get(address, Answer()),
+                )
+            )
+    return found
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 3)

@@ -1,0 +1,200 @@
+"""Echoes: does an address answer, how quickly, and packets up to which size get there and back?
+
+ICMP echo over one raw socket, to many addresses at once; don't-fragment is set, and what this host
+believes of the path's MTU is left aside, so that it is the path that answers. An answer proves both
+directions.
+"""
+
+import asyncio
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator, Collection, Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from time import monotonic
+
+from flannel import peer_probe
+from flannel.errors import KernelError
+
+_ECHO, _ECHO_REPLY = 8, 0  # RFC 792
+_IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE = 10, 3  # ip(7), linux/in.h
+_HEADERS = 28
+"""Bytes of IPv4 and ICMP around the payload of an echo."""
+
+PATIENCE = 1.0
+"""Seconds for an answer; within a data centre it takes a thousandth of that."""
+_TRIES = 2
+_SIZES = 16
+"""Packets under way at a time in the search for a path's MTU."""
+
+
+class Pinger:
+    """``with Pinger() as pinger: rtts = await pinger.ping(addresses, 1450)``."""
+
+    def __init__(self) -> None:
+        try:
+            self._socket = socket.socket(
+                socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMP
+            )
+        except PermissionError as why:
+            raise KernelError("open a raw socket", why.errno or 1) from why
+        self._socket.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        self._id = int.from_bytes(os.urandom(2), "big")
+        self._sequence = 0
+
+    def __enter__(self) -> "Pinger":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._socket.close()
+
+    async def ping(
+        self, addresses: Collection[IPv4Address], size: int = 64
+    ) -> dict[IPv4Address, float]:
+        """Seconds that the answers took, by address; who does not answer is not there.
+
+        :param size: bytes of the whole packet, header included.
+        """
+        found: dict[IPv4Address, float] = {}
+        for _ in range(_TRIES):
+            missing = [address for address in addresses if address not in found]
+            if not missing:
+                break
+            found |= await self._round(missing, size)
+        return found
+
+    async def _round(self, addresses: Iterable[IPv4Address], size: int) -> dict[IPv4Address, float]:
+        """One echo to each address, and the seconds until it came back."""
+        sent = {}
+        sequence = self._next()
+        for address in addresses:
+            sent[address] = monotonic()
+            if not self._send(address, sequence, size):
+                del sent[address]
+        found: dict[IPv4Address, float] = {}
+        async for source, number in self._answers(PATIENCE):
+            if number == sequence and source in sent and source not in found:
+                found[source] = monotonic() - sent[source]
+            if len(found) == len(sent):
+                break
+        return found
+
+    async def path_mtu(self, address: IPv4Address, low: int, high: int) -> int:
+        """The size of the largest packet from ``low``, which is answered, to ``high``.
+
+        Many sizes are asked at a time: one that is lost is not heard of, and to wait for each in
+        turn would take long.
+        """
+        while low < high:
+            step = max(1, (high - low) // _SIZES)
+            asked = {self._next(): size for size in range(high, low, -step)}
+            for sequence, size in asked.items():
+                self._send(address, sequence, size)
+            answered = set()
+            async for source, sequence in self._answers(PATIENCE / 2):
+                if source == address and sequence in asked:
+                    answered.add(asked[sequence])
+                if len(answered) == len(asked):
+                    break
+            best = max(answered, default=low)
+            high = min((size for size in asked.values() if size > best), default=best + 1) - 1
+            low = best
+        return low
+
+    def _next(self) -> int:
+        self._sequence = self._sequence + 1 & 0xFFFF
+        return self._sequence
+
+    def _send(self, address: IPv4Address, sequence: int, size: int) -> bool:
+        packet = _echo(self._id, sequence, max(0, size - _HEADERS))
+        try:
+            self._socket.sendto(packet, (str(address), 0))
+        except OSError:  # no route, or too big for the link: no answer either
+            return False
+        return True
+
+    async def _answers(self, seconds: float) -> AsyncIterator[tuple[IPv4Address, int]]:
+        """Who answers, and to which echo, until the time is over."""
+        loop, deadline = asyncio.get_running_loop(), monotonic() + seconds
+        while (left := deadline - monotonic()) > 0:
+            try:
+                async with asyncio.timeout(left):
+                    data, source = await loop.sock_recvfrom(self._socket, 65535)
+            except TimeoutError:
+                return
+            header = (data[0] & 15) * 4
+            if len(data) < header + 8:
+                continue
+            kind, _, _, number, sequence = struct.unpack_from("!BBHHH", data, header)
+            if (kind, number) == (_ECHO_REPLY, self._id):
+                yield IPv4Address(source[0]), sequence
+
+
+def _echo(number: int, sequence: int, n_payload: int) -> bytes:
+    head = struct.pack("!BBHHH", _ECHO, 0, 0, number, sequence)
+    payload = bytes(n_payload)
+    checksum = _checksum(head + payload)
+    return struct.pack("!BBHHH", _ECHO, 0, checksum, number, sequence) + payload
+
+
+def _checksum(data: bytes) -> int:
+    """RFC 1071."""
+    data += b"\0" * (len(data) % 2)
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of asking a UDP port.
+
+    :ivar ready: what flanneld there said of itself; None: nothing came back.
+    :ivar refused: that host said that nothing listens at the port.
+    """
+
+    ready: bool | None = None
+    refused: bool = False
+
+
+async def ask_peers(addresses: Collection[IPv4Address], port: int) -> dict[IPv4Address, Answer]:
+    """Ask the flannelds at these addresses of the overlay whether they live."""
+    limit = asyncio.Semaphore(200)  # of descriptors
+
+    async def ask(address: IPv4Address) -> tuple[IPv4Address, Answer]:
+        async with limit:
+            answer = Answer()
+            for _ in range(_TRIES):
+                answer = await _ask(address, port)
+                if answer != Answer():
+                    break
+            return address, answer
+
+    return dict(await asyncio.gather(*(ask(address) for address in addresses)))
+
+
+async def ask_port(address: IPv4Address, port: int) -> Answer:
+    """Whether a UDP port of a host is closed, which its kernel says; silence says nothing."""
+    return await _ask(address, port)
+
+
+async def _ask(address: IPv4Address, port: int) -> Answer:
+    nonce = peer_probe.new_nonce()
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+        try:
+            # Connected: the kernel hands over that a port is unreachable, and nobody else's words.
+            sock.connect((str(address), port))
+            sock.send(peer_probe.question(nonce))
+            async with asyncio.timeout(PATIENCE):
+                while True:
+                    ready = peer_probe.is_ready(await loop.sock_recv(sock, 64), nonce)
+                    if ready is not None:
+                        return Answer(ready)
+        except ConnectionRefusedError:
+            return Answer(refused=True)
+        except (TimeoutError, OSError):
+            return Answer()

@@ -1,0 +1,137 @@
+"""flannel status: how the overlay does on this host."""
+
+import asyncio
+import sys
+from typing import Any
+
+from flannel.cli.context import Context, DaemonDown, duration, facts
+from flannel.cli.host_view import is_ours, saved_subnet
+from flannel.errors import FlannelError, StoreError
+from flannel.netlink import Netlink
+from flannel.status import lease_document
+
+_WATCH = 2.0
+
+
+async def status(context: Context, *, watch: bool) -> int:
+    """Print it, or again and again."""
+    if not watch:
+        return await _once(context)
+    while True:
+        if sys.stdout.isatty() and not context.as_json:
+            print("\x1b[H\x1b[2J", end="")  # ECMA-48: cursor home, erase all
+        await _once(context)
+        await asyncio.sleep(_WATCH)
+
+
+async def _once(context: Context) -> int:
+    try:
+        found: dict[str, Any] = {"daemon": await context.ask_daemon("/status")}
+    except DaemonDown as why:
+        found = {"daemon": None, "daemon_error": str(why), **await _without_daemon(context)}
+    context.show(found, _text(found))
+    return 0 if found["daemon"] is not None and found["daemon"]["ready"] else 1
+
+
+async def _without_daemon(context: Context) -> dict[str, Any]:
+    """What can be told when flanneld is down."""
+    env = saved_subnet(context.options.subnet_file)
+    found: dict[str, Any] = {"subnet_env": None, "device": None, "lease": None, "etcd_error": ""}
+    if env is not None:
+        found["subnet_env"] = {
+            "network": str(env.network),
+            "subnet": str(env.subnet),
+            "mtu": env.mtu,
+            "ip_masq": env.ip_masq,
+        }
+    try:
+        async with Netlink() as netlink:
+            ours = [link for link in await netlink.list_links() if is_ours(link)]
+        found["device"] = [{"name": link.name, "mtu": link.mtu, "up": link.up} for link in ours]
+    except FlannelError as why:
+        found["device_error"] = str(why)
+    try:
+        leases = (await context.store.snapshot()).leases
+    except StoreError as why:
+        found["etcd_error"] = str(why)
+    else:
+        subnet = env.subnet.network if env is not None else None
+        mine = next((lease for lease in leases if lease.subnet == subnet), None)
+        found["lease"] = lease_document(mine) if mine is not None else None
+        found["leases"] = len(leases)
+    return found
+
+
+def _text(found: dict[str, Any]) -> str:
+    if found["daemon"] is None:
+        return _text_without_daemon(found)
+    daemon = found["daemon"]
+    lease, etcd, repairs = daemon["lease"], daemon["etcd"], daemon["repairs"]
+    interface = daemon["interface"]
+    ready = "ready" if daemon["ready"] else f"NOT READY: {daemon['unready']}"
+    lines: list[tuple[str, object]] = [
+        ("flanneld", f"{ready}; {daemon['version']}, up {duration(daemon['uptime'])}")
+    ]
+    if daemon["network"] is not None:
+        lines.append(("network", f"{daemon['network']}, backend {daemon['backend']}"))
+    if lease is not None:
+        lines.append(("lease", _lease(lease)))
+    if interface is not None:
+        public = f", public {interface['public_ip']}"
+        public = public if interface["public_ip"] != interface["address"] else ""
+        text = f"{interface['name']} {interface['address']}{public}, MTU {interface['mtu']}"
+        lines += [
+            ("device", f"{daemon['device'] or 'none of its own'}, MTU {daemon['mtu']}"),
+            ("interface", text),
+            ("peers", daemon["peers"]),
+        ]
+    lines.append(("etcd", _etcd(etcd)))
+    if repairs["count"]:
+        ago = duration(repairs["last_ago"])
+        lines.append(("repairs", f"{repairs['count']}, the last {ago} ago: {repairs['last']}"))
+    else:
+        lines.append(("repairs", "none"))
+    if daemon.get("counters") is not None:
+        drops = [f"{name} {count}" for name, count in daemon["counters"].items() if count]
+        lines.append(("drops", ", ".join(drops) or "none counted"))
+    lines += [("trouble", text) for text in daemon["conditions"].values()]
+    return facts(lines)
+
+
+def _lease(lease: dict[str, Any]) -> str:
+    if lease["reservation"]:
+        return f"{lease['subnet']}, a reservation"
+    return (
+        f"{lease['subnet']}, renewed {duration(lease['renewed_ago'])} ago, "
+        f"ends in {duration(lease['left'])}, due for renewal in {duration(lease['renewal_in'])}"
+    )
+
+
+def _etcd(etcd: dict[str, Any]) -> str:
+    if etcd["answered_ago"] is None:
+        answered = "has not answered yet"
+    else:
+        answered = f"answered {duration(etcd['answered_ago'])} ago"
+    errors = f", {etcd['errors']} failed requests" if etcd["errors"] else ""
+    trouble = "AWAY, " if etcd["trouble"] else ""
+    return f"{trouble}{etcd['endpoint']}, {answered}{errors}"
+
+
+def _text_without_daemon(found: dict[str, Any]) -> str:
+    env, lease, devices = found["subnet_env"], found["lease"], found["device"]
+    lines: list[tuple[str, object]] = [("flanneld", f"DOWN: {found['daemon_error']}")]
+    if env is not None:
+        lines.append(("subnet.env", f"{env['subnet']} of {env['network']}, MTU {env['mtu']}"))
+    else:
+        lines.append(("subnet.env", "not there"))
+    for device in devices or ():
+        up = "up" if device["up"] else "DOWN"
+        lines.append(("device", f"{device['name']}, MTU {device['mtu']}, {up}: packets flow on"))
+    if found["etcd_error"]:
+        lines.append(("etcd", f"DOWN: {found['etcd_error']}"))
+    elif lease is not None:
+        left = duration(lease["ttl"]) or "never: a reservation"
+        lines.append(("lease", f"{lease['subnet']} of {lease['public_ip']}, ends in {left}"))
+    else:
+        lines.append(("lease", "none in etcd for the subnet of subnet.env"))
+    return facts(lines)

@@ -1,0 +1,413 @@
+"""What an operator sees of a running flanneld, and what the command `flannel` finds and does."""
+
+import http.client
+import json
+import re
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from etcd_node import ETCD
+from hosts import FLANNELD, Host
+from namespaces import Completed, Namespace, wait_for
+from prometheus_client.parser import text_string_to_metric_families
+from world import World
+
+VXLAN = {"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan"}}
+UDP = {"Network": "10.1.0.0/16"}
+
+GET = (
+    "import http.client, sys\n"
+    "connection = http.client.HTTPConnection('127.0.0.1', 9000, timeout=10)\n"
+    "connection.request('GET', sys.argv[1])\n"
+    "answer = connection.getresponse()\n"
+    "print(answer.status)\n"
+    "print(answer.read().decode(), end='')\n"
+)
+
+
+def start(world: World, config: dict[str, Any], n: int, *flags: str) -> list[Host]:
+    """Hosts whose daemons serve ``config``."""
+    world.configure(config)
+    hosts = [world.add_host(f"h{number}") for number in range(1, n + 1)]
+    for host in hosts:
+        host.start_flanneld("-iface=eth0", *flags)
+    for host in hosts:
+        host.daemon.wait_ready(20)
+    return hosts
+
+
+def get(host: Host, path: str) -> tuple[int, str]:
+    """The status and the body of a page on the health port."""
+    status, _, body = host.run(sys.executable, "-c", GET, path).partition("\n")
+    return int(status), body
+
+
+def document(host: Host, path: str = "/status") -> Any:
+    """A page of the unix socket."""
+    connection = http.client.HTTPConnection("localhost", timeout=10)
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.connect(str(host.subnet_file.with_name("flanneld.sock")))
+    connection.request("GET", path)
+    found = json.loads(connection.getresponse().read())
+    connection.close()
+    return found
+
+
+class TestHealth:
+    def test_it_is_ready_when_true_and_unready_again_when_not(self, world: World) -> None:
+        (host,) = start(world, VXLAN, 1, "-healthz-port=9000")
+        assert get(host, "/healthz") == (200, "flanneld is running")
+        assert get(host, "/readyz") == (200, "flanneld is ready\n")
+        key = str(host.subnet).replace("/", "-")
+        # Another host's, so that this one has to find a new subnet, of which there is none.
+        world.configure({**VXLAN, "SubnetMin": str(host.subnet.network_address),
+                         "SubnetMax": str(host.subnet.network_address)})  # fmt: skip
+        world.etcdctl("set", f"/coreos.com/network/subnets/{key}", '{"PublicIP":"192.0.2.99"}')
+        _, why = wait_for(
+            lambda: get(host, "/readyz") if get(host, "/readyz")[0] == 503 else None, 15, "unready"
+        )
+        assert "cannot lease a subnet" in why or "192.0.2.99 holds it now" in why
+        assert get(host, "/healthz")[0] == 200
+        world.etcdctl("rm", f"/coreos.com/network/subnets/{key}")
+        wait_for(lambda: get(host, "/readyz")[0] == 200, 30, "ready again")
+
+    def test_a_missing_etcd_is_shown_and_does_not_make_it_unready(self, world: World) -> None:
+        (host,) = start(world, VXLAN, 1, "-healthz-port=9000")
+        assert document(host)["etcd"]["trouble"] == ""
+        world.stop_etcd()
+        wait_for(lambda: document(host)["etcd"]["trouble"], 15, "etcd's absence to be seen")
+        assert get(host, "/readyz")[0] == 200
+        world.start_etcd()
+        wait_for(lambda: not document(host)["etcd"]["trouble"], 20, "etcd to be followed again")
+
+    def test_prometheus_can_read_the_metrics(self, world: World) -> None:
+        host, other = start(world, UDP, 2, "-healthz-port=9000")
+        near, far = host.add_container(1), other.add_container(1)
+        near.run("ping", "-c1", "-W5", str(far.address))
+        # From no lease: the loop refuses it, and counts.
+        world.net.run(
+            sys.executable, "-c",
+            "import socket; socket.socket(type=socket.SOCK_DGRAM)"
+            f".sendto(bytes(40), ('{host.address}', 8285))",
+        )  # fmt: skip
+
+        def samples() -> dict[tuple[str, ...], float]:
+            status, text = get(host, "/metrics")
+            assert status == 200
+            return {
+                (sample.name, *sample.labels.values()): sample.value
+                for family in text_string_to_metric_families(text)
+                for sample in family.samples
+            }
+
+        wait_for(
+            lambda: samples()["flannel_dropped_packets_total", "rx_unknown_peer"] == 1, 10, "a drop"
+        )
+        found = samples()
+        assert found["flannel_ready",] == 1
+        assert found["flannel_leases",] == 2
+        assert found["flannel_peers",] == 1
+        assert found["flannel_mtu_bytes",] == 1472
+        assert 3600 < found["flannel_lease_renewal_seconds",] < 86400
+        assert found["flannel_device_packets_total", "rx"] >= 1
+        assert found["flannel_store_answer_age_seconds",] < 15
+
+    def test_nothing_listens_on_the_network_unless_asked(self, world: World) -> None:
+        (host,) = start(world, VXLAN, 1, "-healthz-port=9000")
+        listening = re.findall(r"(\S+):9000 ", host.run("ss", "-Hltn"))
+        assert listening == ["127.0.0.1"]
+        assert Path(host.subnet_file.with_name("flanneld.sock")).stat().st_mode & 0o777 == 0o600
+
+    def test_the_watchdog_is_fed_while_all_turns(self, world: World) -> None:
+        world.configure(VXLAN)
+        host = world.add_host("h1")
+        daemon = host.start_flanneld("-iface=eth0", env={"WATCHDOG_USEC": "300000"}).wait_ready()
+        for _ in range(3):
+            wait_for(lambda: b"WATCHDOG=1" in daemon.heard(), 5, "WATCHDOG=1")
+
+
+def flannel(host: Host, *arguments: str) -> Completed:
+    """Run the operator's command on a host, with the daemon's variables."""
+    variables = (
+        f"FLANNELD_ETCD_ENDPOINTS={ETCD}",
+        f"FLANNELD_SUBNET_FILE={host.subnet_file}",
+        f"FLANNELD_STATE_DIR={host.state_dir}",
+    )
+    return host.try_run("env", *variables, str(FLANNELD.with_name("flannel")), *arguments)
+
+
+def findings(host: Host) -> dict[str, str]:
+    """What check has found, by name."""
+    done = flannel(host, "check", "--json")
+    assert done.stderr == ""
+    found = json.loads(done.stdout)["findings"]
+    faults = [each for each in found if each["severity"] == "fault"]
+    assert done.returncode == (1 if faults else 0)
+    assert all(each["why"] and each["cure"] for each in found)
+    return {each["finding"]: each["what"] for each in found}
+
+
+IP_FORWARD = "sysctl -qw net.ipv4.ip_forward={}"
+
+
+@contextmanager
+def planted(place: Namespace, plant: str, mend: str) -> Iterator[None]:
+    """A fault, for as long as the body runs; both are for the shell."""
+    place.run("sh", "-c", plant)
+    try:
+        yield
+    finally:
+        place.run("sh", "-c", mend)
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[tuple[World, Host, Host]]:
+    """Two hosts on vxlan that are well; each test leaves them as it found them."""
+    with World() as world:
+        world.start_etcd()
+        one, other = start(world, VXLAN, 2)
+        yield world, one, other
+
+
+@pytest.fixture(scope="module")
+def udp_pair() -> Iterator[tuple[World, Host, Host]]:
+    """The same on udp."""
+    with World() as world:
+        world.start_etcd()
+        one, other = start(world, UDP, 2)
+        yield world, one, other
+
+
+Pair = tuple[World, Host, Host]
+
+
+class TestCheck:
+    def test_nothing_is_found_where_all_is_well(self, pair: Pair, udp_pair: Pair) -> None:
+        for _, one, other in (pair, udp_pair):
+            wait_for(lambda one=one: findings(one) == {}, 15, "nothing to be found")
+            assert flannel(one, "check").stdout == "all is well\n"
+            assert findings(other) == {}
+
+    def test_ip_forward_0(self, pair: Pair) -> None:
+        _, one, _ = pair
+        with planted(one, IP_FORWARD.format(0), IP_FORWARD.format(1)):
+            assert findings(one) == {"ip-forward": "net.ipv4.ip_forward is 0"}
+
+    @pytest.mark.parametrize("tool", ["iptables", "iptables-legacy"])
+    def test_forward_drop(self, pair: Pair, tool: str) -> None:
+        _, one, _ = pair
+        undo = f"{tool} -F FORWARD; {tool} -P FORWARD ACCEPT"
+        with planted(one, f"{tool} -P FORWARD DROP", undo):
+            found = findings(one)
+            assert found.keys() == {"forward-drop"}
+            assert f"policy drop of {tool} filter FORWARD" in found["forward-drop"]
+            one.run(tool, "-I", "FORWARD", "-s", "10.1.0.0/16", "-j", "ACCEPT")
+            one.run(tool, "-I", "FORWARD", "-d", "10.1.0.0/16", "-j", "ACCEPT")
+            assert findings(one) == {}
+
+    def test_forward_dropped_by_nftables(self, pair: Pair) -> None:
+        _, one, _ = pair
+        chain = "{ type filter hook forward priority 0; policy drop; }"
+        rules = f"add table inet mine; add chain inet mine strict {chain}"
+        with planted(one, f"nft '{rules}'", "nft delete table inet mine"):
+            assert "policy drop of nft inet mine strict" in findings(one)["forward-drop"]
+
+    @pytest.mark.parametrize("side", [0, 1], ids=["here", "there"])
+    def test_udp_port_filtered_one_way(self, pair: Pair, side: int) -> None:
+        _, one, other = pair
+        rule = "INPUT -p udp --dport 8472 -j DROP"
+        with planted((one, other)[side], f"iptables -I {rule}", f"iptables -D {rule}"):
+            found = findings(one)
+        what = "answers a ping, but not through the overlay: UDP port 8472"
+        assert what in found["peer-port"]
+        # What is filtered here can be seen here.
+        assert ("input-drop" in found) is (side == 0)
+
+    def test_the_underlay_carries_less_than_the_interface_says(self, pair: Pair) -> None:
+        world, one, other = pair
+        link = f"ip link set p{int(other.address) & 0xFF} mtu"
+        with planted(world.net, f"{link} 1400", f"{link} 1500"):
+            found = findings(one)
+        assert found.keys() == {"path-mtu"}
+        # A veth lets 4 bytes more pass, for a VLAN tag (is_skb_forwardable).
+        what = r"packets of more than 135[0-4] bytes do not get to 192\.0\.2\.12"
+        assert re.search(what, found["path-mtu"])
+
+    def test_docker0_outside_the_lease(self, pair: Pair) -> None:
+        _, one, _ = pair
+        make = "ip link add docker0 type bridge; ip addr add 172.17.0.1/16 dev docker0"
+        with planted(one, make, "ip link del docker0"):
+            found = findings(one)
+        assert found.keys() == {"docker0"}
+        assert found["docker0"].startswith("docker0 has 172.17.0.1/16, not 10.1.")
+
+    def test_an_overlapping_route(self, pair: Pair) -> None:
+        _, one, other = pair
+        route = f"{other.subnet.network_address}/25 via 192.0.2.1"
+        with planted(one, f"ip route add {route}", f"ip route del {route}"):
+            found = findings(one)
+        assert f"route {route}" in found["overlap"]
+
+    def test_etcd_down(self, pair: Pair) -> None:
+        world, one, _ = pair
+        world.stop_etcd()
+        try:
+            found = findings(one)
+            leases = flannel(one, "leases")
+            peers = flannel(one, "peers", "--json")
+            status = flannel(one, "status")
+        finally:
+            world.start_etcd()
+        assert "connection refused" in found["etcd-down"]
+        assert found.keys() == {"etcd-down"}
+        # flanneld knows them still.
+        assert "as flanneld last saw them" in leases.stdout
+        assert "192.0.2.12" in leases.stdout
+        assert [each["state"] for each in json.loads(peers.stdout)["peers"]] == ["ready"]
+        assert "ready" in status.stdout
+        wait_for(lambda: findings(one) == {}, 15, "all to be well again")
+
+    def test_a_peers_daemon_dead(self, pair: Pair) -> None:
+        """Its device goes on carrying packets, and its lease stays."""
+        _, one, other = pair
+        other.daemon.kill()
+        try:
+            found = findings(one)
+            here = findings(other)
+        finally:
+            other.start_flanneld("-iface=eth0").wait_ready()
+        assert found.keys() == {"peer-daemon-dead"}
+        assert "192.0.2.12" in found["peer-daemon-dead"]
+        assert here.keys() == {"daemon-down"}
+        wait_for(lambda: findings(one) == {}, 10, "the daemon to answer")
+
+    def test_a_peers_daemon_dead_that_carried_the_packets(self, udp_pair: Pair) -> None:
+        _, one, other = udp_pair
+        other.daemon.kill()
+        try:
+            found = findings(one)
+        finally:
+            other.start_flanneld("-iface=eth0").wait_ready()
+        assert found.keys() == {"peer-daemon-dead"}
+        assert "nothing listens at UDP port 8285 of 192.0.2.12" in found["peer-daemon-dead"]
+        wait_for(lambda: findings(one) == {}, 10, "the daemon to answer")
+
+    def test_a_finding_says_what_and_why_and_what_to_do_on_one_line(self, pair: Pair) -> None:
+        _, one, _ = pair
+        with planted(one, IP_FORWARD.format(0), IP_FORWARD.format(1)):
+            done = flannel(one, "check")
+        assert done.stdout == (
+            "FAULT ip-forward: net.ipv4.ip_forward is 0; the kernel does not pass packets between "
+            "containers and other hosts -> sysctl -w net.ipv4.ip_forward=1, and in /etc/sysctl.d/\n"
+        )
+
+
+class TestCommands:
+    def test_status_tells_what_there_is(self, pair: Pair) -> None:
+        _, one, _ = pair
+        done = flannel(one, "status")
+        assert done.returncode == 0, done.stdout
+        for text in (f"{one.subnet}, renewed", "flannel.1, MTU 1450", "eth0 192.0.2.11, MTU 1500",
+                     "http://192.0.2.1:2379, answered", "10.1.0.0/16, backend vxlan"):  # fmt: skip
+            assert text in done.stdout
+        assert json.loads(flannel(one, "status", "--json").stdout)["daemon"]["peers"] == 1
+
+    def test_status_while_daemon_and_etcd_are_down(self, world: World) -> None:
+        (host,) = start(world, VXLAN, 1)
+        host.daemon.stop()
+        done = flannel(host, "status")
+        assert done.returncode == 1
+        assert "flanneld    DOWN: cannot ask flanneld at" in done.stdout
+        assert re.search(rf"{host.subnet} of 192\.0\.2\.11, ends in (1 d|23 h)", done.stdout)
+        world.stop_etcd()
+        done = flannel(host, "status")
+        assert "etcd        DOWN: cannot list" in done.stdout
+        assert "flannel.1, MTU 1450, up: packets flow on" in done.stdout
+        assert flannel(host, "leases").returncode == 1
+
+    def test_peers_are_shown_with_time_and_size(self, pair: Pair) -> None:
+        _, one, other = pair
+        (peer,) = json.loads(flannel(one, "peers", "--json").stdout)["peers"]
+        assert (peer["subnet"], peer["state"], peer["mtu"]) == (str(other.subnet), "ready", 1450)
+        assert 0 < peer["rtt"] < 1000
+        assert re.search(r"192\.0\.2\.12 +vxlan +ready +[\d.]+ +1450", flannel(one, "peers").stdout)
+
+    def test_explain_follows_a_packet_to_the_other_host(self, pair: Pair) -> None:
+        _, one, other = pair
+        done = flannel(one, "explain", str(other.subnet[2]))
+        assert done.returncode == 0, done.stdout
+        for text in (f"{one.subnet[2]} -> {other.subnet[2]}", f"{other.subnet} of 192.0.2.12",
+                     f"via {other.subnet[0]} dev flannel.1", "is behind 192.0.2.12",
+                     "UDP 192.0.2.11 -> 192.0.2.12 port 8472, VNI 1"):  # fmt: skip
+            assert text in done.stdout
+        one.run("iptables", "-t", "nat", "-A", "POSTROUTING", "-s", "10.1.0.0/16", "!", "-d",
+                "10.1.0.0/16", "-j", "MASQUERADE")  # fmt: skip
+        inside, outside = (
+            flannel(one, "explain", str(address)).stdout
+            for address in (other.subnet[2], "192.0.2.1")
+        )
+        one.run("iptables", "-t", "nat", "-F", "POSTROUTING")
+        assert "masquerade  no:" in inside
+        assert "masquerade  yes, by iptables nat POSTROUTING" in outside
+        nowhere = flannel(one, "explain", "10.1.255.1")
+        assert nowhere.returncode == 1
+        assert "none: no host holds the subnet of 10.1.255.1" in nowhere.stdout
+
+    def test_a_subnet_is_reserved_and_released(self, pair: Pair) -> None:
+        world, one, _ = pair
+        done = flannel(one, "reserve", "192.0.2.77", "10.1.77.0/24")
+        assert done.stdout == "reserved 10.1.77.0/24 for 192.0.2.77\n"
+        assert "ttl" not in world.leases()["10.1.77.0-24"]
+        assert re.search(
+            r"10\.1\.77\.0/24 +192\.0\.2\.77 +udp +reserved", flannel(one, "leases").stdout
+        )
+        assert flannel(one, "reserve", "192.0.2.78", "10.1.77.0/24").returncode == 1
+        refused = flannel(one, "release", "10.1.77.0/24")
+        assert (refused.returncode, "this is no terminal" in refused.stderr) == (2, True)
+        assert flannel(one, "release", "10.1.77.0/24", "--yes").returncode == 0
+        wait_for(lambda: "10.1.77.0-24" not in world.leases(), 10, "the release")
+        assert flannel(one, "release", "10.1.77.0/24", "--yes").returncode == 2
+
+    def test_a_config_is_checked_shown_and_swapped(self, world: World) -> None:
+        (host,) = start(world, VXLAN, 1)
+        before = json.dumps(VXLAN)
+        assert json.loads(flannel(host, "config", "get").stdout) == VXLAN
+        network = '"Network": "10.1.0.0/16"'
+        for wrong in ('{"Network": "10.1.0.0/33"}', "/no/such/file",
+                      f'{{{network}, "Backend": {{"Type": "vxlan", "VNI": "x"}}}}',
+                      f'{{{network}, "Backend": {{"Type": "y"}}}}'):  # fmt: skip
+            done = flannel(host, "config", "set", "--yes", wrong)
+            assert done.returncode == 2
+            assert len(done.stderr.splitlines()) == 1
+        assert json.loads(flannel(host, "config", "get").stdout) == json.loads(before)
+        new = '{"Network": "10.9.0.0/16", "Backend": {"Type": "vxlan", "Port": 4789}}'
+        shown = flannel(host, "config", "check", new).stdout
+        assert 'Network: "10.1.0.0/16" -> "10.9.0.0/16"' in shown
+        assert f"no longer fits, gets another subnet: lease {host.subnet} of 192.0.2.11" in shown
+        host.daemon.stop()
+        assert flannel(host, "config", "set", "--yes", new).returncode == 0
+        assert json.loads(flannel(host, "config", "get").stdout) == json.loads(new)
+
+    def test_cleanup_removes_what_is_ours_and_nothing_else(self, world: World) -> None:
+        one, _ = start(world, VXLAN, 2)
+        one.ip("route add 198.51.100.0/24 via 192.0.2.1")
+        assert flannel(one, "cleanup", "--yes").returncode == 2  # flanneld would put it back
+        one.daemon.stop()
+        before = one.run("ip", "route")
+        assert "proto 102" in before
+        done = flannel(one, "cleanup", "--yes")
+        assert done.returncode == 0, done.stderr
+        assert "device flannel.1" in done.stdout
+        after = one.run("ip", "route")
+        assert after.splitlines() == [
+            line for line in before.splitlines() if "proto 102" not in line and "nhid" not in line
+        ]
+        assert one.run("ip", "nexthop") == ""
+        assert "flannel" not in one.run("ip", "link")
+        assert not one.subnet_file.exists()
+        assert flannel(one, "cleanup").stdout == "there is nothing of ours on this host\n"
