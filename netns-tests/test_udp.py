@@ -269,16 +269,18 @@ class TestTransfers:
     def test_a_transfer_goes_on_while_the_mtu_of_the_underlay_falls_and_rises(
         self, pair: Pair, falls: str, rises: str
     ) -> None:
-        with Sniffer(pair.other, "eth0") as sniffer:
-            with transfer(pair.near, pair.far, pair.far.address, 64 * _MEBIBYTE):
-                sniffer.wait_for(lambda packet: UDP in packet and packet.dport == PORT)
-                pair.one.ip(falls)
-                # What does not fit any more is sent alone, in fragments.
-                sniffer.wait_for(
-                    lambda packet: packet.flags.MF and packet.src == str(pair.one.address)
-                )
-                pair.one.ip(rises)
-            pair.near.run(*f"ping -n -c1 -W2 -Mdo -s1444 {pair.far.address}".split())
+        with (
+            Sniffer(pair.other, "eth0") as sniffer,
+            transfer(pair.near, pair.far, pair.far.address, 64 * _MEBIBYTE),
+        ):
+            sniffer.wait_for(lambda packet: UDP in packet and packet.dport == PORT)
+            pair.one.ip(falls)
+            # What does not fit any more is sent alone, in fragments.
+            sniffer.wait_for(lambda packet: packet.flags.MF and packet.src == str(pair.one.address))
+            pair.one.ip(rises)
+        largest = f"ping -n -c1 -W1 -Mdo -s1444 {pair.far.address}".split()
+        # The daemon may have followed the link, and have to come back first.
+        wait_for(lambda: pair.near.try_run(*largest).returncode == 0, 10, "the MTU to be back")
 
 
 def offload(pair: Pair, features: str) -> None:
