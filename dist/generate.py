@@ -20,7 +20,7 @@ def main() -> None:
     """Write all of it."""
     for name, text in files().items():
         path = DIST / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
 
@@ -29,7 +29,9 @@ def files() -> dict[str, str]:
     return {
         "man/flanneld.8": _flanneld(),
         "man/flannel.8": _flannel(),
-        "completion/flannel": _completion(),
+        # Under the names of the commands: bash-completion loads a file when its command is typed.
+        "completions/bash/flannel": _flannel_completion(),
+        "completions/bash/flanneld": _flanneld_completion(),
     }
 
 
@@ -180,7 +182,7 @@ def _flannel() -> str:
     )
 
 
-def _completion() -> str:
+def _flannel_completion() -> str:
     shared = ["--json", "--help", *(f"--{flag.name}" for flag in shared_flags())]
     cases = []
     top: list[str] = []
@@ -196,7 +198,7 @@ def _completion() -> str:
         options = [each.option_strings[-1] for each in _own_actions(command) if each.option_strings]
         cases.append(f"\t{words.replace(' ', chr(92) + ' ')}) words='{' '.join([*inner, *options])}' ;;")
     return f"""\
-# bash completion for flannel(8) and flanneld(8). Made by dist/generate.py; do not edit.
+# bash completion for flannel(8). Made by dist/generate.py; do not edit.
 
 _flannel() {{
 	local current=${{COMP_WORDS[COMP_CWORD]}} called='' words='' word
@@ -211,6 +213,12 @@ _flannel() {{
 	mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
 }}
 complete -o default -F _flannel flannel
+"""
+
+
+def _flanneld_completion() -> str:
+    return f"""\
+# bash completion for flanneld(8). Made by dist/generate.py; do not edit.
 
 _flanneld() {{
 	local words='{" ".join(f"-{flag.name}" for flag in FLAGS if not flag.refused)}'

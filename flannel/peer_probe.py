@@ -32,10 +32,10 @@ _RETRY = 10.0
 _IP_FREEBIND = 15  # linux/in.h, not in Python's socket
 
 
-def overlay_address(lease: Lease) -> IPv4Address:
-    """The host's own address in the overlay: its tunnel's, or without a tunnel, its bridge's."""
-    first = lease.subnet.network_address
-    return first + 1 if lease.attrs.backend_type in ("host-gw", "alloc") else first
+def overlay_address(lease: Lease) -> IPv4Address | None:
+    """The host's own address in the overlay: its tunnel's; None: without a tunnel it has none."""
+    is_tunnel = lease.attrs.backend_type in ("vxlan", "udp", "")
+    return lease.subnet.network_address if is_tunnel else None
 
 
 def question(nonce: bytes) -> bytes:
@@ -55,11 +55,11 @@ async def answer_peers(lease: Lease, port: int, unready: Callable[[], str]) -> N
 
     :param port: 0 for none.
     """
-    address = str(overlay_address(lease))
+    address = str(overlay_address(lease) or "")
     said = False
-    while port:
+    while address and port:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
-            # The address may come later, and go: a device is rebuilt, docker's bridge made.
+            # The address may come later, and go: a device is rebuilt.
             sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
             try:
                 sock.bind((address, port))

@@ -193,6 +193,12 @@ class TestCheck:
             assert flannel(one, "check").stdout == "all is well\n"
             assert findings(other) == {}
 
+    def test_nothing_is_found_on_host_gw(self, world: World) -> None:
+        one, other = start(world, {**VXLAN, "Backend": {"Type": "host-gw"}}, 2)
+        assert findings(one) == {}
+        (peer,) = json.loads(flannel(one, "peers", "--json").stdout)["peers"]
+        assert (peer["address"], peer["state"]) == (str(other.address), "reachable")
+
     def test_ip_forward_0(self, pair: Pair) -> None:
         _, one, _ = pair
         with planted(one, IP_FORWARD.format(0), IP_FORWARD.format(1)):

@@ -62,7 +62,7 @@ def test_troff_finds_no_fault_in_the_man_pages(generate: ModuleType) -> None:
 
 def test_completion_offers_commands_actions_and_flags() -> None:
     script = (
-        f"source {DIST / 'completion/flannel'}\n"
+        f"source {DIST / 'completions/bash/flannel'}\n"
         'complete_() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _flannel; echo ${COMPREPLY[@]}; }'
         "\n"
         "complete_ flannel re\ncomplete_ flannel config ''\ncomplete_ flannel status --w\n"
@@ -194,7 +194,7 @@ def test_a_probes_answer_belongs_to_its_question() -> None:
         assert is_ready(wrong, b"12345678") is None
 
 
-def test_a_host_without_a_tunnel_is_asked_at_its_bridge() -> None:
+def test_a_host_without_a_tunnel_has_no_address_in_the_overlay() -> None:
     assert overlay_address(LEASE) == IPv4Address("10.1.5.0")
-    bridged = Lease(LEASE.subnet, LeaseAttrs(LEASE.attrs.public_ip, "host-gw"), 60)
-    assert overlay_address(bridged) == IPv4Address("10.1.5.1")
+    plain = Lease(LEASE.subnet, LeaseAttrs(LEASE.attrs.public_ip, "host-gw"), 60)
+    assert overlay_address(plain) is None

@@ -251,7 +251,7 @@ async def _peers(context: Context, facts: Facts, host: Host) -> list[Finding]:
 
 async def _peer(facts: Facts, host: Host, peer: Peer) -> list[Finding]:
     who = f"{peer.public_ip} ({peer.subnet})"
-    way = await host.netlink.find_way(IPv4Address(peer.address))
+    way = await host.netlink.find_way(first_container(IPv4Network(peer.subnet)))
     expected = {facts.device, (facts.interface or {}).get("name", "")} - {""}
     if expected and (way is None or host.name(way.link) not in expected):
         there = f"over {host.name(way.link)}" if way is not None else "nowhere"
@@ -262,6 +262,8 @@ async def _peer(facts: Facts, host: Host, peer: Peer) -> list[Finding]:
     if facts.status is not None and peer.mtu is not None and peer.mtu < facts.status["mtu"]:
         what = f"packets of more than {peer.mtu} bytes do not get to {who}, the overlay's MTU is "
         findings.append(Finding("path-mtu", what + str(facts.status["mtu"])))
+    if peer.probe is None:
+        return findings
     if peer.probe.refused and peer.is_ours:
         what = f"{who} answers through the overlay, and nothing listens at flanneld's probe port"
         findings.append(Finding("peer-daemon-dead", what))

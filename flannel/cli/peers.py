@@ -19,13 +19,13 @@ _LEAST_MTU = 68
 class Peer:
     """Another host, and what became of the echoes to it.
 
-    :ivar address: its own in the overlay.
+    :ivar address: its own in the overlay; its public one where there is no tunnel.
     :ivar is_ours: it runs this program, and not upstream's, which answers no probes.
     :ivar rtt: milliseconds through the overlay; None: no answer.
     :ivar underlay_rtt: the same beside it, at its public address; only asked where the overlay
         is silent.
     :ivar mtu: the largest packet that gets there and back through the overlay; None: not known.
-    :ivar probe: what its flanneld says.
+    :ivar probe: what its flanneld says; None: it was not asked.
     """
 
     subnet: str
@@ -37,13 +37,15 @@ class Peer:
     rtt: float | None
     underlay_rtt: float | None
     mtu: int | None
-    probe: Answer
+    probe: Answer | None
 
     @property
     def state(self) -> str:
         """In a word or two, for people."""
         if self.rtt is None:
             return "unreachable" if self.underlay_rtt is None else "not through the overlay"
+        if self.probe is None:
+            return "reachable"
         if self.probe.refused and self.is_ours:
             return "flanneld is dead"
         return {True: "ready", False: "not ready", None: "reachable"}[self.probe.ready]
@@ -99,7 +101,9 @@ async def _own(context: Context) -> tuple[str, str, int | None]:
 
 async def _probe(leases: list[Lease], mtu: int | None, port: int) -> list[Peer]:
     leases = [lease for lease in leases if lease.attrs.backend_type != "alloc"]
-    addresses = [overlay_address(lease) for lease in leases]
+    # Without a tunnel, the way to the host is the way to its containers.
+    addresses = [overlay_address(lease) or lease.attrs.public_ip for lease in leases]
+    answering = {overlay_address(lease) for lease in leases}
     with Pinger() as pinger:
         rtts = await pinger.ping(addresses)
         silent = [
@@ -109,7 +113,7 @@ async def _probe(leases: list[Lease], mtu: int | None, port: int) -> list[Peer]:
         ]
         beside = await pinger.ping(silent) if silent else {}
         whole = await pinger.ping(list(rtts), mtu) if mtu is not None else {}
-        answers = await ask_peers(list(rtts), port) if port else {}
+        answers = await ask_peers([each for each in rtts if each in answering], port)
         found = []
         for lease, address in zip(leases, addresses, strict=True):
             largest = mtu if address in whole else None
@@ -126,7 +130,7 @@ async def _probe(leases: list[Lease], mtu: int | None, port: int) -> list[Peer]:
                     _milliseconds(rtts.get(address)),
                     _milliseconds(beside.get(lease.attrs.public_ip)),
                     largest,
-                    answers.get(address, Answer()),
+                    answers.get(address),
                 )
             )
     return found

@@ -161,7 +161,12 @@ class Answer:
 
 
 async def ask_peers(addresses: Collection[IPv4Address], port: int) -> dict[IPv4Address, Answer]:
-    """Ask the flannelds at these addresses of the overlay whether they live."""
+    """Ask the flannelds at these addresses of the overlay whether they live.
+
+    :returns: nothing if ``port`` is 0.
+    """
+    if port == 0:
+        return {}
     limit = asyncio.Semaphore(200)  # of descriptors
 
     async def ask(address: IPv4Address) -> tuple[IPv4Address, Answer]:
