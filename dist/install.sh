@@ -101,6 +101,7 @@ install_all() {
 	put_all completions/zsh "$PREFIX/share/zsh/site-functions"
 	put_all completions/fish "$PREFIX/share/fish/vendor_completions.d"
 	put 644 cloud-config.yaml "$PREFIX/share/doc/flannel/cloud-config.yaml"
+	put 644 grafana-dashboard.json "$PREFIX/share/doc/flannel/grafana-dashboard.json"
 	make_directory "$home"
 	make_environment
 	write_list

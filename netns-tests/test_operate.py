@@ -406,6 +406,11 @@ class TestCommands:
         one.daemon.stop()
         before = one.run("ip", "route")
         assert "proto 102" in before
+        one.run("nft", "add table ip flannel; add table ip mine")
+        jump = "FORWARD -m comment --comment 'flanneld forward' -j FLANNEL-FWD"
+        for rule in ("-N FLANNEL-FWD", "-A FLANNEL-FWD -j ACCEPT", "-A FORWARD -j ACCEPT"):
+            one.run("sh", "-c", f"iptables {rule}")
+        one.run("sh", "-c", f"iptables -I {jump}")
         done = flannel(one, "cleanup", "--yes")
         assert done.returncode == 0, done.stderr
         assert "device flannel.1" in done.stdout
@@ -414,6 +419,9 @@ class TestCommands:
             line for line in before.splitlines() if "proto 102" not in line and "nhid" not in line
         ]
         assert one.run("ip", "nexthop") == ""
+        assert "-A FORWARD -j ACCEPT" in one.run("iptables-save")
+        assert "table ip mine" in one.run("nft", "list", "ruleset")
+        assert "lannel" not in one.run("nft", "list", "ruleset")
         assert "flannel" not in one.run("ip", "link")
         assert not one.subnet_file.exists()
         assert flannel(one, "cleanup").stdout == "there is nothing of ours on this host\n"

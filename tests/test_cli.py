@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 from flannel.cli import config, context
+from flannel.cli.cleanup import iptables_removal
 from flannel.cli.context import duration, environment, facts, table
 from flannel.cli.findings import KINDS, Finding
 from flannel.cli.main import SHARED, parser
@@ -184,6 +185,20 @@ def test_a_change_of_config_says_who_is_affected() -> None:
         "Backend.Type",
     }
     assert config.report(before, before, [LEASE])["changes"] == []
+
+
+def test_only_our_chains_are_taken_from_iptables() -> None:
+    saved = (
+        "*nat\n:POSTROUTING ACCEPT [0:0]\n-A POSTROUTING -j MASQUERADE\nCOMMIT\n"
+        "*filter\n:FORWARD DROP [0:0]\n:FLANNEL-FWD - [0:0]\n:DOCKER - [0:0]\n"
+        '-A FORWARD -m comment --comment "flanneld forward" -j FLANNEL-FWD\n'
+        "-A FORWARD -j DOCKER\n-A FLANNEL-FWD -s 10.1.0.0/16 -j ACCEPT\nCOMMIT\n"
+    )
+    assert iptables_removal(saved) == (
+        '*filter\n-D FORWARD -m comment --comment "flanneld forward" -j FLANNEL-FWD\n'
+        "-F FLANNEL-FWD\n-X FLANNEL-FWD\nCOMMIT\n"
+    )
+    assert iptables_removal(saved.replace("FLANNEL-FWD", "OTHER")) == ""
 
 
 def test_a_probes_answer_belongs_to_its_question() -> None:

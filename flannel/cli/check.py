@@ -259,9 +259,11 @@ async def _peer(facts: Facts, host: Host, peer: Peer) -> list[Finding]:
     if peer.rtt is None:
         return [await _silent(facts, peer, who)]
     findings = []
-    if facts.status is not None and peer.mtu is not None and peer.mtu < facts.status["mtu"]:
-        what = f"packets of more than {peer.mtu} bytes do not get to {who}, the overlay's MTU is "
-        findings.append(Finding("path-mtu", what + str(facts.status["mtu"])))
+    if peer.full_size is False:
+        size = f"of more than {peer.mtu} bytes" if peer.mtu is not None else "of full size"
+        mtu = facts.status["mtu"] if facts.status is not None else facts.env and facts.env.mtu
+        what = f"packets {size} do not get to {who}, the overlay's MTU is {mtu}"
+        findings.append(Finding("path-mtu", what))
     if peer.probe is None:
         return findings
     if peer.probe.refused and peer.is_ours:

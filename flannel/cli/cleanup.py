@@ -1,18 +1,24 @@
 """flannel cleanup: remove all that is ours from this host. The lease stays in etcd."""
 
+import json
+import shutil
 from collections.abc import Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
+from typing import NamedTuple
 
-from flannel import identity, saved_state
+from flannel import identity, programs, saved_state
 from flannel.cli.context import Context, DaemonDown
-from flannel.cli.host_view import is_ours
-from flannel.errors import BadOption
+from flannel.cli.host_view import has_legacy_tables, is_ours
+from flannel.errors import BadOption, CannotRun
 from flannel.health import socket_path
 from flannel.netlink import Link, Netlink
 from flannel.reconcile import Entry
 from flannel.rtnetlink import RtNetlink
 
+_NFT_TABLE = {"family": "ip", "name": "flannel"}
+_CHAINS = ("FLANNEL-FWD", "FLANNEL-POSTRTG")
+_PATIENCE = 10.0
 _EVERYTHING = IPv4Network("0.0.0.0/0")
 
 
@@ -26,10 +32,11 @@ async def cleanup(context: Context) -> int:
         raise BadOption("cannot clean up: flanneld runs, and would put it back; stop it first")
     async with Netlink() as netlink:
         with RtNetlink() as tables:
+            firewall = await _firewall()
             links = [link for link in await netlink.list_links() if is_ours(link)]
             entries = tables.list_own(_EVERYTHING)
             files = _files(context)
-            what = _what(links, entries, files)
+            what = _what(links, entries, files) + [each.what for each in firewall]
             if not what:
                 context.show({"removed": []}, "there is nothing of ours on this host")
                 return 0
@@ -41,11 +48,70 @@ async def cleanup(context: Context) -> int:
             for link in links:
                 await netlink.delete_link(link)
             tables.delete(tables.list_own(_EVERYTHING))
+            for each in firewall:
+                await _run(each.argv, each.document)
     for path in files:
         path.unlink(missing_ok=True)
     context.show({"removed": what}, "removed; the lease stays in etcd until it ends, or: flannel "
                  "release SUBNET")  # fmt: skip
     return 0
+
+
+class _Removal(NamedTuple):
+    """Something to be removed, and the program that does."""
+
+    what: str
+    argv: tuple[str, ...]
+    document: str = ""
+
+
+async def _firewall() -> list[_Removal]:
+    """What is ours in the firewall."""
+    found = []
+    if shutil.which("nft") is not None:
+        listed = json.loads(await _run(("nft", "-j", "list", "tables")))["nftables"]
+        if any(each.get("table", {}).items() >= _NFT_TABLE.items() for each in listed):
+            table = (_NFT_TABLE["family"], _NFT_TABLE["name"])
+            found.append(_Removal("nftables table ip flannel", ("nft", "delete", "table", *table)))
+    for tool in ("iptables", "iptables-legacy"):
+        if shutil.which(f"{tool}-save") is None:
+            continue
+        # Of the legacy kind an empty table is made by looking at it.
+        if tool == "iptables-legacy" and not has_legacy_tables():
+            continue
+        document = iptables_removal(await _run((f"{tool}-save",)))
+        if document:
+            argv = (f"{tool}-restore", "--noflush", "--wait")
+            found.append(_Removal(f"{tool} chains {', '.join(_CHAINS)}", argv, document))
+    return found
+
+
+def iptables_removal(saved: str) -> str:
+    """For iptables-restore: take our chains away, and the rules that jump to them; "" if there are
+    none.
+
+    :param saved: what iptables-save prints.
+    """
+    lines: list[str] = []
+    table: list[str] = []
+    for line in saved.splitlines():
+        words = line.split()
+        if line.startswith("*"):
+            table = [line]
+        elif line.startswith(":") and words[0][1:] in _CHAINS:
+            table += [f"-F {words[0][1:]}", f"-X {words[0][1:]}"]
+        elif line.startswith("-A ") and words[1] not in _CHAINS and words[-1] in _CHAINS:
+            table.insert(1, f"-D {line[3:]}")
+        elif line == "COMMIT" and len(table) > 1:
+            lines += [*table, line]
+    return "".join(f"{line}\n" for line in lines)
+
+
+async def _run(argv: Sequence[str], document: str = "") -> str:
+    done = await programs.run(argv, stdin=document.encode(), timeout=_PATIENCE)
+    if done.status != 0:
+        raise CannotRun(f"cannot run {' '.join(argv)}: {done.complaint}")
+    return done.stdout.decode(errors="replace")
 
 
 def _files(context: Context) -> list[Path]:

@@ -52,7 +52,7 @@ class Host:
         """Fill `tables`."""
         has_iptables = False
         for tool in ("iptables-save", "iptables-legacy-save"):
-            if shutil.which(tool) is None or (tool != "iptables-save" and not _legacy_tables()):
+            if shutil.which(tool) is None or (tool != "iptables-save" and not has_legacy_tables()):
                 continue
             text = await self._output(tool)
             if text is not None:
@@ -88,7 +88,8 @@ def is_ours(link: Link) -> bool:
     return link.kind == "tun" and link.name == "flannel0"
 
 
-def _legacy_tables() -> bool:
+def has_legacy_tables() -> bool:
+    """Whether somebody uses iptables of the kind before nftables; to list them would load it."""
     try:
         return bool(Path("/proc/thread-self/net/ip_tables_names").read_text().strip())
     except OSError:

@@ -14,6 +14,9 @@ from flannel.peer_probe import overlay_address
 _LEAST_MTU = 68
 """Of an IPv4 link (RFC 791)."""
 
+_SEARCHES = 8
+"""Path MTUs that are searched for, a second each; where one is too small, many tend to be."""
+
 
 @dataclass(frozen=True, slots=True)
 class Peer:
@@ -25,6 +28,7 @@ class Peer:
     :ivar underlay_rtt: the same beside it, at its public address; only asked where the overlay
         is silent.
     :ivar mtu: the largest packet that gets there and back through the overlay; None: not known.
+    :ivar full_size: whether packets of the overlay's MTU do; None: not known.
     :ivar probe: what its flanneld says; None: it was not asked.
     """
 
@@ -37,6 +41,7 @@ class Peer:
     rtt: float | None
     underlay_rtt: float | None
     mtu: int | None
+    full_size: bool | None
     probe: Answer | None
 
     @property
@@ -114,10 +119,11 @@ async def _probe(leases: list[Lease], mtu: int | None, port: int) -> list[Peer]:
         beside = await pinger.ping(silent) if silent else {}
         whole = await pinger.ping(list(rtts), mtu) if mtu is not None else {}
         answers = await ask_peers([each for each in rtts if each in answering], port)
-        found = []
+        found, searches = [], _SEARCHES
         for lease, address in zip(leases, addresses, strict=True):
             largest = mtu if address in whole else None
-            if mtu is not None and largest is None and address in rtts:
+            if mtu is not None and largest is None and address in rtts and searches:
+                searches -= 1
                 largest = await pinger.path_mtu(address, _LEAST_MTU, mtu - 1)
             found.append(
                 Peer(
@@ -130,6 +136,7 @@ async def _probe(leases: list[Lease], mtu: int | None, port: int) -> list[Peer]:
                     _milliseconds(rtts.get(address)),
                     _milliseconds(beside.get(lease.attrs.public_ip)),
                     largest,
+                    address in whole if mtu is not None and address in rtts else None,
                     answers.get(address),
                 )
             )
