@@ -10,8 +10,8 @@ import os
 import signal
 import sys
 
-from flannel import __version__, logs
-from flannel.errors import BadOption
+from flannel import __version__, logs, privileges
+from flannel.errors import BadOption, KernelError
 from flannel.options import Options, parse
 
 log = logging.getLogger("flannel")
@@ -27,11 +27,21 @@ def main() -> int:
         logs.set_up(options.v, options.log_format, os.environ)
         for warning in options.warnings:
             log.warning("%s", warning)
+        _drop_privileges(options)
         asyncio.run(_run(options))
     except BadOption as why:
         print(f"flanneld: {why}", file=sys.stderr)
         return 2
     return 0
+
+
+def _drop_privileges(options: Options) -> None:
+    etcd = options.etcd
+    secrets = [path for path in (etcd.keyfile, etcd.certfile, etcd.cafile) if path is not None]
+    try:
+        privileges.drop(secrets)
+    except KernelError as why:
+        log.warning("%s; running with more privileges than needed", why)
 
 
 async def _run(options: Options) -> None:

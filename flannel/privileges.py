@@ -1,0 +1,90 @@
+"""Giving up what a network daemon has no use for, while no one has got hold of it yet.
+
+flanneld keeps CAP_NET_ADMIN, for links, routes, the TUN device and the firewall, and CAP_NET_RAW,
+which iptables wants. Programs that it starts cannot get back what is gone: the bounding set is cut
+as well, and no_new_privs set (capabilities(7), prctl(2)).
+
+Capabilities belong to a thread: `drop` comes before there is a second one.
+"""
+
+import ctypes
+import logging
+import os
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+
+from flannel.errors import KernelError
+
+log = logging.getLogger(__name__)
+
+# linux/capability.h, linux/prctl.h
+CAP_DAC_READ_SEARCH, CAP_NET_ADMIN, CAP_NET_RAW = 2, 12, 13
+_VERSION_3 = 0x20080522
+_PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 23, 24, 38
+_SETS = struct.Struct("=6I")  # effective, permitted, inheritable: the lower halves, then the upper
+
+KEPT = 1 << CAP_NET_ADMIN | 1 << CAP_NET_RAW
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def drop(secrets: Iterable[Path] = ()) -> None:
+    """Give up all but `KEPT`, for this process and what it will start.
+
+    :param secrets: files that must stay readable. Root without CAP_DAC_READ_SEARCH reads what
+        belongs to root or is everybody's; for another user's file that capability is kept.
+    :raises KernelError: the kernel does not let us.
+    """
+    kept = KEPT
+    effective, permitted, inheritable = _get()
+    if permitted & 1 << CAP_DAC_READ_SEARCH:
+        _set(effective & KEPT, permitted, inheritable)
+        unreadable = [path for path in secrets if not _is_readable(path)]
+        if unreadable:
+            kept |= 1 << CAP_DAC_READ_SEARCH
+            log.warning("keeping CAP_DAC_READ_SEARCH: root does not own %s", unreadable[0])
+        _set(effective, permitted, inheritable)
+    _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "set no_new_privs")
+    # Without CAP_SETPCAP, as where systemd has started us as another user, this cannot be cut.
+    capability = 0
+    while (bound := _libc.prctl(_PR_CAPBSET_READ, capability, 0, 0, 0)) >= 0:
+        if bound and not kept & 1 << capability and effective & 1 << _CAP_SETPCAP:
+            _check(_libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0), "cut the bounding set")
+        capability += 1
+    # Not if there is nothing to give up: a filter of system calls may not let us ask.
+    if (effective | permitted | inheritable) & ~kept:
+        _set(effective & kept, permitted & kept, inheritable & kept)
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
+_CAP_SETPCAP = 8
+
+
+def _get() -> tuple[int, int, int]:
+    """The effective, permitted and inheritable set, a bit for each capability."""
+    data = ctypes.create_string_buffer(_SETS.size)
+    _check(_libc.capget(_header(), data), "read the capabilities")
+    low = _SETS.unpack(data.raw)
+    return low[0] | low[3] << 32, low[1] | low[4] << 32, low[2] | low[5] << 32
+
+
+def _set(*sets: int) -> None:
+    halves = [each & 0xFFFFFFFF for each in sets] + [each >> 32 for each in sets]
+    _check(_libc.capset(_header(), _SETS.pack(*halves)), "give up capabilities")
+
+
+def _header() -> bytes:
+    return struct.pack("=Ii", _VERSION_3, 0)  # 0: this thread
+
+
+def _check(result: int, doing: str) -> None:
+    if result != 0:
+        raise KernelError(doing, ctypes.get_errno())
