@@ -7,6 +7,7 @@
         ├── LeaseKeeper.run        our lease is kept; store -> SubnetManager.peers
         ├── Upkeep.run             SubnetManager.peers -> kernel, at each change and whenever others
         │                          may have changed it; watches the external interface
+        ├── Firewall.keep          masquerade, forwarding, who may send
         ├── network.run            for a backend that carries packets itself
         └── ConfigFollower.watch   another network config
 
@@ -19,10 +20,11 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from ipaddress import IPv4Network
 from time import monotonic
 
 from flannel import identity, saved_state
-from flannel.backends import Backend, Kernel, load
+from flannel.backends import Backend, Kernel, Network, load
 from flannel.backoff import Backoff
 from flannel.config_follower import AWAY, ConfigFollower
 from flannel.errors import (
@@ -36,6 +38,7 @@ from flannel.errors import (
     NoInterface,
     UnderlayChanged,
 )
+from flannel.firewall import Firewall, Rules
 from flannel.hand_over import HandOver
 from flannel.host import find_overlap, remove_stale_links
 from flannel.interface import (
@@ -221,29 +224,52 @@ class Daemon:
             peers=lambda: subnets.peers,
             on_ready=lambda: self._hand_over.has("peers", subnets.own),
         )
+        firewall = self._firewall(config, network, subnets)
+
+        def tell(changed: set[IPv4Network]) -> None:
+            upkeep.pending.add(changed)
+            firewall.peers_changed()
+
         if plan.resume is not None:
-            upkeep.pending.add(set())  # the peers are known: those of before
+            tell(set())  # the peers are known: those of before
         keeper = LeaseKeeper(
             subnets,
             self._status,
-            tell=upkeep.pending.add,
+            tell=tell,
             save=lambda: self._save(plan.text, subnets),
             margin=options.subnet_lease_renew_margin.total_seconds(),
         )
         self._status.serve(config, plan.interface, subnets, network)
         async with asyncio.TaskGroup() as tasks:
-            # Whoever masquerades is told here. This version makes no firewall rules: docker has to.
+            # Whoever masquerades is told here: if we do, docker must not.
             tasks.create_task(
-                self._hand_over.write(config.network, lease, network.mtu, ip_masq=False)
+                self._hand_over.write(config.network, lease, network.mtu, options.ip_masq)
             )
             tasks.create_task(keeper.run())
             tasks.create_task(upkeep.run(config.network))
+            tasks.create_task(firewall.keep(lambda: self._hand_over.has("firewall", subnets.own)))
             tasks.create_task(network.run())
             probes = answer_peers(lease, options.probe_port, self._status.unready)
             tasks.create_task(probes)
             tasks.create_task(
                 self._config.watch(plan.text, lambda text: self._change(text, plan, subnets))
             )
+
+    def _firewall(
+        self, config: NetworkConfig, network: Network, subnets: SubnetManager
+    ) -> Firewall:
+        options = self._options
+        rules = Rules(
+            config.network,
+            subnets.own.subnet,
+            masquerade=options.ip_masq,
+            random_ports=not options.ip_masq_fully_random_disable,
+            no_masquerade=options.ip_masq_except,
+            forward=options.iptables_forward_rules,
+            guard=network.guard if options.guard else None,
+        )
+        resync = max(options.iptables_resync.total_seconds(), 1.0)
+        return Firewall(rules, lambda: subnets.peers.values(), resync, network.device)
 
     async def _change(self, text: str, plan: "_Plan", subnets: SubnetManager) -> None:
         """Another network config: start over if it is another network.

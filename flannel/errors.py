@@ -20,6 +20,7 @@
     ├── NoInterface           no link fits -iface & co. yet: wait for it
     ├── CannotWrite           subnet.env or a file like it could not be written
     ├── CannotRun             another program cannot be started, or did not end in time
+    ├── FirewallError         nft or iptables said no
     └── KernelError           netlink or a file of the kernel said no
 
 Low modules translate a library's exceptions into these (``raise ... from``), the ones in the
@@ -115,6 +116,10 @@ class CannotWrite(FlannelError):
 
 class CannotRun(FlannelError):
     """Another program cannot be started, or did not end in its time and was killed."""
+
+
+class FirewallError(FlannelError):
+    """nft or iptables refused; the rules are what they were."""
 
 
 class KernelError(FlannelError):

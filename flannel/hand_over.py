@@ -109,7 +109,7 @@ class HandOver:
             log.warning("%s failed: %s", self._hook, done.complaint)
 
     def has(self, part: str, lease: Lease) -> None:
-        """Tell systemd when docker can start: subnet.env is there and the peers are routed.
+        """Tell systemd when docker can start: all that it relies on is there, or was tried.
 
         :param part: one of `flannel.status.PARTS`.
         """

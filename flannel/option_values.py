@@ -10,7 +10,7 @@ import stat
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
 from pathlib import Path
 
 from flannel.document import shown
@@ -151,6 +151,21 @@ def readable_file(text: str) -> Path | None:
     if not os.access(path, os.R_OK):
         raise ValueError(f"cannot read {text!r}: Permission denied")
     return path
+
+
+def networks(text: str) -> tuple[IPv4Network, ...]:
+    """Networks like 192.168.0.0/16, or addresses, with commas between them."""
+    return tuple(_network(each.strip()) for each in text.split(","))
+
+
+def _network(text: str) -> IPv4Network:
+    try:
+        network = IPv4Network(text)
+    except ValueError:
+        raise ValueError(f"{shown(text)} is not a network like 192.168.0.0/16") from None
+    if not network.prefixlen:
+        raise ValueError(f"{shown(text)} is everything; there is -ip-masq=false")
+    return network
 
 
 def etcd_endpoints(text: str) -> tuple[str, ...]:

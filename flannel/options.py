@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, collapse_addresses
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ class EtcdOptions:
 class Options:
     """Everything that `parse` found, checked.
 
+    :ivar ip_masq_except: none within another.
     :ivar v: log verbosity, 0 for the normal one.
     :ivar warnings: one line each, of flags without effect and the like, for the log.
     """
@@ -65,15 +66,16 @@ class Options:
     healthz_port: int
     log_format: str
     probe_port: int
+    ip_masq: bool
+    ip_masq_fully_random_disable: bool
+    ip_masq_except: tuple[IPv4Network, ...]
+    guard: bool
+    iptables_resync: timedelta
+    iptables_forward_rules: bool
     v: int
     warnings: tuple[str, ...]
 
 
-_NO_MASQUERADE = (
-    "this version makes no masquerade rules; subnet.env says FLANNEL_IPMASQ=false, so that docker "
-    "masquerades itself"
-)
-_NO_FIREWALL = "this version makes no firewall rules; your own must let forwarded packets pass"
 _NO_MODULES = "-v is the verbosity of the whole of flanneld"
 _ONE_NETWORK = "this version serves one network, the one at -etcd-prefix"
 _NO_REMOTE = "this version reads etcd itself and is neither client nor server of another flanneld"
@@ -127,16 +129,24 @@ FLAGS = (
          default="/var/lib/flannel",
          help="where the identity of this host is kept, and what it needs to start without etcd"),
     Flag(name="ip-masq", parse=boolean, metavar="BOOL", default="false",
-         help="masquerade what leaves the overlay", no_effect=_NO_MASQUERADE),
+         help="masquerade what leaves the overlay, and what enters it from elsewhere; subnet.env "
+         "tells docker not to"),
     Flag(name="ip-masq-fully-random-disable", parse=boolean, metavar="BOOL", default="false",
-         help="masquerade with ports that are not random", no_effect=_NO_MASQUERADE),
+         help="masquerade without random source ports"),
+    Flag(name="ip-masq-except", parse=values.networks, metavar="NETWORK,...", repeatable=True,
+         help="with -ip-masq: networks that see containers with their own addresses, having routes "
+         "to them"),
+    Flag(name="guard", parse=boolean, metavar="BOOL", default="true",
+         help="drop VXLAN packets from addresses that hold no lease; false for hosts behind NAT, "
+         "whose packets come from another address than they publish"),
     Flag(name="ip-blackhole-route", parse=boolean, metavar="BOOL", default="false",
          help="add a blackhole route for the own subnet",
          no_effect="this version adds no blackhole route"),
     Flag(name="iptables-resync", parse=values.integer(0, 2**31 - 1), metavar="SECONDS",
-         default="5", help="how often to check the firewall rules", no_effect=_NO_FIREWALL),
+         default="5", help="how often to check the firewall's rules, nftables' as well, at most "
+         "once a second"),
     Flag(name="iptables-forward-rules", parse=boolean, metavar="BOOL", default="true",
-         help="accept forwarded packets of the overlay", no_effect=_NO_FIREWALL),
+         help="accept forwarded packets of the overlay in the chain FORWARD of iptables"),
     Flag(name="healthz-ip", parse=values.listening_address, metavar="ADDRESS", default="127.0.0.1",
          help="address to serve /healthz, /readyz and /metrics at; 0.0.0.0, upstream's default, is "
          "all of this host's"),
@@ -223,6 +233,12 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
         healthz_port=found["healthz-port"],
         log_format=found["log-format"],
         probe_port=found["probe-port"],
+        ip_masq=found["ip-masq"],
+        ip_masq_fully_random_disable=found["ip-masq-fully-random-disable"],
+        ip_masq_except=tuple(collapse_addresses(sum(found["ip-masq-except"], ()))),
+        guard=found["guard"],
+        iptables_resync=timedelta(seconds=found["iptables-resync"]),
+        iptables_forward_rules=found["iptables-forward-rules"],
         v=found["v"],
         warnings=(*_without_effect(sources, environ), *_etcd_warnings(etcd, sources)),
     )

@@ -32,7 +32,7 @@ from flannel.options import Options
 from flannel.repairs import Repairs
 from flannel.stores import StoreHealth
 
-PARTS = ("subnet.env", "peers")
+PARTS = ("subnet.env", "peers", "firewall")
 """What must be done in each life of the network before containers can count on it."""
 
 _STORE_SILENCE = 90.0

@@ -3,7 +3,7 @@
 import re
 import stat
 from datetime import timedelta
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
@@ -51,6 +51,8 @@ UPSTREAM = {
     "version": "false",
 }
 OURS = {
+    "guard": "true",
+    "ip-masq-except": "",
     "subnet-lease-ttl": "24h",
     "lease-grace": "5m",
     "lease-hook": "",
@@ -113,6 +115,12 @@ def test_the_defaults() -> None:
         healthz_port=0,
         log_format="text",
         probe_port=8286,
+        ip_masq=False,
+        ip_masq_fully_random_disable=False,
+        ip_masq_except=(),
+        guard=True,
+        iptables_resync=timedelta(seconds=5),
+        iptables_forward_rules=True,
         v=0,
         warnings=(),
     )
@@ -252,6 +260,10 @@ def test_what_is_no_flag_is_named(argv: list[str], named: str) -> None:
         ("lease-hook", "/etc", "is not a file"),
         ("state-dir", "", "is not the name of a file"),
         ("iptables-resync", "-5", "from 0"),
+        ("ip-masq-except", "192.168.0.1/16", "not a network"),
+        ("ip-masq-except", "192.168.0.0/16,", "not a network"),
+        ("ip-masq-except", "fe80::/64", "not a network"),
+        ("ip-masq-except", "0.0.0.0/0", "there is -ip-masq=false"),
         ("healthz-port", "99999", "from 0 to 65535"),
         ("healthz-ip", "localhost", "is not an IP address"),
         ("log-format", "xml", "is none of text, json"),
@@ -283,6 +295,12 @@ def test_a_flag_beats_its_variable_and_that_the_default() -> None:
     assert options.etcd.prefix == "/f"
     assert options.subnet_lease_renew_margin == timedelta(minutes=5)
     assert options.subnet_file == typed().subnet_file
+
+
+def test_networks_may_be_repeated_or_listed_and_overlap() -> None:
+    argv = ("-ip-masq-except=192.168.0.0/16,192.168.7.0/24", "-ip-masq-except", "172.16.0.1")
+    expected = (IPv4Network("172.16.0.1/32"), IPv4Network("192.168.0.0/16"))
+    assert typed(*argv).ip_masq_except == expected
 
 
 def test_a_variable_is_not_looked_at_when_its_flag_is_given() -> None:

@@ -77,6 +77,8 @@ def test_it_is_ready_when_all_parts_are_done_and_only_then(made: Made) -> None:
         made.status.has("subnet.env")
         assert made.status.unready() == "peers: not there yet"
         made.status.has("peers")
+        assert made.status.unready() == "firewall: not there yet"
+        made.status.has("firewall")
         assert made.status.unready() == ""
 
 

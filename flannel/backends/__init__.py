@@ -17,6 +17,7 @@ from ipaddress import IPv4Network
 from typing import Any, Protocol
 
 from flannel.errors import BadNetworkConfig
+from flannel.firewall.rules import Guard
 from flannel.interface import ExternalInterface
 from flannel.lease import Lease, LeaseAttrs
 from flannel.netlink import Netlink
@@ -48,6 +49,11 @@ class Network(Protocol):
     @property
     def device(self) -> str:
         """The name of the link that is the network's own; "" if it has none."""
+        ...
+
+    @property
+    def guard(self) -> Guard | None:
+        """Where the kernel takes in what anybody sends; None if it does so nowhere."""
         ...
 
     async def apply(self, peers: Peers, changed: Collection[IPv4Network] | None = None) -> None:

@@ -42,6 +42,8 @@ class AllocBackend:
 class AllocNetwork:
     """Keeps nothing; containers may send what the external interface takes."""
 
+    guard = None
+
     def __init__(self, mtu: int) -> None:
         self.mtu = mtu
         self.device = ""

@@ -56,6 +56,8 @@ class HostGwBackend:
 class HostGwNetwork:
     """One route a peer, on the external interface."""
 
+    guard = None
+
     def __init__(self, config: NetworkConfig, interface: ExternalInterface, kernel: Kernel) -> None:
         self.mtu = interface.mtu
         self.device = ""

@@ -133,6 +133,11 @@ def _reader(left: Any) -> tuple[str, Callable[[Packet], Any]] | None:
             "protocol": ("word", lambda _: "ip"),
         }
         return readers.get(body.get("key", ""))
+    if kind == "fib" and body == {"result": "oif", "flags": ["saddr", "iif"]}:
+        # Of packets that are asked about; those of a forger do not come from where they say.
+        return "word", lambda _: True
+    if kind == "&" and body[0] == {"meta": {"key": "mark"}}:
+        return "word", lambda _: 0  # nobody has marked it
     if kind == "ct" and body.get("key") == "state":
         return "ct state", lambda _: "new"
     if kind == "payload":

@@ -58,6 +58,7 @@ class UdpNetwork:
     """Serves one lease over the TUN device."""
 
     device = tun.NAME
+    guard = None  # the packet loop itself takes only what peers send
 
     def __init__(self, kernel: Kernel, tunnel: Tunnel) -> None:
         self.mtu = tunnel.settings.mtu

@@ -17,6 +17,7 @@ from flannel.backends.vxlan.device import (
 from flannel.backends.vxlan.network import VxlanNetwork
 from flannel.document import BadDocument, Members
 from flannel.errors import BadNetworkConfig, KernelError
+from flannel.firewall.rules import Guard
 from flannel.interface import ExternalInterface
 from flannel.lease import Lease, LeaseAttrs
 from flannel.netlink import Link, VxlanSettings
@@ -126,7 +127,7 @@ class VxlanBackend:
             network=self._config.network,
             interface=self._interface,
             mtu=self._mtu,
-            device=device_name(self._vxlan.vni),
+            guard=Guard(device_name(self._vxlan.vni), self._vxlan.port, self._vxlan.vni),
             direct_routing=self._vxlan.direct_routing,
             ensure_link=lambda: self._ensure_link(lease),
         )

@@ -7,6 +7,7 @@ from ipaddress import IPv4Network
 from flannel.backends import Kernel, Peers
 from flannel.document import Members, shown
 from flannel.errors import BadLease
+from flannel.firewall.rules import Guard
 from flannel.interface import ExternalInterface
 from flannel.lease import Lease
 from flannel.netlink import Link
@@ -26,12 +27,13 @@ class VxlanNetwork:
         network: IPv4Network,
         interface: ExternalInterface,
         mtu: int,
-        device: str,
+        guard: Guard,
         direct_routing: bool,
         ensure_link: Callable[[], Awaitable[Link]],
     ) -> None:
         self.mtu = mtu
-        self.device = device
+        self.device = guard.device
+        self.guard = guard
         self._kernel = kernel
         self._network = network
         self._interface = interface

@@ -1,0 +1,291 @@
+"""iptables: two chains of our own with upstream's names, and a jump to each.
+
+    filter   FORWARD     -> FLANNEL-FWD       packets from and to the overlay are accepted
+    nat      POSTROUTING -> FLANNEL-POSTRTG   masquerade, where there is no nft
+
+FORWARD is iptables' matter wherever docker runs: it sets the policy to drop, and only a rule in
+that chain gets packets past it. There are two iptables, one in nf_tables and the older one beside
+it, and a host may use both. The one called ``iptables`` always gets our rules, so that docker may
+come later; the other one gets them if it has an opinion of its own on what is forwarded.
+
+What earlier flannels left is removed: chains of these names, upstream's rules of before it had
+chains, and those of v0.5. Everything goes through ``iptables-restore --noflush``, a transaction
+for each table, which touches no line but ours.
+"""
+
+import re
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from pathlib import Path
+
+from flannel import programs
+from flannel.errors import FirewallError
+from flannel.firewall.rules import KUBE_MARK, MULTICAST, Rules
+
+_TIMEOUT = 30.0
+_LOCK_WAIT = "5"
+"""Seconds to wait while another program has iptables' lock."""
+
+_SEARCH = "iptables", "iptables-nft", "iptables-legacy"
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where one of our chains hangs."""
+
+    table: str
+    builtin: str
+    chain: str
+    comment: str
+    v05_chain: str = ""
+
+    @property
+    def jump(self) -> str:
+        return f'-m comment --comment "{self.comment}" -j {self.chain}'
+
+
+_FORWARD = _Place("filter", "FORWARD", "FLANNEL-FWD", "flanneld forward")
+_POSTROUTING = _Place("nat", "POSTROUTING", "FLANNEL-POSTRTG", "flanneld masq", "FLANNEL")
+
+
+def forward_rules(rules: Rules) -> list[str]:
+    """The rules of FLANNEL-FWD, as ``iptables-save`` words them."""
+    tail = f'-m comment --comment "{_FORWARD.comment}" -j ACCEPT'
+    return [f"-s {rules.network} {tail}", f"-d {rules.network} {tail}"]
+
+
+def masquerade_rules(rules: Rules, *, random_fully: bool) -> list[str]:
+    """The rules of FLANNEL-POSTRTG, as ``iptables-save`` words them; see `nftables` for the why."""
+    network, subnet = rules.network, rules.subnet
+    comment = f'-m comment --comment "{_POSTROUTING.comment}" '
+    leave = f"{comment}-j RETURN"
+    masquerade = f"{comment}-j MASQUERADE{' --random-fully' if random_fully else ''}"
+    return [
+        f"-m mark --mark {KUBE_MARK:#x}/{KUBE_MARK:#x} {leave}",
+        f"-s {network} -d {network} {leave}",
+        f"-d {subnet} {leave}",
+        *(f"-s {network} -d {each} {leave}" for each in rules.no_masquerade),
+        f"-s {network} ! -d {MULTICAST} {masquerade}",
+        f"! -s {network} -d {network} {masquerade}",
+    ]
+
+
+def changes(
+    saved: str,
+    *,
+    network: IPv4Network,
+    forward: Sequence[str],
+    masquerade: Sequence[str],
+    sweep: bool,
+) -> str:
+    """What ``iptables-restore --noflush`` reads to put a table right; "" if it is.
+
+    :param saved: what ``iptables-save`` prints.
+    :param forward: the rules that FLANNEL-FWD should have; none: the chain should not be.
+    :param masquerade: the same of FLANNEL-POSTRTG.
+    :param sweep: remove upstream's rules of before it had chains as well, of this network.
+    """
+    text = ""
+    for place, rules in ((_FORWARD, forward), (_POSTROUTING, masquerade)):
+        lines = _change(place, _table(saved, place.table), rules)
+        if sweep:
+            lines = [*_old_rules(place, _table(saved, place.table), network, rules), *lines]
+        if lines:
+            text += "\n".join((f"*{place.table}", *lines, "COMMIT")) + "\n"
+    return text
+
+
+def forwards_all(saved: str) -> bool:
+    """Whether nothing but our own rules could keep a packet from being forwarded."""
+    lines = _table(saved, _FORWARD.table)
+    if any(re.match(r":FORWARD (?!ACCEPT)", line) for line in lines):
+        return False
+    return all(_jumps_to(line, (_FORWARD.chain,)) for line in _rules_of(lines, _FORWARD.builtin))
+
+
+def _table(saved: str, table: str) -> list[str]:
+    """The lines of one table."""
+    found = re.search(rf"^\*{table}\n(.*?)^COMMIT$", saved, re.MULTILINE | re.DOTALL)
+    return found[1].splitlines() if found else []
+
+
+def _rules_of(lines: Iterable[str], chain: str) -> list[str]:
+    """The rules of a chain, without ``-A CHAIN``."""
+    head = f"-A {chain} "
+    return [line.removeprefix(head) for line in lines if line.startswith(head)]
+
+
+def _jumps_to(rule: str, chains: Sequence[str]) -> bool:
+    return any(rule.endswith(f"-j {chain}") for chain in chains)
+
+
+def _change(place: _Place, lines: list[str], wanted: Sequence[str]) -> list[str]:
+    chains = {line[1:].split(" ", 1)[0] for line in lines if line.startswith(":")}
+    rules = _rules_of(lines, place.builtin)
+    ours = [rule for rule in rules if _jumps_to(rule, (place.chain,))]
+    result = []
+    old = place.v05_chain
+    if old and old in chains:
+        result += [f"-D {place.builtin} {rule}" for rule in rules if _jumps_to(rule, (old,))]
+        result += [f"-F {old}", f"-X {old}"]
+    right = ours == [place.jump] and _is_reached(place, rules)
+    if not wanted:
+        result += [f"-D {place.builtin} {rule}" for rule in ours]
+        result += [f"-F {place.chain}", f"-X {place.chain}"] if place.chain in chains else []
+        return result
+    if not right or _rules_of(lines, place.chain) != list(wanted):
+        # To declare a chain is to empty it.
+        result = [f":{place.chain} - [0:0]", *result]
+        result += [f"-A {place.chain} {rule}" for rule in wanted]
+    if not right:
+        result += [f"-D {place.builtin} {rule}" for rule in ours]
+        result.append(_insertion(place, [rule for rule in rules if rule not in ours]))
+    return result
+
+
+def _is_reached(place: _Place, rules: list[str]) -> bool:
+    """Whether no rule before our jump drops all that comes: an administrator's last line."""
+    if place is not _FORWARD:
+        return True
+    before = rules[: rules.index(place.jump)]
+    return not any(
+        re.fullmatch(
+            r'(-m comment --comment (".*"|\S+) )?-j (DROP|REJECT)( --reject-with \S+)?', rule
+        )
+        for rule in before
+    )
+
+
+def _insertion(place: _Place, others: list[str]) -> str:
+    if place is not _FORWARD:
+        return f"-A {place.builtin} {place.jump}"
+    # Docker keeps the first place for what its operator wants to forbid; that counts for us too.
+    position = 2 if others[:1] == ["-j DOCKER-USER"] else 1
+    return f"-I {place.builtin} {position} {place.jump}"
+
+
+def _old_rules(
+    place: _Place, lines: list[str], network: IPv4Network, wanted: Sequence[str]
+) -> list[str]:
+    """Deletions of what upstream up to v0.20 put into the built-in chain itself."""
+    found = []
+    for rule in _rules_of(lines, place.builtin):
+        plain = rule.replace(f'-m comment --comment "{place.comment}" ', "")
+        plain = plain.removesuffix(" --random-fully")
+        if plain != rule.removesuffix(" --random-fully") and not _jumps_to(rule, (place.chain,)):
+            found.append(rule)  # it says itself whose it is
+        elif place is _POSTROUTING and _is_old_masquerade(plain, network):
+            found.append(rule)
+    if place is _FORWARD and wanted:
+        # An operator may have made the same two; ours do their work from now on.
+        pair = [f"-s {network} -j ACCEPT", f"-d {network} -j ACCEPT"]
+        rules = _rules_of(lines, place.builtin)
+        found += [rule for rule in rules if rule in pair] if set(pair) <= set(rules) else []
+    return [f"-D {place.builtin} {rule}" for rule in found]
+
+
+def _is_old_masquerade(rule: str, network: IPv4Network) -> bool:
+    if rule in (
+        f"-s {network} -d {network} -j RETURN",
+        f"-s {network} ! -d {MULTICAST} -j MASQUERADE",
+        f"! -s {network} -d {network} -j MASQUERADE",
+    ):
+        return True
+    local = re.fullmatch(rf"! -s {re.escape(str(network))} -d (\d[\d.]+/\d+) -j RETURN", rule)
+    return local is not None and IPv4Network(local[1]).subnet_of(network)
+
+
+class Iptables:
+    """One of the two iptables of a host.
+
+    :ivar name: the program.
+    :ivar legacy: it is the one that is not made of nf_tables.
+    :ivar preferred: it is what other programs get that ask for ``iptables``.
+    """
+
+    def __init__(self, name: str, version: str, *, preferred: bool) -> None:
+        self.name = name
+        self.legacy = "nf_tables" not in version
+        self.preferred = preferred
+        number = tuple(map(int, re.findall(r"\d+", version)[:3]))
+        self._random_fully = number >= (1, 6, 2)
+        self._written = False
+        self._settled: str | None = None
+
+    async def ensure(self, rules: Rules, *, masquerade: bool) -> str | None:
+        """Put our chains right; only what differs is written.
+
+        :param masquerade: do it here; another does otherwise.
+        :return: what was amiss though it had been written before; None if nothing was.
+        :raises FirewallError: iptables refuses.
+        """
+        saved = await self._save()
+        if saved == self._settled:
+            return None
+        here = rules.forward and (self.preferred or not forwards_all(saved))
+        random_fully = rules.random_ports and self._random_fully
+        text = changes(
+            saved,
+            network=rules.network,
+            forward=forward_rules(rules) if here else (),
+            masquerade=masquerade_rules(rules, random_fully=random_fully)
+            if masquerade and rules.masquerade and self.preferred
+            else (),
+            sweep=not self._written,
+        )
+        amiss = f"chains of {self.name} were changed" if text and self._written else None
+        if text:
+            await self._restore(text)
+            # A version may word our rules in another way: what it says of them now is right.
+            saved = await self._save()
+        self._written = True
+        self._settled = saved
+        return amiss
+
+    async def _save(self) -> str:
+        """Both tables, without what changes by itself: the time and the counters."""
+        text = ""
+        for table in (_FORWARD.table, _POSTROUTING.table):
+            # To ask the older one for a table is to make the kernel load it.
+            if self.legacy and table not in _legacy_tables():
+                continue
+            done = await programs.run([f"{self.name}-save", "-t", table], timeout=_TIMEOUT)
+            if done.status != 0:
+                raise FirewallError(f"cannot list table {table} with {self.name}: {done.complaint}")
+            text += done.stdout.decode(errors="surrogateescape")
+        text = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE)
+        return re.sub(r"^(:\S+ \S+) \[\d+:\d+\]$", r"\1", text, flags=re.MULTILINE)
+
+    async def _restore(self, text: str) -> None:
+        done = await programs.run(
+            [f"{self.name}-restore", "--noflush", "-w", _LOCK_WAIT],
+            stdin=text.encode(errors="surrogateescape"),
+            timeout=_TIMEOUT,
+        )
+        if done.status != 0:
+            raise FirewallError(f"cannot write rules with {self.name}: {done.complaint}")
+
+
+def _legacy_tables() -> list[str]:
+    try:
+        return Path("/proc/thread-self/net/ip_tables_names").read_text().split()
+    except OSError:  # not loaded
+        return []
+
+
+async def find_iptables(which: Callable[[str], str | None] = shutil.which) -> list[Iptables]:
+    """The iptables that this host has, the preferred one first.
+
+    :raises CannotRun: it does not say its version.
+    """
+    found: list[Iptables] = []
+    for name in _SEARCH:
+        if which(name) is None:
+            continue
+        version = (await programs.run([name, "--version"], timeout=_TIMEOUT)).stdout.decode()
+        each = Iptables(name, version, preferred=not found)
+        if all(each.legacy is not other.legacy for other in found):
+            found.append(each)
+    return found
