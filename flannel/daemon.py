@@ -48,6 +48,7 @@ from flannel.interface import (
 )
 from flannel.lease import Lease
 from flannel.lease_keeper import LeaseKeeper
+from flannel.logs import fields
 from flannel.netlink import Netlink
 from flannel.network_config import NetworkConfig
 from flannel.options import Options
@@ -211,7 +212,12 @@ class Daemon:
             )
             self._said.forget("saved")
         self._subnets = subnets
-        log.info("lease %s%s", lease, "" if lease.ttl is not None else ", a reservation")
+        log.info(
+            "lease %s%s",
+            lease,
+            "" if lease.ttl is not None else ", a reservation",
+            extra=fields(subnet=lease.subnet, public_ip=lease.attrs.public_ip, ttl=lease.ttl),
+        )
         network = await plan.backend.start(lease)
         await remove_stale_links(self._kernel.netlink, config.network, network.device)
         self._said.forget("life")

@@ -15,6 +15,7 @@ from flannel import programs, subnet_env
 from flannel.docker_bridge import find_misfits
 from flannel.errors import CannotRun, CannotWrite
 from flannel.lease import Lease
+from flannel.logs import fields
 from flannel.netlink import Netlink
 from flannel.notify import notify
 from flannel.status import PARTS, Status
@@ -61,7 +62,8 @@ class HandOver:
             except CannotWrite as why:
                 self._said.warn("subnet.env", f"{why}; trying again")
                 await asyncio.sleep(_WRITE_RETRY)
-        log.info("wrote %s: %s, MTU %d", self._file, first, mtu)
+        about = fields(subnet=lease.subnet, mtu=mtu)
+        log.info("wrote %s: %s, MTU %d", self._file, first, mtu, extra=about)
         previous, self._previous = self._previous, env
         if previous is not None and previous.mtu != mtu:
             log.warning(

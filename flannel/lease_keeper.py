@@ -17,6 +17,7 @@ from time import monotonic
 
 from flannel.backoff import Backoff
 from flannel.config_follower import AWAY
+from flannel.logs import fields
 from flannel.status import Status
 from flannel.subnets import SubnetManager, retry_pause
 
@@ -145,6 +146,8 @@ class LeaseKeeper:
     def _hear(self, changed: set[IPv4Network]) -> None:
         if changed:
             self._unsaved.set()
+            about = fields(changed=len(changed), peers=len(self._subnets.peers))
+            log.info("the peers have changed", extra=about)
         self._tell(changed)
 
     def _backoff(self) -> Backoff:

@@ -1,4 +1,10 @@
-"""How log lines look: for a person, for the journal, or one JSON object each."""
+"""How log lines look: for a person, for the journal, or one JSON object each.
+
+log.info("the peers have changed", extra=fields(changed=3, peers=57))
+
+the peers have changed changed=3 peers=57
+{"time": ..., "message": "the peers have changed", "changed": 3, "peers": 57}
+"""
 
 import json
 import logging
@@ -32,7 +38,7 @@ def set_up(verbosity: int, form: str, environ: Mapping[str, str]) -> None:
         # journald and docker stamp each line themselves; a person at a terminal gets the time.
         stamp = "" if "JOURNAL_STREAM" in environ else "%(asctime)s.%(msecs)03d "
         handler.setFormatter(
-            logging.Formatter(stamp + "%(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
+            TextFormatter(stamp + "%(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
         )
     root = logging.getLogger()
     root.addHandler(handler)
@@ -52,7 +58,26 @@ def is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
     return environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
-class JournalFormatter(logging.Formatter):
+def fields(**values: object) -> dict[str, object]:
+    """For ``extra=`` of a log call: what the line is about, in a form that programs can read."""
+    return {"fields": values}
+
+
+def _fields_of(record: logging.LogRecord) -> Mapping[str, object]:
+    found: Mapping[str, object] = getattr(record, "fields", {})
+    return found
+
+
+class TextFormatter(logging.Formatter):
+    """The message, and its fields as ``name=value``."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter`."""
+        pairs = (f" {name}={value}" for name, value in _fields_of(record).items())
+        return super().formatMessage(record) + "".join(pairs)
+
+
+class JournalFormatter(TextFormatter):
     """Each line with its priority, of a traceback too: the journal makes an entry of each."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -72,7 +97,8 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **_fields_of(record),
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return json.dumps(line, ensure_ascii=False, default=str)

@@ -5,11 +5,12 @@ import logging
 import os
 import subprocess
 import sys
+from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
 
-from flannel.logs import JournalFormatter, JsonFormatter, is_journal
+from flannel.logs import JournalFormatter, JsonFormatter, TextFormatter, fields, is_journal
 
 
 def record(level: int, message: str, *args: object) -> logging.LogRecord:
@@ -35,6 +36,17 @@ def test_json_is_one_object_a_line() -> None:
         "logger": "flannel.daemon",
         "message": 'cannot add "10.5.1.0/24"\n',
     }
+
+
+def test_fields_are_name_and_value_or_members() -> None:
+    made = record(logging.INFO, "the peers have changed")
+    made.__dict__.update(fields(changed=3, subnet=IPv4Network("10.1.5.0/24")))
+    assert TextFormatter("%(levelname)s %(message)s").format(made) == (
+        "INFO the peers have changed changed=3 subnet=10.1.5.0/24"
+    )
+    assert JournalFormatter("%(message)s").format(made).endswith(" changed=3 subnet=10.1.5.0/24")
+    line = json.loads(JsonFormatter().format(made))
+    assert (line["changed"], line["subnet"]) == (3, "10.1.5.0/24")
 
 
 def test_the_journal_is_told_from_a_file_that_inherits_its_variable(tmp_path: Path) -> None:
