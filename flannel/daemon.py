@@ -126,6 +126,7 @@ class Daemon:
                     backoff = away
                 elif isinstance(why, UnderlayChanged):
                     log.warning("%s; adapting to it", why)
+                    self._store.close()  # connections from an address that is gone hang
                     backoff = None  # packets may be lost until that is done
                 elif isinstance(why, AWAY):
                     # It says so in many ways: refused, reset, no answer.

@@ -8,9 +8,10 @@ Verbs: *list* dumps, *find* may return None, *ensure* makes it so, *delete* is c
 absent. Each raises `KernelError` and says what it was doing.
 """
 
+import asyncio
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any, Self
@@ -81,6 +82,7 @@ class Netlink:
 
     def __init__(self) -> None:
         self._ipr: Any = AsyncIPRoute()
+        self._lock = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         await self._ipr.__aenter__()
@@ -89,15 +91,30 @@ class Netlink:
     async def __aexit__(self, *exc: object) -> None:
         await self._ipr.__aexit__(*exc)
 
+    @asynccontextmanager
+    async def _kernel(self, doing: str, absent: tuple[int, ...] = ()) -> AsyncIterator[None]:
+        """One call at a time: the kernel refuses a second dump on one socket (EBUSY).
+
+        Translates pyroute2's errors; the numbers in ``absent`` mean that there is nothing to do.
+        """
+        async with self._lock:
+            try:
+                yield
+            except NetlinkError as error:
+                if error.code not in absent:
+                    raise KernelError(doing, error.code) from error
+            except OSError as error:
+                raise KernelError(doing, error.errno or errno.EIO) from error
+
     async def list_links(self) -> list[Link]:
         """Every link of this network namespace."""
-        with _kernel("list links"):
+        async with self._kernel("list links"):
             return [_link(message) async for message in await self._ipr.link("dump")]
 
     async def find_link(self, name: str) -> Link | None:
         """The link called ``name``."""
         try:
-            with _kernel(f"look at link {name}"):
+            async with self._kernel(f"look at link {name}"):
                 return _link((await self._ipr.link("get", ifname=name))[0])
         except KernelError as error:
             if error.errno == errno.ENODEV:
@@ -107,7 +124,7 @@ class Netlink:
     async def list_addresses(self) -> list[Address]:
         """Every IPv4 address, in the kernel's order: a link's primary address comes first."""
         found = []
-        with _kernel("list addresses"):
+        async with self._kernel("list addresses"):
             async for message in await self._ipr.addr("dump", family=2):
                 text = message.get("local") or message.get("address")
                 interface = IPv4Interface(f"{text}/{message['prefixlen']}")
@@ -117,7 +134,7 @@ class Netlink:
     async def find_link_to(self, address: IPv4Address) -> int | None:
         """The index of the link to ``address``, as ``ip route get`` tells; None: no way there."""
         try:
-            with _kernel(f"look up the route to {address}"):
+            async with self._kernel(f"look up the route to {address}"):
                 index: int = (await self._ipr.route("get", dst=str(address)))[0].get("oif")
                 return index
         except KernelError as error:
@@ -128,7 +145,7 @@ class Netlink:
     async def find_way(self, address: IPv4Address) -> Way | None:
         """What ``ip route get`` says of a packet that this host sends; None: no way there."""
         try:
-            with _kernel(f"look up the route to {address}"):
+            async with self._kernel(f"look up the route to {address}"):
                 found = (await self._ipr.route("get", dst=str(address)))[0]
         except KernelError as error:
             if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL):
@@ -144,7 +161,7 @@ class Netlink:
 
     async def replace_route(self, dst: IPv4Network, link: Link) -> None:
         """Route a network over a link, without a gateway, whatever had that destination before."""
-        with _kernel(f"route {dst} dev {link.name}"):
+        async with self._kernel(f"route {dst} dev {link.name}"):
             await self._ipr.route(
                 "replace", dst=str(dst), oif=link.index, scope=_SCOPE_LINK, proto=PROTOCOL
             )
@@ -165,7 +182,7 @@ class Netlink:
             attributes["vxlan_local"] = str(settings.local)
         if settings.gbp:
             attributes["vxlan_gbp"] = True
-        with _kernel(f"create VXLAN link {name}"):
+        async with self._kernel(f"create VXLAN link {name}"):
             await self._ipr.link(
                 "add", ifname=name, kind="vxlan", address=mac, mtu=mtu, **attributes
             )
@@ -178,31 +195,31 @@ class Netlink:
         }
         if settings.local is not None:
             attributes["vxlan_local"] = str(settings.local)
-        with _kernel(f"move VXLAN link {link.name}"):
+        async with self._kernel(f"move VXLAN link {link.name}"):
             await self._ipr.link("set", index=link.index, kind="vxlan", **attributes)
 
     async def set_mac(self, link: Link, mac: str) -> None:
         """Change the link's hardware address."""
-        with _kernel(f"set MAC {mac} on {link.name}"):
+        async with self._kernel(f"set MAC {mac} on {link.name}"):
             await self._ipr.link("set", index=link.index, address=mac)
 
     async def delete_link(self, link: Link) -> None:
         """Remove a link with all its addresses and routes."""
-        with _kernel(f"delete link {link.name}", absent=(errno.ENODEV,)):
+        async with self._kernel(f"delete link {link.name}", absent=(errno.ENODEV,)):
             await self._ipr.link("del", index=link.index)
 
     async def ensure_link_up(self, link: Link, mtu: int) -> None:
         """Set the MTU and bring the link up, where it is not so already."""
         if link.mtu != mtu:
-            with _kernel(f"set MTU {mtu} on {link.name}"):
+            async with self._kernel(f"set MTU {mtu} on {link.name}"):
                 await self._ipr.link("set", index=link.index, mtu=mtu)
         if not link.up:
-            with _kernel(f"bring {link.name} up"):
+            async with self._kernel(f"bring {link.name} up"):
                 await self._ipr.link("set", index=link.index, state="up")
 
     async def ensure_address(self, link: Link, interface: IPv4Interface) -> None:
         """Put an address on a link; content if it is there."""
-        with _kernel(f"add address {interface} to {link.name}", absent=(errno.EEXIST,)):
+        async with self._kernel(f"add address {interface} to {link.name}", absent=(errno.EEXIST,)):
             await self._ipr.addr(
                 "add",
                 index=link.index,
@@ -212,7 +229,7 @@ class Netlink:
 
     async def delete_address(self, link: Link, interface: IPv4Interface) -> None:
         """Take an address from a link."""
-        with _kernel(
+        async with self._kernel(
             f"delete address {interface} from {link.name}",
             absent=(errno.EADDRNOTAVAIL,),
         ):
@@ -222,18 +239,6 @@ class Netlink:
                 address=str(interface.ip),
                 prefixlen=interface.network.prefixlen,
             )
-
-
-@contextmanager
-def _kernel(doing: str, absent: tuple[int, ...] = ()) -> Iterator[None]:
-    """Translate pyroute2's errors; the numbers in ``absent`` mean that there is nothing to do."""
-    try:
-        yield
-    except NetlinkError as error:
-        if error.code not in absent:
-            raise KernelError(doing, error.code) from error
-    except OSError as error:
-        raise KernelError(doing, error.errno or errno.EIO) from error
 
 
 def _link(message: Any) -> Link:

@@ -167,6 +167,7 @@ class Upkeep:
     async def _keep_underlay(self) -> None:
         """Compare the external interface with what would be chosen now."""
         other: ExternalInterface | None = None
+        self._look_at_underlay.set()  # it may have changed before we listened
         while True:
             try:
                 async with asyncio.timeout(_RESYNC if other is None else _SETTLED):
@@ -193,8 +194,10 @@ class Upkeep:
             self._said.warn("interface", f"{why}; waiting for it")
             return None
         except KernelError as why:
-            self._said.warn("interface", f"{why}; trying again")
+            self._said.warn("look", f"cannot look at the external interface: {why}; trying again")
+            asyncio.get_running_loop().call_later(_RETRY, self._look_at_underlay.set)
             return None
+        self._said.forget("look")
         if self._said.forget("interface"):
             log.info("external interface %s is back", found)
             self._on_hint(ANYTHING)

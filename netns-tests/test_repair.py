@@ -221,7 +221,8 @@ def test_a_thousand_changes_end_with_exactly_the_right_tables(world: World) -> N
     )
     assert pair.n_repairs() == 0  # what we write ourselves is not taken for damage
     wait_for(
-        lambda: all(now <= then for now, then in zip(resources(process), used, strict=True)),
+        # A few: connections to etcd and threads that wait for it come and go.
+        lambda: all(now <= then + 3 for now, then in zip(resources(process), used, strict=True)),
         10,
         lambda: f"{used} descriptors and threads; there are {resources(process)}",
     )

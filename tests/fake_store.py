@@ -34,6 +34,9 @@ class FakeStore:
         while True:
             yield await queue.get()
 
+    def close(self) -> None:
+        """It has no connections."""
+
     async def snapshot(self) -> Snapshot:
         return self.stale.pop(0) if self.stale else self._now()
 

@@ -88,6 +88,10 @@ class Store(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Drop the connections that no request is using; the next request makes a new one."""
+        ...
+
     async def snapshot(self) -> Snapshot:
         """Every lease, as agreed by a majority of the store's members at this moment."""
         ...

@@ -57,7 +57,7 @@ class EtcdV2Store:
         self._unreadable = Once(log)
 
     def close(self) -> None:
-        """Drop the connections."""
+        """See `flannel.stores.Store`."""
         self._members.close()
 
     async def follow_config(self) -> AsyncIterator[ConfigDocument | None]:
