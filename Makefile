@@ -28,7 +28,7 @@ MAKEFLAGS += --no-print-directory
 .PHONY: help setup test lint unit netns fuzz verdicts race demo bench install uninstall clean as-root packages
 
 help: ## say what can be made
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 	@echo "Variables: BACKEND=$(BACKEND) HOSTS=$(HOSTS) DOCKER=1 for demo, PYTHON= for setup in a clean"
 	@echo "tree and for install, DESTDIR= PREFIX=$(PREFIX) for install and uninstall."
 	@echo "FUZZ_RUNS=$(FUZZ_RUNS) for fuzz, VERDICTS=$(VERDICTS) for verdicts," \

@@ -1,7 +1,10 @@
 """What the tests in namespaces share."""
 
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from world import World
@@ -19,3 +22,14 @@ def world() -> Iterator[World]:
     with World() as made:
         made.start_etcd()
         yield made
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What `make install DESTDIR=...` makes. It takes 20 s; nobody writes into it."""
+    destdir = tmp_path_factory.mktemp("installed") / "destdir"
+    command = ["make", "-C", str(Path(__file__).parent.parent), "install", f"DESTDIR={destdir}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    yield destdir
+    shutil.rmtree(destdir)

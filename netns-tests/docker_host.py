@@ -83,7 +83,7 @@ class Docker:
             f"--exec-root={self._files / 'exec'}",
             f"--pidfile={self._files / 'pid'}",
             f"--host=unix://{self._files / 'socket'}",
-            f"--cgroup-parent=/{self.host.name}",
+            *("--exec-opt=native.cgroupdriver=cgroupfs", f"--cgroup-parent=/{self.host.name}"),
             *(options or self.lease_options()),
         )
         with (self._files / "log").open("ab") as log:
@@ -148,17 +148,22 @@ class Docker:
         return " | ".join((self._files / "log").read_text().strip().splitlines()[-3:])
 
     def _import_image(self) -> None:
-        with io.BytesIO() as buffer:
-            with tarfile.open(fileobj=buffer, mode="w") as tar:
-                tar.add(BUSYBOX, "bin/busybox")
-                for applet in APPLETS:
-                    link = tarfile.TarInfo(f"bin/{applet}")
-                    link.type, link.linkname = tarfile.SYMTYPE, "busybox"
-                    tar.addfile(link)
-                page = f"this is {self.host.label}\n".encode()
-                file = tarfile.TarInfo("www/index.html")
-                file.size, file.mode = len(page), 0o644
-                tar.addfile(file, io.BytesIO(page))
-            command = ("docker", f"--host=unix://{self._files / 'socket'}", "import", "-", IMAGE)
-            subprocess.run(command, input=buffer.getvalue(), capture_output=True, check=True)
+        command = ("docker", f"--host=unix://{self._files / 'socket'}", "import", "-", IMAGE)
+        subprocess.run(command, input=image(self.host.label), capture_output=True, check=True)
         self._has_image = True
+
+
+def image(label: str) -> bytes:
+    """For ``docker import``: busybox, and a web page that says where it is from."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        tar.add(BUSYBOX, "bin/busybox")
+        for applet in APPLETS:
+            link = tarfile.TarInfo(f"bin/{applet}")
+            link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+            tar.addfile(link)
+        page = f"this is {label}\n".encode()
+        file = tarfile.TarInfo("www/index.html")
+        file.size, file.mode = len(page), 0o644
+        tar.addfile(file, io.BytesIO(page))
+    return buffer.getvalue()

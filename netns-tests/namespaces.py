@@ -107,7 +107,8 @@ def remove_namespaces(tag: str) -> None:
                 os.kill(int(process.name), signal.SIGKILL)
     for name in names:
         subprocess.run(["ip", "netns", "del", name], check=False)
-    for top in Path("/sys/fs/cgroup").glob(f"*/{tag}-*"):
+    groups = Path("/sys/fs/cgroup")  # where one hierarchy is mounted, or a directory for each
+    for top in (*groups.glob(f"{tag}-*"), *groups.glob(f"*/{tag}-*")):
         _remove_cgroups(top)
 
 

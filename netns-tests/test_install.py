@@ -3,7 +3,6 @@
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
 
@@ -51,14 +50,10 @@ def files(top: Path) -> list[str]:
     return sorted(str(each.relative_to(top)) for each in top.glob("**/*") if not each.is_dir())
 
 
-@pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    directory = tmp_path_factory.mktemp("install")
-    done = make("install", directory / "destdir")
-    assert done.returncode == 0, done.stdout + done.stderr
-    (directory / "root").mkdir()
-    yield Machine(directory / "destdir", directory / "root")
-    shutil.rmtree(directory)
+@pytest.fixture
+def machine(installed: Path, tmp_path: Path) -> Machine:
+    (tmp_path / "mountpoint").mkdir()
+    return Machine(installed, tmp_path / "mountpoint")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,153 @@
+"""Hosts that boot with the installed units: etcd, flanneld and docker under a real systemd."""
+
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from booted_host import Booted
+from docker_host import IMAGE, image
+from world import World, wait_for
+
+CONFIG = '{ "Network": "10.1.0.0/16", "Backend": { "Type": "vxlan" } }'
+# As dist/cloud-config.yaml has it.
+WRITE_CONFIG = f"""\
+[Service]
+Environment=ETCDCTL_API=2
+ExecStartPre=/usr/bin/etcdctl set /coreos.com/network/config '{CONFIG}'
+"""
+ETCD = """\
+ETCD_ENABLE_V2=true
+ETCD_LISTEN_CLIENT_URLS=http://0.0.0.0:2379
+ETCD_ADVERTISE_CLIENT_URLS=http://192.0.2.11:2379
+"""
+HTTPD = ("httpd", "-f", "-p", "80", "-h", "/www")
+# Takes what nobody before it has claimed, as some distributions' last file does.
+GREEDY = """\
+[Match]
+Name=flannel* br9
+
+[Network]
+LinkLocalAddressing=no
+KeepConfiguration=no
+"""
+
+
+@pytest.fixture(scope="module")
+def hosts(installed: Path) -> Iterator[list[Booted]]:
+    """One with etcd, and one that was turned on before it; a web server in docker on each."""
+    with World() as world:
+        one, other = (Booted(world.add_host(label), installed) for label in ("h1", "h2"))
+        one.write("/etc/default/etcd", ETCD)
+        one.write("/etc/systemd/system/flanneld.service.d/50-network-config.conf", WRITE_CONFIG)
+        other.write("/etc/default/flanneld", "FLANNELD_ETCD_ENDPOINTS=http://192.0.2.11:2379\n")
+        other.write("/run/flannel/options.env", "FLANNELD_IFACE=192.0.2.12\n")
+        for each in (one, other):
+            each.host.run("sh", "-c", "echo 0 >/proc/sys/net/ipv4/ip_forward")
+            each.write("/etc/systemd/network/99-greedy.network", GREEDY)
+            each.write("/root/image.tar", image(each.host.label))
+        other.boot("flanneld.service", "docker.service")
+        one.boot("etcd.service", "flanneld.service", "docker.service")
+        for each in (one, other):
+            each.wait_active("docker.service")
+            each.run("docker", "import", "/root/image.tar", IMAGE)
+            each.run("docker", "run", "-d", "--name=web", IMAGE, *HTTPD)
+        yield [one, other]
+
+
+def subnet(host: Booted) -> str:
+    """FLANNEL_SUBNET."""
+    found = re.search("FLANNEL_SUBNET=(.*)", host.run("cat", "/run/flannel/subnet.env"))
+    assert found is not None
+    return found[1]
+
+
+def page_of(one: Booted, other: Booted) -> str:
+    """What a container of one host gets from that of the other."""
+    where = other.run("docker", "inspect", "-f", "{{.NetworkSettings.IPAddress}}", "web").strip()
+    wget = ("timeout", "3", "wget", "-qO-", f"http://{where}/")
+    return one.try_run("docker", "exec", "web", *wget).stdout
+
+
+def test_containers_of_two_hosts_reach_each_other(hosts: list[Booted]) -> None:
+    one, other = hosts
+    for each in hosts:
+        assert f"inet {subnet(each)} " in each.run("ip", "address", "show", "docker0")
+    assert page_of(one, other) == "this is h2\n"
+    assert page_of(other, one) == "this is h1\n"
+
+
+def test_they_started_in_order(hosts: list[Booted]) -> None:
+    units = ("etcd.service", "flanneld.service", "docker.service")
+    since = [int(hosts[0].show(unit, "ActiveEnterTimestampMonotonic")) for unit in units]
+    assert since == sorted(since)
+    began = int(hosts[0].show("docker.service", "ExecMainStartTimestampMonotonic"))
+    assert since[1] < began
+
+
+def test_no_unit_failed_and_nothing_was_amiss(hosts: list[Booted]) -> None:
+    for each in hosts:
+        assert each.run("systemctl", "list-units", "--failed", "--plain", "--no-legend") == ""
+    assert "WARNING" not in hosts[0].journal("--unit=flanneld")
+
+
+def test_forwarding_was_on_before_docker_came(hosts: list[Booted]) -> None:
+    """Docker would have turned it on, and dropped what it does not know."""
+    for each in hosts:
+        assert "-P FORWARD ACCEPT" in each.run("iptables", "-S", "FORWARD")
+
+
+def test_flanneld_runs_with_what_it_needs_and_no_more(hosts: list[Booted]) -> None:
+    pid = hosts[0].show("flanneld.service", "MainPID")
+    status = hosts[0].run("cat", f"/proc/{pid}/status")
+    assert re.findall(r"Cap(?:Eff|Bnd):\s*0*(\w+)", status) == ["3000", "3000"]  # NET_ADMIN, _RAW
+    assert re.search(r"NoNewPrivs:\s*1", status)
+    assert re.search(r"Seccomp:\s*2", status)
+
+
+def test_networkd_leaves_our_device_alone(hosts: list[Booted]) -> None:
+    """And takes another, which nobody has told it of."""
+    other = hosts[1]
+    other.host.ip("link add br9 type bridge", "link set br9 up")
+    before = other.run("ip", "address", "show", "flannel.1")
+
+    def state(device: str) -> str:
+        index = other.run("cat", f"/sys/class/net/{device}/ifindex").strip()
+        return other.try_run("grep", "ADMIN_STATE", f"/run/systemd/netif/links/{index}").stdout
+
+    other.run("systemctl", "start", "systemd-networkd.service")
+    wait_for(lambda: "=conf" in state("br9"), 10, lambda: f"networkd to take br9: {state('br9')}")
+    assert state("flannel.1") == "ADMIN_STATE=unmanaged\n"
+    assert other.run("ip", "address", "show", "flannel.1") == before
+    other.run("systemctl", "stop", "systemd-networkd.service", "systemd-networkd.socket")
+
+
+@pytest.mark.parametrize("end", ["restart", "kill"])
+def test_docker_does_not_notice_when_flanneld_starts_again(hosts: list[Booted], end: str) -> None:
+    one, other = hosts
+    docker, before = one.show("docker.service", "MainPID"), one.show("flanneld.service", "MainPID")
+    lease = subnet(one)
+    if end == "restart":
+        one.run("systemctl", "restart", "flanneld.service")
+    else:
+        one.run("kill", f"-{signal.SIGKILL}", before)
+    assert page_of(one, other) == "this is h2\n"
+    wait_for(
+        lambda: one.show("flanneld.service", "MainPID") not in (before, "0"), 10, "a new flanneld"
+    )
+    one.wait_active("flanneld.service")
+    assert one.show("docker.service", "MainPID") == docker
+    assert subnet(one) == lease
+    assert page_of(other, one) == "this is h1\n"
+
+
+def test_what_an_operator_mistypes_is_shown_and_not_tried_again(hosts: list[Booted]) -> None:
+    other = hosts[1]
+    other.run("sh", "-c", "echo FLANNELD_SUBNET_LEASE_RENEW_MARGIN=often >>/etc/default/flanneld")
+    assert other.try_run("systemctl", "restart", "flanneld.service").returncode != 0
+    wait_for(lambda: other.show("flanneld.service", "ActiveState") == "failed", 5, "failure")
+    assert other.show("flanneld.service", "ExecMainStatus") == "2"
+    assert "often" in other.journal("--unit=flanneld", "--lines=20")
+    other.run("sed", "-i", "/RENEW_MARGIN/d", "/etc/default/flanneld")
+    other.run("systemctl", "start", "flanneld.service")
