@@ -24,7 +24,7 @@ from scapy.layers.vxlan import VXLAN
 from world import Host, World
 
 from flannel import sysctls
-from flannel.firewall import Firewall, Guard, Rules, remove
+from flannel.firewall import Firewall, Guard, Rules
 from flannel.firewall.nftables import COUNTERS, TABLE, Nftables, generation
 from flannel.lease import Lease, LeaseAttrs
 
@@ -225,9 +225,6 @@ class TestRules:
         keeping(nothing)
         assert ruleset() != empty
         keeping(nothing, Rules(NETWORK, SUBNET))
-        assert "flannel" not in ruleset().lower()
-        keeping(nothing)
-        asyncio.run(remove(NETWORK))
         assert "flannel" not in ruleset().lower()
 
     def test_a_firewall_made_again_is_the_same_and_counts_on(self) -> None:

@@ -18,7 +18,6 @@ import os
 import shutil
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
-from ipaddress import IPv4Network
 from time import monotonic
 
 from flannel import sysctls
@@ -30,7 +29,7 @@ from flannel.firewall.rules import Guard, Rules
 from flannel.lease import Lease
 from flannel.once import Once
 
-__all__ = ["Counter", "Firewall", "Guard", "Rules", "remove"]
+__all__ = ["Counter", "Firewall", "Guard", "Rules"]
 
 log = logging.getLogger(__name__)
 
@@ -195,20 +194,6 @@ def _programs_time() -> float:
     """Seconds of CPU that the programs run so far have taken."""
     times = os.times()
     return times.children_user + times.children_system
-
-
-async def remove(network: IPv4Network) -> None:
-    """Take away all that this or an earlier flannel has made here for ``network``.
-
-    :raises CannotRun: a program does not run.
-    :raises FirewallError: it refuses.
-    """
-    nothing = Rules(network, network)
-    nft, iptables = await _find_programs()
-    if nft is not None:
-        await nft.ensure(nothing, frozenset(), await nft.list_chains())
-    for each in iptables:
-        await each.ensure(nothing, masquerade=False)
 
 
 async def _find_programs() -> tuple[Nftables | None, list[Iptables]]:
