@@ -131,6 +131,7 @@ class Daemon:
                 elif isinstance(why, AWAY):
                     # It says so in many ways: refused, reset, no answer.
                     self._said.warn("life", f"{why}; trying again", about=type(why))
+                    self._config.seen_since = None
                     backoff = away
                 else:
                     self._said.warn("life", f"{why}; trying again")

@@ -120,7 +120,14 @@ class LeaseRemoved:
     subnet: IPv4Network
 
 
-LeaseEvent = LeaseAdded | LeaseRemoved
+@dataclass(frozen=True, slots=True)
+class LeaseGarbled:
+    """Somebody has written what is no lease over one; what it was stands until that is mended."""
+
+    subnet: IPv4Network
+
+
+LeaseEvent = LeaseAdded | LeaseRemoved | LeaseGarbled
 
 
 def subnet_key(subnet: IPv4Network) -> str:
@@ -201,6 +208,8 @@ class LeaseTable:
                     self._missing.pop(subnet, None)
                     if self._leases.pop(subnet, None) is not None:
                         changed.add(subnet)
+                case LeaseGarbled():
+                    pass
                 case _:
                     assert_never(event)
         return changed

@@ -83,7 +83,7 @@ class LeaseKeeper:
                     continue  # another lifetime, or it is not in order any more
                 except TimeoutError:
                     pass
-            else:
+            elif not subnets.is_forgotten:  # else newcomers must see soon that it is in use
                 if monotonic() - last_loss < _QUIET:
                     await quarrel.wait()
                 else:

@@ -28,7 +28,7 @@ from flannel.errors import (
     LeaseTaken,
     NoFreeSubnet,
 )
-from flannel.lease import Lease, LeaseAttrs, LeaseTable
+from flannel.lease import Lease, LeaseAttrs, LeaseGarbled, LeaseTable
 from flannel.network_config import NetworkConfig
 from flannel.once import Once
 from flannel.stores import Changes, Snapshot, Store
@@ -70,6 +70,7 @@ class SubnetManager:
     :param grace: seconds for which leases count that the store has forgotten.
     :param known: leases of others that it had when we last looked, perhaps in an earlier run.
     :ivar is_in_order: whether, as far as is known, the store says of our subnet what we do.
+    :ivar is_forgotten: whether it does not because it has forgotten us, and probably others.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class SubnetManager:
         self.config = config
         self.peers: dict[IPv4Network, Lease] = {}
         self.is_in_order = True
+        self.is_forgotten = False
         self._store = store
         self._random = random or SystemRandom()
         self._ttl = ttl
@@ -201,7 +203,8 @@ class SubnetManager:
         return lease if lease.ttl is None else await self._store.renew(lease, self._ttl)
 
     def _have(self, lease: Lease) -> None:
-        self._own, self._stored, self.is_in_order = lease, lease.attrs, True
+        self._own, self._stored = lease, lease.attrs
+        self.is_in_order, self.is_forgotten = True, False
 
     async def follow(self) -> AsyncIterator[set[IPv4Network]]:
         """Keep `peers` up to date; yield the subnets that differ, first of all perhaps none.
@@ -215,6 +218,7 @@ class SubnetManager:
                     seen = next((each for each in leases if each.subnet == own.subnet), None)
                     if seen is None:
                         rewound |= own.index > 0  # and nobody told of its removal
+                        self.is_forgotten |= rewound
                     elif self._is_unverified:
                         rewound |= own.index > seen.index
                     changed = self._table.reset(leases, self._keep_until(rewound))
@@ -226,6 +230,9 @@ class SubnetManager:
                 case _:
                     assert_never(news)
             self._check_own(seen, rewound)
+            if isinstance(news, Changes) and LeaseGarbled(self.own.subnet) in news.events:
+                self.is_in_order = False
+                self._own_changed.set()
             yield self._update_peers(changed)
 
     def expire(self) -> set[IPv4Network]:

@@ -1,6 +1,7 @@
 """The etcd of a world: one member, with the v2 API, and what is in it."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,6 +46,11 @@ class Etcd:
         self._process.send_signal(number)
         if number not in (signal.SIGSTOP, signal.SIGCONT):
             self._process.wait()
+
+    def wipe(self) -> None:
+        """End etcd and remove its data, as when a disk is lost; `start` begins anew."""
+        self.kill()
+        shutil.rmtree(self._directory / "etcd")
 
     def ctl(self, *arguments: str) -> str:
         """Run etcdctl for the v2 API."""

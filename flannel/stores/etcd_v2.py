@@ -19,6 +19,7 @@ from flannel.lease import (
     LeaseAdded,
     LeaseAttrs,
     LeaseEvent,
+    LeaseGarbled,
     LeaseRemoved,
     parse_subnet_key,
     subnet_key,
@@ -237,6 +238,8 @@ class EtcdV2Store:
         lease = self._readable(node, self._good)
         if lease is None:
             return [], True
+        if lease.index != node["modifiedIndex"]:  # it is what it was before
+            return [LeaseGarbled(lease.subnet)], True
         self._good[name] = lease
         return [LeaseAdded(lease)], True
 

@@ -1,0 +1,287 @@
+"""Leases: lost, taken, copied, reserved, poisoned; on real daemons and a real etcd."""
+
+import json
+import re
+import shutil
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_overlay import HOST_GW, UDP, VXLAN, overlay, peer_value, start, wait_overlay
+from world import PREFIX, Host, Pinger, World, ping, wait_for
+
+ALLOC = {"Network": "10.1.0.0/16", "Backend": {"Type": "alloc"}}
+
+
+def key_of(host: Host) -> str:
+    """The last part of the key of a host's lease."""
+    return str(host.subnet).replace("/", "-")
+
+
+def value_of(world: World, key: str) -> dict[str, Any]:
+    """What a lease says; nothing if it is not there."""
+    node = world.leases().get(key)
+    value: dict[str, Any] = {}
+    if node is not None:
+        with suppress(json.JSONDecodeError):
+            value = json.loads(node["value"])
+    return value
+
+
+def wait_value(world: World, key: str, seconds: float = 5, **members: str) -> None:
+    """Wait until a lease says so."""
+    wait_for(
+        lambda: members.items() <= value_of(world, key).items(),
+        seconds,
+        lambda: f"{members} in lease {key}, which says {value_of(world, key)}",
+    )
+
+
+def hook(path: Path) -> tuple[Path, Path]:
+    """A program for -lease-hook, and the file in which it writes what it is told."""
+    told = path / "told"
+    program = path / "hook"
+    program.write_text(f"#!/bin/sh\nenv | grep ^FLANNEL_ >{told}.new && mv {told}.new {told}\n")
+    program.chmod(0o755)
+    return program, told
+
+
+class TestLost:
+    @pytest.mark.parametrize("config", [VXLAN, UDP], ids=["vxlan", "udp"])
+    def test_a_lease_that_was_removed_is_back_and_no_container_is_disturbed(
+        self, world: World, config: dict[str, Any]
+    ) -> None:
+        (one,) = start(world, config, 1)
+        near = one.add_container(1)
+        device = one.run("ip", "link")
+        with Pinger(near, one.subnet.network_address + 1) as pinger:
+            world.etcdctl("rm", f"{PREFIX}/subnets/{key_of(one)}")
+            wait_value(world, key_of(one), 2, PublicIP="192.0.2.11")
+        assert pinger.lost == 0
+        one.daemon.wait_log("was gone from the store; taken again")
+        assert one.run("ip", "link") == device  # nothing was made anew
+        assert "starting over" not in one.daemon.log
+
+    def test_all_leases_removed_at_once_are_withdrawn_and_come_back(self, world: World) -> None:
+        one, other = start(world, VXLAN, 2)
+        world.put_leases({"10.1.70.0-24": peer_value("192.0.2.70")})
+        wait_overlay(one, other.subnet, "10.1.70.0/24")
+        near, far = one.add_container(1), other.add_container(1)
+        world.etcdctl("rm", "--recursive", f"{PREFIX}/subnets")
+        for host in (one, other):
+            wait_value(world, key_of(host), PublicIP=str(host.address))
+        wait_overlay(one, other.subnet)
+        assert ping(near, far.address, 5) is not None
+
+    def test_a_lease_that_was_garbled_is_written_again(self, world: World) -> None:
+        one, other = start(world, VXLAN, 2)
+        world.etcdctl("set", f"{PREFIX}/subnets/{key_of(one)}", "garbage")
+        wait_value(world, key_of(one), PublicIP="192.0.2.11")
+        assert overlay(other) == {str(one.subnet)}
+        assert world.leases()[key_of(one)]["ttl"] > 86000
+
+    def test_a_lease_that_another_host_took_is_left_to_it_and_the_operator_hears_of_it(
+        self, world: World, tmp_path: Path
+    ) -> None:
+        program, told = hook(tmp_path)
+        (host,) = start(world, VXLAN, 1, f"-lease-hook={program}")
+        before, key = host.subnet, key_of(host)
+        theirs = peer_value("192.0.2.99")[:-1] + ',"NodeID":"thief"}'
+        world.put_leases({key: theirs})
+        host.daemon.wait_log(r"WARNING.*192\.0\.2\.99 \(NodeID thief\) holds it now", 5)
+        wait_for(told.exists, 10, "the hook")
+        assert host.subnet != before
+        assert world.leases()[key]["value"] == theirs
+        assert value_of(world, key_of(host))["PublicIP"] == "192.0.2.11"
+        wait_overlay(host, before)  # it is a peer's now
+        heard = dict(line.split("=", 1) for line in told.read_text().splitlines())
+        assert heard == {
+            "FLANNEL_OLD_SUBNET": f"{before.network_address + 1}/24",
+            "FLANNEL_SUBNET_FILE": str(host.subnet_file),
+            **host.subnet_env,
+        }
+
+    def test_a_hook_that_fails_is_said_and_stops_nothing(
+        self, world: World, tmp_path: Path
+    ) -> None:
+        program, _ = hook(tmp_path)
+        program.write_text("#!/bin/sh\necho no docker here >&2\nexit 3\n")
+        (host,) = start(world, ALLOC, 1, f"-lease-hook={program}")
+        world.put_leases({key_of(host): peer_value("192.0.2.99")})
+        host.daemon.wait_log(rf"WARNING {program} failed: no docker here")
+        assert host.daemon.is_running
+
+
+class TestWhoseItIs:
+    def test_a_second_host_with_the_same_address_is_refused_until_the_first_is_gone(
+        self, world: World
+    ) -> None:
+        (first,) = start(world, VXLAN, 1, "-public-ip=203.0.113.5")
+        before = world.leases()
+        second = world.add_host("h2")
+        second.start_flanneld("-iface=eth0", "-public-ip=203.0.113.5")
+        node_id = value_of(world, key_of(first))["NodeID"]
+        second.daemon.wait_log(
+            rf"203\.0\.113\.5: {first.subnet} is leased with it by .* host, of NodeID {node_id}"
+        )
+        assert world.leases().keys() == before.keys()
+        assert value_of(world, key_of(first))["NodeID"] == node_id
+        first.daemon.stop()
+        world.etcdctl("rm", f"{PREFIX}/subnets/{key_of(first)}")
+        second.daemon.wait_ready(20)
+        assert second.daemon.log.count("is leased with it by another host") == 1
+
+    def test_a_copied_subnet_env_gives_another_subnet(self, world: World) -> None:
+        (first,) = start(world, ALLOC, 1)
+        second = world.add_host("h2")
+        shutil.copy(first.subnet_file, second.subnet_file)
+        second.start_flanneld("-iface=eth0").wait_ready()
+        assert second.subnet != first.subnet
+
+    def test_a_copied_host_gets_an_identity_of_its_own(self, world: World) -> None:
+        (first,) = start(world, ALLOC, 1)
+        second = world.add_host("h2")
+        shutil.copytree(first.state_dir, second.state_dir)
+        shutil.copy(first.subnet_file, second.subnet_file)
+        second.start_flanneld("-iface=eth0").wait_ready()
+        first.daemon.wait_log("one of them is a copy of the other")
+        wait_for(lambda: len(world.leases()) == 2, 5, "two leases")
+        values = [value_of(world, key) for key in world.leases()]
+        assert len({each["NodeID"] for each in values}) == 2
+        assert {each["PublicIP"] for each in values} == {"192.0.2.11", "192.0.2.12"}
+        wait_for(lambda: first.subnet != second.subnet, 5, "two subnets")
+
+    def test_with_another_address_it_keeps_its_subnet(self, world: World) -> None:
+        one, other = start(world, VXLAN, 2)
+        near, far = one.add_container(1), other.add_container(1)
+        key, leases = key_of(one), world.leases().keys()
+        one.ip("addr flush dev eth0", "addr add 192.0.2.201/24 dev eth0",
+               "route add default via 192.0.2.1")  # fmt: skip
+        wait_value(world, key, 10, PublicIP="192.0.2.201")
+        assert world.leases().keys() == leases
+        assert ping(near, far.address, 10) is not None
+
+    def test_upstream_may_have_served_this_host_before(self, world: World) -> None:
+        world.put_leases({"10.1.77.0-24": peer_value("192.0.2.11")})
+        (host,) = start(world, VXLAN, 1)
+        assert str(host.subnet) == "10.1.77.0/24"
+        assert value_of(world, "10.1.77.0-24")["NodeID"]
+
+    def test_without_a_place_for_its_identity_it_serves_all_the_same(self, world: World) -> None:
+        (host,) = start(world, VXLAN, 1, "-state-dir=/proc/no")
+        assert "NodeID" not in value_of(world, key_of(host))
+        assert host.daemon.log.count("cannot write /proc/no") <= 2
+        host.daemon.kill()
+        host.start_flanneld("-iface=eth0", "-state-dir=/proc/no").wait_ready()
+
+
+class TestOptions:
+    def test_a_lease_lasts_as_long_as_it_should(self, world: World) -> None:
+        (host,) = start(world, ALLOC, 1, "-subnet-lease-ttl=1h")
+        assert 3500 < world.leases()[key_of(host)]["ttl"] <= 3600
+
+    def test_released_on_exit_it_is_free_within_seconds(self, world: World) -> None:
+        (host,) = start(world, ALLOC, 1, "-release-on-exit")
+        began = time.monotonic()
+        assert host.daemon.stop() == 0
+        assert time.monotonic() - began < 3
+        assert "released lease" in host.daemon.log
+        wait_for(lambda: world.leases() == {}, 5, "the lease to end")
+
+    def test_to_release_does_not_hold_up_the_end_while_etcd_is_away(self, world: World) -> None:
+        (host,) = start(world, ALLOC, 1, "-release-on-exit")
+        world.stop_etcd(signal.SIGSTOP)
+        began = time.monotonic()
+        assert host.daemon.stop() == 0
+        assert time.monotonic() - began < 3
+        assert "cannot release lease" in host.daemon.log
+
+
+class TestConfigChanges:
+    def test_a_running_network_follows_its_config(self, world: World) -> None:
+        one, other = start(world, VXLAN, 2)
+        leases = world.leases().keys()
+        world.configure("{")
+        one.daemon.wait_log("it is not JSON.*serving on with the one that was")
+        world.configure('{"Network":"127.0.0.0/8"}')
+        one.daemon.wait_log("must not overlap 127.0.0.0/8.*serving on")
+        world.configure('{"Network":"192.0.0.0/16"}')
+        one.daemon.wait_log(r"cannot use network 192\.0\.0\.0/16 on this host: .*serving on")
+        world.etcdctl("rm", f"{PREFIX}/config")
+        one.daemon.wait_log("there is no network config at .* any more; serving on")
+        world.configure({**VXLAN, "SubnetMax": "10.1.254.0"})
+        one.daemon.wait_log(r"SubnetMax 10\.1\.255\.0 is 10\.1\.254\.0 now")
+        assert "starting over" not in one.daemon.log
+        world.configure(HOST_GW)
+        one.daemon.wait_log("Backend.Type vxlan is host-gw now.*; starting over")
+        for host, peer in ((one, other), (other, one)):
+            wait_for(lambda host=host: "flannel.1" not in host.run("ip", "link"), 10, "host-gw")
+            wait_overlay(host, peer.subnet)
+        assert world.leases().keys() == leases
+        assert ping(one.add_container(1), other.add_container(1).address, 5) is not None
+
+
+POISON = {
+    "foo": "bar",
+    "999.1.1.0-24": peer_value("192.0.2.60"),
+    "10.1.60.0-33": peer_value("192.0.2.60"),
+    "9" * 20: peer_value("192.0.2.60"),
+    "10.1.60.7-24": peer_value("192.0.2.60"),
+    "x10.1.60.0-24": peer_value("192.0.2.60"),
+    "$(reboot)": peer_value("192.0.2.60"),
+    "10.1.61.0-24": "",
+    "10.1.62.0-24": "{",
+    "10.1.63.0-24": "null",
+    "10.1.64.0-24": "[]",
+    "10.1.65.0-24": "7",
+    "10.1.66.0-24": "x" * 500_000,
+    "10.1.67.0-24": "[" * 100_000,
+    "10.1.68.0-24": "\0",
+    "10.1.69.0-24": "{}",
+    "10.1.80.0-24": '{"PublicIP":7}',
+    "10.1.81.0-24": peer_value("fe80::1"),
+    "10.1.82.0-24": peer_value("0.0.0.0"),
+    "10.1.83.0-24": peer_value("224.0.0.1"),
+    "10.1.84.0-24": peer_value("255.255.255.255"),
+    "10.1.85.0-24": peer_value("127.0.0.1"),
+    "10.1.86.0-24": peer_value("10.1.86.1"),
+    "10.1.87.0-24": peer_value("192.0.2.87", "02:00"),
+    "10.1.88.0-24": peer_value("192.0.2.88", "02:00:00:00:00:00:00:01"),
+    "10.1.89.0-24": peer_value("192.0.2.89", "01:00:5e:00:00:01"),
+    "10.1.90.0-24": peer_value("192.0.2.90", "00:00:00:00:00:00"),
+    "10.1.91.0-24": '{"PublicIP":"192.0.2.91","BackendType":"vxlan"}',
+    "10.1.92.0-24": '{"PublicIP":"192.0.2.92","BackendType":"warp"}',
+    "10.1.93.0-24": peer_value("192.0.2.93")[:-1] + ',"NodeID":7}',
+    "0.0.0.0-0": peer_value("192.0.2.60"),
+    "0.0.0.0-1": peer_value("192.0.2.60"),
+    "127.0.0.0-8": peer_value("192.0.2.60"),
+    "192.0.2.0-24": peer_value("192.0.2.60"),
+    "192.0.2.1-32": peer_value("192.0.2.60"),
+    "224.0.0.0-4": peer_value("192.0.2.60"),
+    "10.2.1.0-24": peer_value("192.0.2.60"),
+    "10.1.0.0-16": peer_value("192.0.2.60"),
+    "10.1.94.0-25": peer_value("192.0.2.60"),
+}
+
+
+def test_all_poison_at_once_harms_nobody_and_each_is_named_once(world: World) -> None:
+    (host,) = start(world, VXLAN, 1)
+    routes = host.run("ip", "route")
+    world.put_leases({**POISON, "10.1.70.0-24": peer_value("192.0.2.70")})
+    wait_overlay(host, "10.1.70.0/24")
+    kept = [line for line in host.run("ip", "route").splitlines() if "10.1.70.0" not in line]
+    assert kept == routes.splitlines()
+    said = re.findall(r"WARNING (.*)", host.daemon.log)
+    assert len(said) == len(set(said)) == len(POISON)
+    for key in POISON:
+        names = (key, key[:100], key.replace("-", "/"))
+        assert [line for line in said if any(f"{name} " in f"{line} ".replace("'", " ") for name in
+                                             names)], key  # fmt: skip
+    world.put_leases({"10.1.71.0-24": peer_value("192.0.2.71", "02:00:00:00:00:71")})
+    wait_overlay(host, "10.1.70.0/24", "10.1.71.0/24")  # it still hears
+    host.daemon.kill()
+    host.start_flanneld("-iface=eth0").wait_ready()  # and starts with all of that
+    wait_overlay(host, "10.1.70.0/24", "10.1.71.0/24")

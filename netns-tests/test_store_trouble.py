@@ -1,0 +1,209 @@
+"""etcd down, cut off, frozen, emptied, read-only: packets flow, and afterwards all is right."""
+
+import os
+import re
+import signal
+import time
+from typing import Any
+
+import pytest
+from test_leases import key_of, value_of, wait_value
+from test_overlay import HOST_GW, UDP, VXLAN, overlay, peer_value, start, wait_overlay
+from world import PREFIX, Host, Pinger, World, ping, wait_for
+
+ALL = pytest.mark.parametrize("config", [VXLAN, HOST_GW, UDP], ids=["vxlan", "host-gw", "udp"])
+ROUNDS = int(os.environ.get("FLANNEL_WIPE_ROUNDS", "2"))
+SMALL = {"Network": "10.1.0.0/22", "SubnetLen": 24, "Backend": {"Type": "alloc"}}  # three subnets
+
+
+def lease_of(config: dict[str, Any], n: int) -> str:
+    """A lease of 192.0.2.<n>, a host that is not there."""
+    backend = config.get("Backend", {}).get("Type")
+    if backend is None:
+        return f'{{"PublicIP":"192.0.2.{n}"}}'
+    if backend == "vxlan":
+        return peer_value(f"192.0.2.{n}", f"02:00:00:00:00:{n}")
+    return f'{{"PublicIP":"192.0.2.{n}","BackendType":"{backend}"}}'
+
+
+class TestStartWithoutEtcd:
+    @ALL
+    def test_what_was_served_last_is_served_and_news_comes_with_etcd(
+        self, world: World, config: dict[str, Any]
+    ) -> None:
+        one, other = start(world, config, 2)
+        near, far = one.add_container(1), other.add_container(1)
+        assert ping(near, far.address, 5) is not None
+        before = one.subnet
+        world.stop_etcd(signal.SIGKILL)
+        one.daemon.kill()
+        one.subnet_file.unlink()  # as after a reboot
+        one.start_flanneld("-iface=eth0").wait_ready(5)
+        assert ping(near, far.address, 2) is not None
+        assert one.subnet == before
+        one.daemon.wait_log(
+            rf"the store does not answer: serving lease {before} of 192\.0\.2\.11 and 1 peers"
+        )
+        world.start_etcd()
+        world.put_leases({"10.1.70.0-24": lease_of(config, 70)})
+        one.daemon.wait_log("following the leases again", 5)
+        if config is not UDP:
+            wait_overlay(one, other.subnet, "10.1.70.0/24")
+        assert one.subnet == before
+        assert ping(near, far.address) is not None
+        assert one.daemon.log.count("the store does not answer") == 1
+
+    def test_a_subnet_that_another_took_meanwhile_is_given_up_for_another(
+        self, world: World
+    ) -> None:
+        (host,) = start(world, VXLAN, 1)
+        before, key = host.subnet, key_of(host)
+        host.daemon.stop()
+        theirs = peer_value("192.0.2.99")
+        world.put_leases({key: theirs})
+        world.stop_etcd()
+        host.start_flanneld("-iface=eth0").wait_ready(5)
+        assert host.subnet == before
+        world.start_etcd()
+        host.daemon.wait_log(r"192\.0\.2\.99 holds it now; starting over")
+        wait_for(lambda: host.subnet != before, 10, "another subnet")
+        assert world.leases()[key]["value"] == theirs
+
+    def test_a_config_that_changed_meanwhile_is_followed(self, world: World) -> None:
+        (host,) = start(world, VXLAN, 1)
+        host.daemon.stop()
+        world.configure(HOST_GW)
+        world.stop_etcd()
+        host.start_flanneld("-iface=eth0").wait_ready(5)
+        assert "flannel.1" in host.run("ip", "link")
+        world.start_etcd()
+        wait_for(lambda: "flannel.1" not in host.run("ip", "link"), 15, "host-gw")
+
+    def test_it_ends_at_once(self, world: World) -> None:
+        (host,) = start(world, VXLAN, 1)
+        host.daemon.stop()
+        world.stop_etcd(signal.SIGSTOP)
+        host.start_flanneld("-iface=eth0").wait_ready(5)
+        began = time.monotonic()
+        assert host.daemon.stop() == 0
+        assert time.monotonic() - began < 3
+
+    def test_a_saved_state_that_is_no_use_is_said_and_etcd_waited_for(self, world: World) -> None:
+        (host,) = start(world, VXLAN, 1)
+        host.daemon.stop()
+        (host.state_dir / "state.json").write_text("{")
+        world.stop_etcd()
+        host.start_flanneld("-iface=eth0").wait_log("ignoring .*state.json.*: it is not JSON")
+        world.start_etcd()
+        host.daemon.wait_ready()
+
+
+class TestEmptied:
+    def test_hosts_put_their_leases_back_and_peers_stay(self, world: World) -> None:
+        one, other = start(world, VXLAN, 2, "-lease-grace=6")
+        world.put_leases({"10.1.70.0-24": peer_value("192.0.2.70")})
+        wait_overlay(one, other.subnet, "10.1.70.0/24")
+        near, far = one.add_container(1), other.add_container(1)
+        assert ping(near, far.address, 5) is not None
+        with Pinger(near, far.address) as pinger:
+            world.etcd.wipe()
+            world.start_etcd()
+            for host in (one, other):
+                wait_value(world, key_of(host), 10, PublicIP=str(host.address))
+            world.configure(VXLAN)
+            assert overlay(one) == {str(other.subnet), "10.1.70.0/24"}
+        assert pinger.lost == 0
+        one.daemon.wait_log("1 leases that the store has forgotten are over: 10.1.70.0/24", 15)
+        wait_overlay(one, other.subnet)
+        assert "starting over" not in one.daemon.log
+
+    def test_a_newcomer_is_never_given_a_subnet_that_is_in_use(self, world: World) -> None:
+        """Three subnets, two of them in use: whoever chose before they are back would be wrong in
+        two of three cases."""
+        one, other = start(world, SMALL, 2)
+        held = {key_of(one), key_of(other)}
+        newcomer = world.add_host("h3")
+        for _ in range(ROUNDS):
+            newcomer.start_flanneld("-iface=eth0")
+            world.etcd.wipe()
+            world.start_etcd()
+            world.configure(SMALL)
+            newcomer.daemon.wait_ready(20)
+            assert {key_of(one), key_of(other)} == held
+            assert key_of(newcomer) not in held
+            assert world.leases().keys() == held | {key_of(newcomer)}
+            newcomer.daemon.kill()
+            newcomer.subnet_file.unlink()
+            (newcomer.state_dir / "state.json").unlink()
+        for host in (one, other):
+            assert "starting over" not in host.daemon.log
+
+
+def cut_off(host: Host) -> None:
+    """Drop all that the host and etcd say to each other."""
+    host.run("nft", "add table ip cut; add chain ip cut in { type filter hook input priority 0; }; "
+             "add chain ip cut out { type filter hook output priority 0; }; "
+             "add rule ip cut in tcp sport 2379 drop; add rule ip cut out tcp dport 2379 drop"
+             )  # fmt: skip
+
+
+class TestNoAnswer:
+    def test_after_a_partition_news_comes_within_seconds(self, world: World) -> None:
+        one, other = start(world, VXLAN, 2)
+        near, far = one.add_container(1), other.add_container(1)
+        assert ping(near, far.address, 5) is not None
+        with Pinger(near, far.address) as pinger:
+            cut_off(one)
+            world.put_leases({"10.1.70.0-24": peer_value("192.0.2.70")})
+            one.daemon.wait_log("cannot follow the leases", 10)
+            time.sleep(2)  # some retransmissions, with longer and longer pauses
+            one.run("nft", "delete table ip cut")
+            wait_for(lambda: "10.1.70.0/24" in overlay(one), 5, "the lease")
+        assert pinger.lost == 0
+
+    def test_frozen_and_thawed_it_is_heard_again(self, world: World) -> None:
+        one, other = start(world, VXLAN, 2)
+        near, far = one.add_container(1), other.add_container(1)
+        assert ping(near, far.address, 5) is not None
+        with Pinger(near, far.address) as pinger:
+            world.stop_etcd(signal.SIGSTOP)
+            time.sleep(3)
+            world.stop_etcd(signal.SIGCONT)
+            world.put_leases({"10.1.70.0-24": peer_value("192.0.2.70")})
+            wait_for(lambda: "10.1.70.0/24" in overlay(one), 5, "the lease")
+        assert pinger.lost == 0
+
+    def test_twenty_restarted_while_it_is_frozen_are_all_there_when_it_thaws(
+        self, world: World
+    ) -> None:
+        hosts = start(world, VXLAN, 20)
+        subnets = [host.subnet for host in hosts]
+        world.stop_etcd(signal.SIGSTOP)
+        for host in hosts:
+            host.daemon.kill()
+            host.start_flanneld("-iface=eth0")
+        world.stop_etcd(signal.SIGCONT)
+        for host in hosts:
+            host.daemon.wait_ready(30)
+        assert [host.subnet for host in hosts] == subnets
+        for host in hosts:
+            wait_overlay(host, *(subnet for subnet in subnets if subnet != host.subnet))
+            assert host.daemon.is_running
+
+
+def test_where_it_may_only_be_read_peers_are_followed_and_the_lease_comes_back_later(
+    world: World,
+) -> None:
+    one, other = start(world, VXLAN, 2)
+    world.etcdctl("user", "add", "root:secret")
+    world.etcdctl("auth", "enable")
+    root = ("--username=root:secret",)
+    world.etcdctl(*root, "role", "revoke", "guest", "--path=/*", "--write")
+    world.etcdctl(*root, "rm", f"{PREFIX}/subnets/{key_of(one)}")
+    one.daemon.wait_log("cannot keep the lease yet: .*refused")
+    world.etcdctl(*root, "set", f"{PREFIX}/subnets/10.1.70.0-24", peer_value("192.0.2.70"))
+    wait_overlay(one, other.subnet, "10.1.70.0/24")
+    world.etcdctl(*root, "auth", "disable")
+    wait_value(world, key_of(one), 10, PublicIP="192.0.2.11")
+    assert len(re.findall("cannot keep the lease yet", one.daemon.log)) == 1
+    assert value_of(world, key_of(one))["NodeID"]
