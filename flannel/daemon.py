@@ -247,7 +247,7 @@ class Daemon:
             save=lambda: self._save(plan.text, subnets),
             margin=options.subnet_lease_renew_margin.total_seconds(),
         )
-        self._status.serve(config, plan.interface, subnets, network)
+        self._status.serve(config, plan.interface, subnets, network, firewall)
         async with asyncio.TaskGroup() as tasks:
             # Whoever masquerades is told here: if we do, docker must not.
             tasks.create_task(

@@ -20,7 +20,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from flannel.http_server import Page, Pages, serving
+from flannel.http_server import Page, serving
 from flannel.notify import notify, watchdog_interval
 from flannel.options import Options
 from flannel.status import Status, lease_document
@@ -38,12 +38,21 @@ def socket_path(subnet_file: Path) -> Path:
 @asynccontextmanager
 async def served(options: Options, status: Status) -> AsyncIterator[None]:
     """Answer to whoever asks, and to systemd's watchdog, while the body runs."""
-    pages: Pages = {
-        "/healthz": lambda: _health(status),
-        "/readyz": lambda: _readiness(status),
-        "/status": lambda: _json(status.document()),
-        "/peers": lambda: _json([lease_document(lease) for lease in status.peers.values()]),
-    }
+
+    async def healthz() -> Page:
+        return _health(status)
+
+    async def readyz() -> Page:
+        return _readiness(status)
+
+    async def whole() -> Page:
+        await status.read_guard()
+        return _json(status.document())
+
+    async def peers() -> Page:
+        return _json([lease_document(lease) for lease in status.peers.values()])
+
+    pages = {"/healthz": healthz, "/readyz": readyz, "/status": whole, "/peers": peers}
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(serving(socket_path(options.subnet_file), pages))
         if options.healthz_port:
@@ -51,11 +60,12 @@ async def served(options: Options, status: Status) -> AsyncIterator[None]:
             from flannel import metrics
 
             exporter = metrics.Exporter(status)
-            public: Pages = {
-                "/healthz": pages["/healthz"],
-                "/readyz": pages["/readyz"],
-                "/metrics": lambda: Page(200, exporter.exposition(), metrics.CONTENT_TYPE),
-            }
+
+            async def exposition() -> Page:
+                await status.read_guard()
+                return Page(200, exporter.exposition(), metrics.CONTENT_TYPE)
+
+            public = {"/healthz": healthz, "/readyz": readyz, "/metrics": exposition}
             address = (str(options.healthz_ip), options.healthz_port)
             await stack.enter_async_context(serving(address, public))
         watchdog = asyncio.create_task(_watchdog(status, os.environ))

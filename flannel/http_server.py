@@ -8,7 +8,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +31,7 @@ class Page(NamedTuple):
     content_type: str = "text/plain; charset=utf-8"
 
 
-Pages = Mapping[str, Callable[[], Page]]
+Pages = Mapping[str, Callable[[], Awaitable[Page]]]
 Address = tuple[str, int] | Path
 """IP address and port, or the path of a unix socket, which only its owner can reach."""
 
@@ -121,7 +121,7 @@ async def _converse(
     try:
         async with asyncio.timeout(_PATIENCE):
             head = await reader.readuntil(b"\r\n\r\n")
-            writer.write(answer(head, pages))
+            writer.write(await answer(head, pages))
             await writer.drain()
             writer.close()
             await writer.wait_closed()
@@ -131,9 +131,9 @@ async def _converse(
         writer.transport.abort()
 
 
-def answer(head: bytes, pages: Pages) -> bytes:
+async def answer(head: bytes, pages: Pages) -> bytes:
     """The response to a request line with its headers."""
-    method, path, page = _page(head, pages)
+    method, path, page = await _page(head, pages)
     headers = [
         f"HTTP/1.1 {page.status} {_REASONS[page.status]}",
         f"Content-Type: {page.content_type}",
@@ -148,7 +148,7 @@ def answer(head: bytes, pages: Pages) -> bytes:
     return "\r\n".join([*headers, "", ""]).encode() + body
 
 
-def _page(head: bytes, pages: Pages) -> tuple[str, str, Page]:
+async def _page(head: bytes, pages: Pages) -> tuple[str, str, Page]:
     words = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
     if len(words) != 3 or not words[2].startswith("HTTP/1."):
         return "", "", Page(400, b"this is not HTTP/1.1\n")
@@ -159,7 +159,7 @@ def _page(head: bytes, pages: Pages) -> tuple[str, str, Page]:
     if path not in pages:
         return method, path, Page(404, f"there is {', '.join(pages)}\n".encode())
     try:
-        return method, path, pages[path]()
+        return method, path, await pages[path]()
     except Exception:  # a page with a mistake in it must not end the daemon
         log.exception("cannot answer %s", path)
         return method, path, Page(500, b"a mistake in flanneld: see its log\n")

@@ -93,6 +93,19 @@ class _StatusCollector(Collector):
         for reason, count in network.counters().items():
             drops.add_metric([reason], count)
         yield drops
+        guard = CounterMetricFamily(
+            "flannel_guard_dropped_packets",
+            "Packets from who may not send, dropped by the firewall's guard, by reason.",
+            labels=("reason",),
+        )
+        for reason, count in self._status.guard_drops.items():
+            guard.add_metric([reason], count)
+        yield guard
+        yield _counter(
+            "flannel_firewall_repairs",
+            "Firewall rules put back as they should be.",
+            self._status.firewall_repairs,
+        )
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -1,7 +1,7 @@
 """Status: what flanneld knows of itself, for whoever asks: health checks, metrics, the operator.
 
     status = Status(options, members.health)
-    status.serve(config, interface, subnets, network)    # one life of the network
+    status.serve(config, interface, subnets, network, firewall)    # one life of the network
     status.leased(lease, renewal_delay)
     status.has("subnet.env")
     status.beat("peers")
@@ -24,6 +24,8 @@ from typing import Any, Protocol
 
 from flannel import __version__
 from flannel.backends import Network, Peers
+from flannel.errors import FlannelError
+from flannel.firewall import Counter
 from flannel.interface import ExternalInterface
 from flannel.lease import Lease
 from flannel.network_config import NetworkConfig
@@ -31,6 +33,8 @@ from flannel.once import Once
 from flannel.options import Options
 from flannel.repairs import Repairs
 from flannel.stores import StoreHealth
+
+log = logging.getLogger(__name__)
 
 PARTS = ("subnet.env", "peers", "firewall")
 """What must be done in each life of the network before containers can count on it."""
@@ -52,6 +56,27 @@ class SubnetTable(Protocol):
         ...
 
 
+class Guarding(Protocol):
+    """What is asked of `flannel.firewall.Firewall` here."""
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether who may send is looked at."""
+        ...
+
+    @property
+    def repairs(self) -> int:
+        """How often rules had been changed by others and were put right."""
+        ...
+
+    async def counters(self) -> Mapping[str, Counter]:
+        """What the guard has dropped, by reason.
+
+        :raises FlannelError: it cannot be read.
+        """
+        ...
+
+
 @dataclass(slots=True)
 class _Life:
     """One life of the network: from a lease to the error that ends it."""
@@ -60,6 +85,7 @@ class _Life:
     interface: ExternalInterface
     subnets: SubnetTable
     network: Network
+    firewall: Guarding
     began: float
     beats: dict[str, float]
     done: set[str]
@@ -71,6 +97,7 @@ class Status:
     :ivar said: the conditions that stand now, by the part of the daemon that they stop.
     :ivar store: how the store answers.
     :ivar repairs: what was found changed by others, and put back.
+    :ivar guard_drops: packets that the firewall's guard has dropped, by reason.
     :ivar ended: why the last life of the network came to its end.
     """
 
@@ -79,6 +106,7 @@ class Status:
         self.store = store
         self.repairs = Repairs()
         self.ended = ""
+        self.guard_drops: dict[str, int] = {}
         self._options = options
         self._started = monotonic()
         self._life: _Life | None = None
@@ -91,10 +119,13 @@ class Status:
         interface: ExternalInterface,
         subnets: SubnetTable,
         network: Network,
+        firewall: Guarding,
     ) -> None:
         """One life of the network begins."""
         now = monotonic()
-        self._life = _Life(config, interface, subnets, network, now, {"peers": now}, set())
+        self._life = _Life(
+            config, interface, subnets, network, firewall, now, {"peers": now}, set()
+        )
 
     def end(self, why: str) -> None:
         """It is over."""
@@ -155,6 +186,22 @@ class Status:
             return f"device {device} is gone"
         return told("kernel") or told("interface") or self.dead()
 
+    async def read_guard(self) -> None:
+        """Bring `guard_drops` up to date; to read them takes a program of its own."""
+        if self._life is None:
+            return
+        try:
+            counters = await self._life.firewall.counters()
+        except FlannelError as why:
+            log.debug("cannot read what the guard has dropped: %s", why)
+        else:
+            self.guard_drops = {reason: each.packets for reason, each in counters.items()}
+
+    @property
+    def firewall_repairs(self) -> int:
+        """How often, in this life of the network, rules were put right."""
+        return self._life.firewall.repairs if self._life is not None else 0
+
     def lease_seconds(self) -> tuple[float, float] | None:
         """What is left of the lease, and until its renewal; None without one, or with a
         reservation."""
@@ -212,6 +259,11 @@ class Status:
             "peers": len(life.subnets.peers),
             "counters": dict(network.counters()),
             "traffic": device_traffic(network.device),
+            "firewall": {
+                "guarded": life.firewall.is_guarded,
+                "repairs": life.firewall.repairs,
+                "dropped": self.guard_drops,
+            },
         }
 
     def _own(self) -> dict[str, Any] | None:

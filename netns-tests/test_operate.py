@@ -117,6 +117,22 @@ class TestHealth:
         assert found["flannel_device_packets_total", "rx"] >= 1
         assert found["flannel_store_answer_age_seconds",] < 15
 
+    def test_who_may_not_send_is_counted(self, world: World) -> None:
+        (host,) = start(world, VXLAN, 1, "-healthz-port=9000")
+        # VXLAN with our VNI, from no lease: the guard drops it before the device sees it.
+        world.net.run(
+            sys.executable, "-c",
+            "import socket; socket.socket(type=socket.SOCK_DGRAM)"
+            f".sendto(bytes([8, 0, 0, 0, 0, 0, 1, 0]) + bytes(60), ('{host.address}', 8472))",
+        )  # fmt: skip
+        wait_for(
+            lambda: document(host)["firewall"]["dropped"].get("unknown_peer") == 1, 10, "a drop"
+        )
+        assert re.search(
+            r'flannel_guard_dropped_packets_total\{reason="unknown_peer"\} 1\.0',
+            get(host, "/metrics")[1],
+        )
+
     def test_nothing_listens_on_the_network_unless_asked(self, world: World) -> None:
         (host,) = start(world, VXLAN, 1, "-healthz-port=9000")
         listening = re.findall(r"(\S+):9000 ", host.run("ss", "-Hltn"))
@@ -407,11 +423,10 @@ class TestCommands:
         one.daemon.stop()
         before = one.run("ip", "route")
         assert "proto 102" in before
-        one.run("nft", "add table ip flannel; add table ip mine")
-        jump = "FORWARD -m comment --comment 'flanneld forward' -j FLANNEL-FWD"
-        for rule in ("-N FLANNEL-FWD", "-A FLANNEL-FWD -j ACCEPT", "-A FORWARD -j ACCEPT"):
-            one.run("sh", "-c", f"iptables {rule}")
-        one.run("sh", "-c", f"iptables -I {jump}")
+        one.run("nft", "add table ip mine")
+        one.run("iptables", "-A", "FORWARD", "-j", "ACCEPT")
+        assert "FLANNEL-FWD" in one.run("iptables-save")
+        assert "table ip flannel" in one.run("nft", "list", "ruleset")
         done = flannel(one, "cleanup", "--yes")
         assert done.returncode == 0, done.stderr
         assert "device flannel.1" in done.stdout

@@ -13,10 +13,19 @@ import pytest
 from flannel import http_server
 from flannel.http_server import Page, answer, serving
 
-PAGES = {"/a": lambda: Page(200, b"well\n"), "/b": lambda: Page(503, b"ill\n")}
+
+async def well() -> Page:
+    return Page(200, b"well\n")
 
 
-def broken() -> Page:
+async def ill() -> Page:
+    return Page(503, b"ill\n")
+
+
+PAGES = {"/a": well, "/b": ill}
+
+
+async def broken() -> Page:
     raise RuntimeError("a mistake")
 
 
@@ -35,20 +44,20 @@ def broken() -> Page:
     ],
 )
 def test_each_request_has_its_answer(request_line: str, status: int, body: str) -> None:
-    head, _, found = answer(f"{request_line}\r\nHost: x\r\n\r\n".encode("latin-1"), PAGES).decode(
-        "latin-1"
-    ).partition("\r\n\r\n")  # fmt: skip
+    request = f"{request_line}\r\nHost: x\r\n\r\n".encode("latin-1")
+    head, _, found = asyncio.run(answer(request, PAGES)).decode("latin-1").partition("\r\n\r\n")
     assert head.startswith(f"HTTP/1.1 {status} ")
     assert found == body
     assert "Connection: close" in head.split("\r\n")
 
 
 def test_head_tells_the_length_of_what_get_would_bring() -> None:
-    assert b"Content-Length: 5\r\n" in answer(b"HEAD /a HTTP/1.1\r\n\r\n", PAGES)
+    assert b"Content-Length: 5\r\n" in asyncio.run(answer(b"HEAD /a HTTP/1.1\r\n\r\n", PAGES))
 
 
 def test_a_page_with_a_mistake_is_logged_and_answered(caplog: pytest.LogCaptureFixture) -> None:
-    assert answer(b"GET /x HTTP/1.1\r\n\r\n", {"/x": broken}).startswith(b"HTTP/1.1 500 ")
+    found = asyncio.run(answer(b"GET /x HTTP/1.1\r\n\r\n", {"/x": broken}))
+    assert found.startswith(b"HTTP/1.1 500 ")
     assert "a mistake" in caplog.text
 
 

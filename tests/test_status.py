@@ -1,5 +1,6 @@
 """Status: ready when it is true, unready with the reason, ages instead of moments."""
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from flannel import health, status
+from flannel.firewall import Counter
 from flannel.interface import ExternalInterface
 from flannel.lease import Lease, LeaseAttrs
 from flannel.metrics import Exporter
@@ -45,6 +47,15 @@ class Network:
         return self.wrong
 
 
+class Firewall:
+    """A guard that has dropped something."""
+
+    is_guarded, repairs = True, 2
+
+    async def counters(self) -> dict[str, Counter]:
+        return {"stranger": Counter(5, 500)}
+
+
 class Made:
     """A status in the middle of a life."""
 
@@ -55,7 +66,7 @@ class Made:
 
     @contextmanager
     def serve(self) -> Iterator[None]:
-        self.status.serve(CONFIG, ETH0, SimpleNamespace(peers=PEERS), self.network)
+        self.status.serve(CONFIG, ETH0, SimpleNamespace(peers=PEERS), self.network, Firewall())
         yield
         self.status.end("the body is over")
 
@@ -177,6 +188,7 @@ def test_the_kernels_counters_of_a_link() -> None:
 def test_the_metrics_are_what_prometheus_reads(made: Made) -> None:
     with made.serve():
         made.finish()
+        asyncio.run(made.status.read_guard())
         text = Exporter(made.status).exposition().decode()
     samples = {
         (sample.name, *sample.labels.values()): sample.value
@@ -188,6 +200,8 @@ def test_the_metrics_are_what_prometheus_reads(made: Made) -> None:
     assert samples["flannel_peers",] == 1
     assert samples["flannel_store_errors_total",] == 3
     assert samples["flannel_dropped_packets_total", "rx_spoofed"] == 7
+    assert samples["flannel_guard_dropped_packets_total", "stranger"] == 5
+    assert samples["flannel_firewall_repairs_total",] == 2
     assert samples["flannel_lease_info", "vxlan", "192.0.2.11", "10.1.5.0/24"] == 1
     assert samples["flannel_lease_renewal_seconds",] == pytest.approx(40000, abs=5)
     assert ("flannel_device_bytes_total", "rx") in samples

@@ -86,13 +86,19 @@ def _text(found: dict[str, Any]) -> str:
             ("peers", daemon["peers"]),
         ]
     lines.append(("etcd", _etcd(etcd)))
+    if daemon.get("firewall") is not None:
+        firewall = daemon["firewall"]
+        guard = "only peers may send" if firewall["guarded"] else "not guarded by the firewall"
+        again = f", put right {firewall['repairs']} times" if firewall["repairs"] else ""
+        lines.append(("firewall", guard + again))
     if repairs["count"]:
         ago = duration(repairs["last_ago"])
         lines.append(("repairs", f"{repairs['count']}, the last {ago} ago: {repairs['last']}"))
     else:
         lines.append(("repairs", "none"))
     if daemon.get("counters") is not None:
-        drops = [f"{name} {count}" for name, count in daemon["counters"].items() if count]
+        counted = {**daemon["counters"], **daemon["firewall"]["dropped"]}
+        drops = [f"{name} {count}" for name, count in counted.items() if count]
         lines.append(("drops", ", ".join(drops) or "none counted"))
     lines += [("trouble", text) for text in daemon["conditions"].values()]
     return facts(lines)
