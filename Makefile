@@ -6,6 +6,9 @@ FUZZ_RUNS ?= 20000000
 VERDICTS ?= 10000000
 SWAPS ?= 100000
 LOOKUPS ?= 10000000
+FAULTS ?= 70
+SEED ?=
+MINUTES ?= 60
 # With 1, the demo's containers are docker's.
 DOCKER ?=
 PREFIX ?= /usr
@@ -25,7 +28,7 @@ MAKEFLAGS += --no-print-directory
 # Two builds at once would write the same files.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup test lint unit netns fuzz verdicts race demo bench install uninstall clean as-root packages
+.PHONY: help setup test lint unit netns fuzz verdicts race chaos soak demo bench install uninstall clean as-root packages
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -33,6 +36,7 @@ help: ## say what can be made
 	@echo "tree and for install, DESTDIR= PREFIX=$(PREFIX) for install and uninstall."
 	@echo "FUZZ_RUNS=$(FUZZ_RUNS) for fuzz, VERDICTS=$(VERDICTS) for verdicts," \
 		"SWAPS=$(SWAPS) LOOKUPS=$(LOOKUPS) for race."
+	@echo "FAULTS=$(FAULTS) SEED= BACKEND= for chaos, MINUTES=$(MINUTES) for soak."
 
 setup: packages .venv/.installed ## .venv/, with the flanneld of this checkout in .venv/bin/
 
@@ -55,6 +59,13 @@ verdicts: setup ## verdict.c beside its specification in Python, packet by packe
 
 race: packages ## the packet loop's threads under ThreadSanitizer while its table is swapped
 	@csrc/fuzz/run-race $(SWAPS) $(LOOKUPS)
+
+chaos: as-root setup ## faults at random in vxlan, host-gw and udp clusters, until one does not heal; needs root
+	@.venv/bin/python netns-tests/chaos.py --faults $(FAULTS) $(if $(SEED),--seed $(SEED)) \
+		$(if $(filter command,$(firstword $(origin BACKEND))),--backend $(BACKEND))
+
+soak: as-root setup ## MINUTES of traffic and changing leases: nothing lost, nothing leaked; needs root
+	@.venv/bin/python netns-tests/soak.py --minutes $(MINUTES) --backend $(BACKEND)
 
 demo: as-root setup ## hosts and containers in namespaces, pinging each other; needs root
 	@.venv/bin/python netns-tests/demo.py --backend $(BACKEND) --hosts $(HOSTS) \

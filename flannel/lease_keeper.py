@@ -25,7 +25,10 @@ log = logging.getLogger(__name__)
 
 _QUIET = 60.0
 """Seconds after which another loss of our lease is not taken for a quarrel with somebody who
-removes it again and again; within them, pauses grow."""
+removes it again and again; within them, pauses grow..."""
+_LONGEST_QUARREL = 1.3
+"""...to no more than this, which jitter makes 2 s: peers have no way to us meanwhile, and who wins
+is still who writes last."""
 
 _SAVE_PAUSE, _SAVE_SHARE = 1.0, 50
 """Seconds between two savings, and at least this many times what the last one took."""
@@ -71,7 +74,7 @@ class LeaseKeeper:
     async def keep(self) -> None:
         """Let the store say that our subnet is ours, for long enough."""
         subnets = self._subnets
-        quarrel = Backoff(0.5, _QUIET)
+        quarrel = Backoff(0.25, _LONGEST_QUARREL)
         last_loss = float("-inf")
         while True:
             if subnets.is_in_order:

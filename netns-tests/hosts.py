@@ -182,3 +182,10 @@ class Host(Namespace):
         container = Container(self, number)
         self.containers.append(container)
         return container
+
+    def remove_containers(self) -> None:
+        """Stop docker, as one would say: its bridge and all containers are gone."""
+        for container in self.containers:
+            container.remove()
+        self.containers = []
+        self.ip("link del docker0")

@@ -73,6 +73,10 @@ class Namespace:
         """Several ``ip`` commands, in one batch."""
         run("ip", "-n", self.name, "-batch", "-", stdin="\n".join(commands) + "\n")
 
+    def remove(self) -> None:
+        """Give it up before the world ends; nothing may run in it."""
+        run("ip", "netns", "del", self.name)
+
 
 def _enter(fd: int) -> None:
     if _libc.setns(fd, _CLONE_NEWNET):

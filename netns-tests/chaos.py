@@ -1,0 +1,99 @@
+"""Faults drawn at random, one after another, and after each the question whether all is healed.
+
+    .venv/bin/python netns-tests/chaos.py [--backend vxlan] [--faults 50] [--seed N] [--hosts 3]
+
+After each fault the cluster has ten seconds: then etcd, every host's kernel and every subnet.env
+have to agree entry by entry, and all containers have to reach each other. Faults that must not
+cost a packet are watched by a ping. The seed is printed; the same seed draws the same faults.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from random import Random, SystemRandom
+
+from cluster import Cluster
+from faults import ALL, FAULTS, Fault
+from world import Pinger, World, WorldError
+
+HEAL = 10.0
+"""Seconds."""
+
+
+class Unhealed(Exception):
+    """A fault after which something stayed wrong; the text says which and what."""
+
+
+def run(backend: str, seed: int, n_faults: int, n_hosts: int = 3, *, tell: bool = False) -> None:
+    """Let ``n_faults`` happen.
+
+    :raises Unhealed: at the first one that is not healed, or has lost packets that it must not.
+    """
+    random = Random(seed)
+    faults = [each for each in FAULTS if backend in each.backends]
+    times = []
+    with World() as world:
+        world.start_etcd()
+        cluster = Cluster(world, backend, n_hosts=n_hosts, n_absent=5)
+        for number in range(1, n_faults + 1):
+            fault = random.choice(faults)
+            began = time.monotonic()
+            try:
+                healed = suffer(cluster, fault, random)
+            except (WorldError, Unhealed) as why:
+                logs = "\n".join(f"{h.label}: {h.daemon.last_words()}" for h in cluster.hosts)
+                raise Unhealed(
+                    f"{backend}, seed {seed}, fault {number} ({fault.name}): {why}\n{logs}"
+                ) from why
+            times.append(healed)
+            if tell:
+                lasted = time.monotonic() - began - healed
+                name = f"{number:4}  {fault.name}"
+                print(f"{name:58} {lasted:5.1f} s, healed after {healed:5.2f} s", flush=True)
+    if tell:
+        print(f"{backend}: {n_faults} faults healed, median {statistics.median(times):.2f} s, "
+              f"longest {max(times):.2f} s, seed {seed}")  # fmt: skip
+
+
+def suffer(cluster: Cluster, fault: Fault, random: Random) -> float:
+    """Let one fault happen; return the seconds until all was healed."""
+    if fault.loses_packets:
+        fault.inject(cluster, random)
+        return cluster.wait_healed(HEAL)
+    one, other = random.sample(cluster.hosts, 2)
+    with Pinger(cluster.container(one), cluster.container(other).address) as pinger:
+        fault.inject(cluster, random)
+        healed = cluster.wait_healed(HEAL)
+    if pinger.lost:
+        raise Unhealed(f"{pinger.lost} of {pinger.sent} packets were lost")
+    return healed
+
+
+def main() -> int:
+    """Read the command line, let faults happen."""
+    parser = argparse.ArgumentParser(description="faults at random; all have to heal")
+    parser.add_argument("--backend", choices=[*ALL, "all"], default="all")
+    parser.add_argument("--faults", type=int, default=50, help="for each backend")
+    parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--hosts", type=int, default=3)
+    arguments = parser.parse_args()
+    if os.geteuid() != 0:
+        print("chaos: cannot make network namespaces: this needs root", file=sys.stderr)
+        return 1
+    seed = arguments.seed if arguments.seed is not None else SystemRandom().randrange(10**6)
+    for backend in ALL if arguments.backend == "all" else (arguments.backend,):
+        print(f"{backend}, seed {seed}", flush=True)
+        try:
+            run(backend, seed, arguments.faults, arguments.hosts, tell=True)
+        except Unhealed as why:
+            print(f"chaos: {why}", file=sys.stderr)
+            print(f"again: make chaos BACKEND={backend} SEED={seed} FAULTS={arguments.faults}",
+                  file=sys.stderr)  # fmt: skip
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
