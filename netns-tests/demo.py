@@ -63,7 +63,7 @@ def run(world: World, backend: str, n_hosts: int, n_containers: int, docker: boo
     step(f"making {n_hosts} hosts and starting flanneld on each")
     hosts = [world.add_host(f"h{number}") for number in range(1, n_hosts + 1)]
     for host in hosts:
-        host.start_flanneld("-iface=eth0")
+        host.start_flanneld("-iface=eth0", "-ip-masq")
     for host in hosts:
         host.daemon.wait_ready(30)
         print(f"          {host.label} {host.address} leased {host.subnet}")

@@ -1,5 +1,6 @@
 """Real dockers on hosts that flanneld serves: the bridge, the addresses, the start orders."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -61,12 +62,12 @@ class Cluster(NamedTuple):
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """Three hosts, flanneld and then docker on each, and a web server in a container on each."""
+    """Three hosts, flanneld with -ip-masq and then docker on each, a web server in a container."""
     with World() as world:
         world.start_etcd()
         world.configure(VXLAN)
         hosts = [world.add_host(f"h{number}") for number in (1, 2, 3)]
-        start_flanneld(hosts)
+        start_flanneld(hosts, "-ip-masq")
         dockers = start_docker(hosts)
         yield Cluster(world, hosts, dockers, run_web(dockers))
 
@@ -85,19 +86,37 @@ def test_every_container_has_the_mtu_of_the_overlay(cluster: Cluster) -> None:
         assert web.mtu == int(host.subnet_env["FLANNEL_MTU"]) == 1450
 
 
-def test_the_outside_sees_the_host(cluster: Cluster) -> None:
-    """Docker masquerades where flanneld was not told to."""
+def test_inside_a_container_is_seen_with_its_own_address(cluster: Cluster) -> None:
+    for one, other in permutations(cluster.web, 2):
+        path = f"/from-{one.name}"
+        one.try_run("wget", "-qO-", f"http://{other.address}{path}")
+        seen = rf"\[::ffff:{one.address}\]:\d+: url:{path}"
+        wait_for(lambda other=other, seen=seen: re.search(seen, other.log), 5, seen)
+
+
+def test_outside_the_host_is_seen(cluster: Cluster) -> None:
     with outside(cluster.world) as log:
         for host, web in zip(cluster.hosts, cluster.web, strict=True):
-            web.try_run("wget", "-qO-", "http://192.0.2.1/docker")
-            wait_for(lambda address=host.address: f"{address}]" in log(), 5, log)
+            web.try_run("wget", "-qO-", f"http://192.0.2.1/{host.label}")
+            seen = rf"\[::ffff:{host.address}\]:\d+: url:/{host.label}"
+            wait_for(lambda seen=seen: re.search(seen, log()), 5, log)
+
+
+def test_without_ip_masq_docker_masquerades(world: World) -> None:
+    world.configure(VXLAN)
+    host = world.add_host("h1")
+    start_flanneld([host])
+    (web,) = run_web(start_docker([host]))
+    with outside(world) as log:
+        web.try_run("wget", "-qO-", "http://192.0.2.1/")
+        wait_for(lambda: f"[::ffff:{host.address}]" in log(), 5, log)
 
 
 def test_dockers_that_fit_are_no_reason_for_a_warning(cluster: Cluster) -> None:
     host = cluster.hosts[0]
     host.daemon.stop()
-    host.start_flanneld("-iface=eth0").wait_ready().wait_log("(?s)wrote .*wrote .*")
-    assert "WARNING" not in host.daemon.log
+    host.start_flanneld("-iface=eth0", "-ip-masq").wait_ready().wait_log("(?s)wrote .*wrote .*")
+    assert "docker0" not in host.daemon.log
 
 
 def test_docker_restarts_while_flanneld_is_down(cluster: Cluster) -> None:
@@ -108,7 +127,32 @@ def test_docker_restarts_while_flanneld_is_down(cluster: Cluster) -> None:
     docker.start()
     docker.ctl("start", "web")
     assert ping(cluster.web[1], cluster.web[2].address, 5) is not None
-    host.start_flanneld("-iface=eth0").wait_ready()
+    host.start_flanneld("-iface=eth0", "-ip-masq").wait_ready()
+
+
+@pytest.mark.parametrize("first", ["flanneld", "docker"])
+def test_where_docker_turns_forwarding_on_the_overlay_still_passes(
+    world: World, first: str
+) -> None:
+    """For it makes DROP the policy of FORWARD then."""
+    world.configure(VXLAN)
+    hosts = [world.add_host(f"h{number}") for number in (1, 2)]
+    for host in hosts:
+        host.run("sh", "-c", "echo 0 >/proc/sys/net/ipv4/ip_forward")
+    if first == "docker":
+        dockers = start_docker(hosts, "--mtu=1450")
+        start_flanneld(hosts, "-ip-masq")
+        for docker in dockers:  # as flanneld's log asks for
+            docker.stop()
+        all_at_once([docker.start for docker in dockers])
+    else:
+        start_flanneld(hosts, "-ip-masq")
+        dockers = start_docker(hosts)
+    for host in hosts:
+        assert "-P FORWARD DROP" in host.run("iptables", "-S", "FORWARD")
+    one, other = run_web(dockers)
+    assert ping(one, other.address, 5) is not None
+    assert one.run("wget", "-qO-", f"http://{other.address}/") == "this is h2\n"
 
 
 def test_the_walk_of_coreos(world: World) -> None:
