@@ -69,13 +69,14 @@ class PeerTables:
         touched: set[Key] = set()
         for subnet in subnets:
             touched |= self._replan(subnet, peers.get(subnet))
-        was_known, self._is_known = self._is_known, False  # should the kernel fail half-way
+        was_known = self._is_known
         if changed is None:
             before, self._found = self._found, {key(entry): entry for entry in self._read()}
             if was_known and before != self._found:
                 self._note_repairs(before)
             touched = self._claims.keys() | self._found.keys()
             self._refused = {each: n for each, n in self._refused.items() if each in touched}
+        self._is_known = False  # should the kernel fail half-way
         await self._write(touched)
         self._is_known = True if changed is None else was_known
 

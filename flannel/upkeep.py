@@ -32,7 +32,9 @@ _RESYNC = 10.0
 _RESYNC_SHARE = 50
 """...but at least this many times what the last one took: no more than 2 % of a CPU."""
 _HINT_SHARE = 9
-"""For comparisons that hints call for: no more than 10 %."""
+"""For comparisons that hints call for: no more than 10 % in the long run..."""
+_BURST = 10.0
+"""...of which so many seconds' share may be taken at once: damage seldom comes alone."""
 _RETRY = 1.0
 
 _SETTLED = 1.0
@@ -133,6 +135,7 @@ class Upkeep:
     async def _keep_entries(self, monitor: Monitor) -> None:
         pending, repairs = self.pending, self._kernel.repairs
         earliest = resync = 0.0  # when the next full comparison may be, and has to be
+        paid = 0.0  # until when their share of the CPU is spent
         is_first = True
         await pending.wait_for_peers()
         while True:
@@ -157,7 +160,8 @@ class Upkeep:
                     is_first = False
                     ended = monotonic()
                     pause = repairs.pause
-                    earliest = ended + max(_HINT_SHARE * (ended - began), pause)
+                    paid = max(paid, ended) + _HINT_SHARE * (ended - began)
+                    earliest = max(paid - _BURST, ended + pause)
                     resync = ended + max(_RESYNC, _RESYNC_SHARE * (ended - began), pause)
                     self._said.forget("kernel")
                     self._on_ready()
