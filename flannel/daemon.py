@@ -1,7 +1,7 @@
 """The daemon's story: interface, config, backend, lease, subnet.env; then follow the peers.
 
     Daemon.run             one life after another
-      _prepare             interface, network config, backend; wait for what is not there yet
+      Preparation.wait     interface, network config, backend; what is not there yet is waited for
       _serve               one life of the network, ended by an error:
         ├── HandOver.write         subnet.env for docker
         ├── LeaseKeeper.run        our lease is kept; store -> SubnetManager.peers
@@ -18,34 +18,27 @@ starts another life. What is in the kernel stays there, also when the process en
 
 import asyncio
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv4Network
 from time import monotonic
 
 from flannel import identity, saved_state
-from flannel.backends import Backend, Kernel, Network, load
+from flannel.backends import Kernel, Network, load
 from flannel.backoff import Backoff
 from flannel.config_follower import AWAY, ConfigFollower
 from flannel.errors import (
-    BadNetworkConfig,
     CannotWrite,
     ConfigChanged,
     FlannelError,
     IdentityTaken,
     LeaseLost,
     NetworkInUse,
-    NoInterface,
     UnderlayChanged,
 )
 from flannel.firewall import Firewall, Rules
 from flannel.hand_over import HandOver
 from flannel.host import find_overlap, remove_stale_links
-from flannel.interface import (
-    ExternalInterface,
-    InterfaceChoice,
-    find_external_interface,
-)
+from flannel.interface import ExternalInterface, InterfaceChoice
 from flannel.lease import Lease
 from flannel.lease_keeper import LeaseKeeper
 from flannel.logs import fields
@@ -53,6 +46,7 @@ from flannel.netlink import Netlink
 from flannel.network_config import NetworkConfig
 from flannel.options import Options
 from flannel.peer_probe import answer_peers
+from flannel.preparation import Plan, Preparation
 from flannel.rtnetlink import RtNetlink
 from flannel.saved_state import SavedState
 from flannel.status import Status
@@ -62,9 +56,6 @@ from flannel.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
 
-_INTERFACE_POLL = 1.0
-_PATIENCE = 0.5
-"""Seconds for the store to answer, before what was served last is served until it does."""
 _RELEASE = 0.7
 """Seconds for the store to take our lease back at the end."""
 
@@ -83,15 +74,16 @@ class Daemon:
         self._options = options
         self._store = store
         self._kernel = kernel
+        self._status = status
+        self._said = status.said
+        self._config = ConfigFollower(store, f"{options.etcd.prefix}/config", self._said)
         self._choice = InterfaceChoice(
             names=options.iface,
             patterns=options.iface_regex,
             can_reach=options.iface_can_reach,
             public_ip=options.public_ip,
         )
-        self._status = status
-        self._said = status.said
-        self._config = ConfigFollower(store, f"{options.etcd.prefix}/config", self._said)
+        self._preparation = Preparation(kernel, self._choice, self._config, self._said)
         self._hand_over = HandOver(kernel.netlink, options.subnet_file, options.lease_hook, status)
         self._node_id = identity.load(options.state_dir)
         self._state_file = options.state_dir / saved_state.FILE_NAME
@@ -113,7 +105,7 @@ class Daemon:
             began = monotonic()
             backoff: Backoff | None = troubled
             try:
-                await self._serve(await self._prepare())
+                await self._serve(await self._preparation.wait(self._state))
             except* FlannelError as group:
                 why = _first(group)
                 self._status.end(str(why))
@@ -142,56 +134,7 @@ class Daemon:
             if backoff is not None:
                 await backoff.wait()
 
-    async def _prepare(self) -> "_Plan":
-        interface = await self._wait_for_interface()
-        self._said.info("found", f"external interface: {interface}, MTU {interface.mtu}")
-
-        def read(text: str) -> _Plan:
-            config = NetworkConfig.from_json(text)
-            return _Plan(text, config, load(config, interface, self._kernel), interface)
-
-        saved = self._state
-        if saved is None or saved.lease is None:
-            plan = await self._config.wait(read)
-        else:
-            plan = await self._config.wait(read, _PATIENCE) or self._plan_from(saved, read)
-        if plan is None:
-            plan = await self._config.wait(read)
-        assert plan is not None
-        config = plan.config
-        self._said.info("agreed", f"network {config.network}, backend {config.backend_type}")
-        return plan
-
-    def _plan_from(self, saved: SavedState, read: "Callable[[str], _Plan]") -> "_Plan | None":
-        """To serve what was served before, while the store does not answer."""
-        try:
-            plan = read(saved.config)
-        except BadNetworkConfig as why:
-            self._said.warn("saved", f"cannot go on as before in the meantime: {why}")
-            return None
-        if saved.lease is None or not plan.config.fits(saved.lease.subnet):
-            return None
-        self._said.warn(
-            "saved",
-            f"the store does not answer: serving lease {saved.lease} and {len(saved.peers)} "
-            f"peers as they were, until it does",
-        )
-        return replace(plan, resume=saved.lease)
-
-    async def _wait_for_interface(self) -> ExternalInterface:
-        while True:
-            try:
-                interface = await find_external_interface(
-                    self._kernel.netlink, self._kernel.tables, self._choice
-                )
-            except NoInterface as why:
-                self._said.warn("interface", f"{why}; waiting for it")
-                await asyncio.sleep(_INTERFACE_POLL)
-            else:
-                self._said.forget("interface")
-                return interface
-
-    async def _serve(self, plan: "_Plan") -> None:
+    async def _serve(self, plan: Plan) -> None:
         options, config = self._options, plan.config
         state = self._state
         subnets = SubnetManager(
@@ -279,7 +222,7 @@ class Daemon:
         resync = max(options.iptables_resync.total_seconds(), 1.0)
         return Firewall(rules, lambda: subnets.peers.values(), resync, network.device)
 
-    async def _change(self, text: str, plan: "_Plan", subnets: SubnetManager) -> None:
+    async def _change(self, text: str, plan: Plan, subnets: SubnetManager) -> None:
         """Another network config: start over if it is another network.
 
         :raises BadNetworkConfig: it cannot be used.
@@ -346,21 +289,6 @@ class Daemon:
             if self._state is None or self._state.lease is None:
                 raise
             return (self._state.lease, *self._state.peers)
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What one life is about.
-
-    :ivar text: of the network config.
-    :ivar resume: the lease to serve while the store does not answer; None: it does.
-    """
-
-    text: str
-    config: NetworkConfig
-    backend: Backend
-    interface: ExternalInterface
-    resume: Lease | None = None
 
 
 def _first(group: BaseExceptionGroup[FlannelError]) -> FlannelError:

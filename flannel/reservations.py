@@ -16,7 +16,7 @@ from flannel.errors import BadLease
 from flannel.lease import Lease, LeaseAttrs
 from flannel.network_config import NetworkConfig
 from flannel.stores import Store
-from flannel.subnets import choose_free
+from flannel.subnet_choice import choose_free
 
 
 async def reserve(

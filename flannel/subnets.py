@@ -19,19 +19,12 @@ from random import Random, SystemRandom
 from time import monotonic
 from typing import assert_never
 
-from flannel.errors import (
-    AddressTaken,
-    BadLease,
-    IdentityTaken,
-    LeaseChanged,
-    LeaseLost,
-    LeaseTaken,
-    NoFreeSubnet,
-)
+from flannel.errors import BadLease, IdentityTaken, LeaseChanged, LeaseLost, LeaseTaken
 from flannel.lease import Lease, LeaseAttrs, LeaseGarbled, LeaseTable
 from flannel.network_config import NetworkConfig
 from flannel.once import Once
 from flannel.stores import Changes, Snapshot, Store
+from flannel.subnet_choice import choose_free, is_free, is_of, own_first, time_to_settle
 
 log = logging.getLogger(__name__)
 
@@ -44,14 +37,6 @@ LEASE_GRACE = 300.0
 _ATTEMPTS = 20
 _LONGEST_PAUSE = 1.0
 """Seconds between two attempts to take a subnet, at most; the first pauses are much shorter."""
-
-_SETTLE, _SETTLE_PER_LEASE = 1.0, 0.0015
-"""Seconds that a host without a lease waits where the store may just have been emptied, so that
-those who are using their subnets put them back first: they ask a store that is away every 0.75 s
-at the latest, in a large cluster every 1.5 ms for each lease (`retry_pause`)."""
-
-_FRESH = 5
-"""Seconds: a lease is young if that much of its time at most is over."""
 
 
 def retry_pause(n_leases: int) -> float:
@@ -141,7 +126,7 @@ class SubnetManager:
             seen_since = monotonic()
         for attempt in range(_ATTEMPTS):
             leases = (await self._store.snapshot()).leases
-            own = _own_first(leases, attrs, previous)
+            own = own_first(leases, attrs, previous)
             # A store that does not know of us any more has forgotten others as well.
             forgotten = before is not None and not any(each.index >= before.index for each in own)
             self._table.reset(leases, self._keep_until(forgotten))
@@ -177,10 +162,7 @@ class SubnetManager:
     async def _settle(self, leases: Collection[Lease], seen_since: float) -> bool:
         """Wait, if need be, for those who use their subnets to put their leases back into a store
         that was emptied; return whether it has to be looked at again."""
-        if not all(_is_young(lease) for lease in leases):
-            return False
-        wanted = _SETTLE + _SETTLE_PER_LEASE * len(leases)
-        missing = wanted - (monotonic() - seen_since)
+        missing = time_to_settle(leases) - (monotonic() - seen_since)
         if missing <= 0:
             return False
         log.debug("the store is new: waiting %.1f s for leases that are in use", missing)
@@ -262,7 +244,7 @@ class SubnetManager:
 
     def _check_owner(self, seen: Lease) -> None:
         own, attrs = self.own, seen.attrs
-        if not _is_of(attrs, own.attrs):
+        if not is_of(attrs, own.attrs):
             raise LeaseLost(f"cannot keep lease {own.subnet}: {attrs.host} holds it now")
         stored = self._stored or own.attrs
         if attrs.public_ip not in (own.attrs.public_ip, stored.public_ip):
@@ -288,7 +270,7 @@ class SubnetManager:
         network, subnet, attrs, own = self.config.network, lease.subnet, lease.attrs, self.own
         if subnet == own.subnet or attrs.public_ip == own.attrs.public_ip:
             return False
-        if _is_of(attrs, own.attrs):
+        if is_of(attrs, own.attrs):
             return False  # ours from before our address changed
         if subnet.prefixlen != self.config.subnet_len or subnet.network_address not in network:
             why = f"it is no /{self.config.subnet_len} of {network}"
@@ -358,82 +340,3 @@ class SubnetManager:
             return None
         latest = ttl - margin if ttl > margin else ttl / 4
         return latest * self._random.uniform(0.5, 0.9)
-
-
-def _is_of(attrs: LeaseAttrs, own: LeaseAttrs) -> bool:
-    """Whether a lease with ``attrs`` is of the host that publishes ``own``. One without a NodeID,
-    as upstream writes it, is known by its public address alone."""
-    if attrs.node_id:
-        return attrs.node_id == own.node_id
-    return attrs.public_ip == own.public_ip
-
-
-def _own_first(
-    leases: Iterable[Lease], own: LeaseAttrs, previous: IPv4Network | None
-) -> list[Lease]:
-    """The leases of this host, that of ``previous`` before others, else in the store's order.
-
-    :raises AddressTaken: another host has leased with our public address.
-    """
-    found = []
-    for lease in leases:
-        if _is_of(lease.attrs, own):
-            found.append(lease)
-        elif lease.attrs.public_ip == own.public_ip:
-            ours = f"this one has {own.node_id}" if own.node_id else "this one cannot keep any"
-            raise AddressTaken(
-                f"cannot lease a subnet with public address {own.public_ip}: {lease.subnet} is "
-                f"leased with it by another host, of NodeID {lease.attrs.node_id} ({ours}). If "
-                "both are there, give one another -public-ip; if that host is gone, or was this "
-                "one before it lost its -state-dir, release its lease"
-            )
-    return sorted(found, key=lambda lease: lease.subnet != previous)
-
-
-def _is_young(lease: Lease) -> bool:
-    """Whether it may have been written in the last seconds: lifetimes are whole minutes. Of a
-    reservation nothing can be told."""
-    return lease.ttl is None or -lease.ttl % 60 <= _FRESH
-
-
-def is_free(config: NetworkConfig, subnet: IPv4Network, taken: Iterable[IPv4Network]) -> bool:
-    """Whether ``subnet`` may be leased and overlaps none of ``taken``."""
-    return config.fits(subnet) and not any(
-        subnet.overlaps(each) for each in taken if _is_plausible(config, each)
-    )
-
-
-def _is_plausible(config: NetworkConfig, subnet: IPv4Network) -> bool:
-    """A subnet has at least three like it in a network; a key for more is no lease of anybody's,
-    and must not keep everybody from getting one."""
-    return subnet.prefixlen >= config.network.prefixlen + 2
-
-
-def choose_free(config: NetworkConfig, taken: Iterable[IPv4Network], random: Random) -> IPv4Network:
-    """A subnet that overlaps none of ``taken``, each free one being equally likely.
-
-    Uniform over *all* free ones: where n hosts start at one moment in a network of N subnets,
-    about n*n/2N of them collide.
-
-    :raises NoFreeSubnet: there is none.
-    """
-    size, low = config.subnet_size, int(config.subnet_min)
-    used: set[int] = set()
-    for subnet in taken:
-        if not _is_plausible(config, subnet):
-            continue
-        first = max(0, (int(subnet.network_address) - low) // size)
-        last = min(config.n_subnets - 1, (int(subnet.broadcast_address) - low) // size)
-        used.update(range(first, last + 1))
-    free = config.n_subnets - len(used)
-    if free <= 0:
-        raise NoFreeSubnet(
-            f"cannot lease a subnet: all {config.n_subnets} between {config.subnet_min} and "
-            f"{config.subnet_max} are leased"
-        )
-    number = random.randrange(free)
-    for each in sorted(used):  # step over the used ones at or below the chosen free one
-        if each > number:
-            break
-        number += 1
-    return IPv4Network((low + number * size, config.subnet_len))

@@ -17,7 +17,8 @@ from flannel.errors import AddressTaken, IdentityTaken, LeaseLost, NoFreeSubnet
 from flannel.lease import Lease, LeaseAttrs
 from flannel.network_config import NetworkConfig
 from flannel.stores import Snapshot
-from flannel.subnets import LEASE_TTL, SubnetManager, choose_free, is_free, retry_pause
+from flannel.subnet_choice import choose_free, is_free
+from flannel.subnets import LEASE_TTL, SubnetManager, retry_pause
 
 T = TypeVar("T")
 CONFIG = NetworkConfig.from_json('{"Network":"10.5.0.0/16"}')

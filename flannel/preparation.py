@@ -1,0 +1,100 @@
+"""Preparation: what one life of the network is about, waited for until all of it is there."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from flannel.backends import Backend, Kernel, load
+from flannel.config_follower import ConfigFollower
+from flannel.errors import BadNetworkConfig, NoInterface
+from flannel.interface import ExternalInterface, InterfaceChoice, find_external_interface
+from flannel.lease import Lease
+from flannel.network_config import NetworkConfig
+from flannel.once import Once
+from flannel.saved_state import SavedState
+
+_INTERFACE_POLL = 1.0
+_PATIENCE = 0.5
+"""Seconds for the store to answer, before what was served last is served until it does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one life is about.
+
+    :ivar text: of the network config.
+    :ivar resume: the lease to serve while the store does not answer; None: it does.
+    """
+
+    text: str
+    config: NetworkConfig
+    backend: Backend
+    interface: ExternalInterface
+    resume: Lease | None = None
+
+
+class Preparation:
+    """For all lives of the daemon.
+
+    :param choice: of the external interface.
+    """
+
+    def __init__(
+        self, kernel: Kernel, choice: InterfaceChoice, config: ConfigFollower, said: Once
+    ) -> None:
+        self._kernel = kernel
+        self._choice = choice
+        self._config = config
+        self._said = said
+
+    async def wait(self, saved: SavedState | None) -> Plan:
+        """What the next life is about, once all of it is there.
+
+        :param saved: what was served last; served again while the store does not answer.
+        """
+        interface = await self._wait_for_interface()
+        self._said.info("found", f"external interface: {interface}, MTU {interface.mtu}")
+
+        def read(text: str) -> Plan:
+            config = NetworkConfig.from_json(text)
+            return Plan(text, config, load(config, interface, self._kernel), interface)
+
+        if saved is None or saved.lease is None:
+            plan = await self._config.wait(read)
+        else:
+            plan = await self._config.wait(read, _PATIENCE) or self._plan_from(saved, read)
+        if plan is None:
+            plan = await self._config.wait(read)
+        assert plan is not None
+        config = plan.config
+        self._said.info("agreed", f"network {config.network}, backend {config.backend_type}")
+        return plan
+
+    def _plan_from(self, saved: SavedState, read: Callable[[str], Plan]) -> Plan | None:
+        """To serve what was served before, while the store does not answer."""
+        try:
+            plan = read(saved.config)
+        except BadNetworkConfig as why:
+            self._said.warn("saved", f"cannot go on as before in the meantime: {why}")
+            return None
+        if saved.lease is None or not plan.config.fits(saved.lease.subnet):
+            return None
+        self._said.warn(
+            "saved",
+            f"the store does not answer: serving lease {saved.lease} and {len(saved.peers)} "
+            f"peers as they were, until it does",
+        )
+        return replace(plan, resume=saved.lease)
+
+    async def _wait_for_interface(self) -> ExternalInterface:
+        while True:
+            try:
+                interface = await find_external_interface(
+                    self._kernel.netlink, self._kernel.tables, self._choice
+                )
+            except NoInterface as why:
+                self._said.warn("interface", f"{why}; waiting for it")
+                await asyncio.sleep(_INTERFACE_POLL)
+            else:
+                self._said.forget("interface")
+                return interface

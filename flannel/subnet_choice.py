@@ -1,0 +1,107 @@
+"""Which subnet a host takes: its own leases, else a free one, and when what is free can be told.
+
+Pure; `flannel.subnets` asks in this order and writes what was chosen.
+"""
+
+from collections.abc import Collection, Iterable
+from ipaddress import IPv4Network
+from random import Random
+
+from flannel.errors import AddressTaken, NoFreeSubnet
+from flannel.lease import Lease, LeaseAttrs
+from flannel.network_config import NetworkConfig
+
+_SETTLE, _SETTLE_PER_LEASE = 1.0, 0.0015
+"""Seconds that a host without a lease waits where the store may just have been emptied, so that
+those who are using their subnets put them back first: they ask a store that is away every 0.75 s
+at the latest, in a large cluster every 1.5 ms for each lease (`retry_pause`)."""
+
+_FRESH = 5
+"""Seconds: a lease is young if that much of its time at most is over."""
+
+
+def is_of(attrs: LeaseAttrs, own: LeaseAttrs) -> bool:
+    """Whether a lease with ``attrs`` is of the host that publishes ``own``. One without a NodeID,
+    as upstream writes it, is known by its public address alone."""
+    if attrs.node_id:
+        return attrs.node_id == own.node_id
+    return attrs.public_ip == own.public_ip
+
+
+def own_first(
+    leases: Iterable[Lease], own: LeaseAttrs, previous: IPv4Network | None
+) -> list[Lease]:
+    """The leases of this host, that of ``previous`` before others, else in the store's order.
+
+    :raises AddressTaken: another host has leased with our public address.
+    """
+    found = []
+    for lease in leases:
+        if is_of(lease.attrs, own):
+            found.append(lease)
+        elif lease.attrs.public_ip == own.public_ip:
+            ours = f"this one has {own.node_id}" if own.node_id else "this one cannot keep any"
+            raise AddressTaken(
+                f"cannot lease a subnet with public address {own.public_ip}: {lease.subnet} is "
+                f"leased with it by another host, of NodeID {lease.attrs.node_id} ({ours}). If "
+                "both are there, give one another -public-ip; if that host is gone, or was this "
+                "one before it lost its -state-dir, release its lease"
+            )
+    return sorted(found, key=lambda lease: lease.subnet != previous)
+
+
+def time_to_settle(leases: Collection[Lease]) -> float:
+    """Seconds for which a store with ``leases`` has to answer before what is not leased is free:
+    0, unless it may just have been emptied."""
+    if not all(_is_young(lease) for lease in leases):
+        return 0.0
+    return _SETTLE + _SETTLE_PER_LEASE * len(leases)
+
+
+def _is_young(lease: Lease) -> bool:
+    """Whether it may have been written in the last seconds: lifetimes are whole minutes. Of a
+    reservation nothing can be told."""
+    return lease.ttl is None or -lease.ttl % 60 <= _FRESH
+
+
+def is_free(config: NetworkConfig, subnet: IPv4Network, taken: Iterable[IPv4Network]) -> bool:
+    """Whether ``subnet`` may be leased and overlaps none of ``taken``."""
+    return config.fits(subnet) and not any(
+        subnet.overlaps(each) for each in taken if _is_plausible(config, each)
+    )
+
+
+def _is_plausible(config: NetworkConfig, subnet: IPv4Network) -> bool:
+    """A subnet has at least three like it in a network; a key for more is no lease of anybody's,
+    and must not keep everybody from getting one."""
+    return subnet.prefixlen >= config.network.prefixlen + 2
+
+
+def choose_free(config: NetworkConfig, taken: Iterable[IPv4Network], random: Random) -> IPv4Network:
+    """A subnet that overlaps none of ``taken``, each free one being equally likely.
+
+    Uniform over *all* free ones: where n hosts start at one moment in a network of N subnets,
+    about n*n/2N of them collide.
+
+    :raises NoFreeSubnet: there is none.
+    """
+    size, low = config.subnet_size, int(config.subnet_min)
+    used: set[int] = set()
+    for subnet in taken:
+        if not _is_plausible(config, subnet):
+            continue
+        first = max(0, (int(subnet.network_address) - low) // size)
+        last = min(config.n_subnets - 1, (int(subnet.broadcast_address) - low) // size)
+        used.update(range(first, last + 1))
+    free = config.n_subnets - len(used)
+    if free <= 0:
+        raise NoFreeSubnet(
+            f"cannot lease a subnet: all {config.n_subnets} between {config.subnet_min} and "
+            f"{config.subnet_max} are leased"
+        )
+    number = random.randrange(free)
+    for each in sorted(used):  # step over the used ones at or below the chosen free one
+        if each > number:
+            break
+        number += 1
+    return IPv4Network((low + number * size, config.subnet_len))
