@@ -35,6 +35,7 @@ from world import World
 
 from flannel.backends import Kernel
 from flannel.backends.vxlan.network import VxlanNetwork
+from flannel.firewall.rules import Guard
 from flannel.interface import ExternalInterface
 from flannel.lease import Lease, LeaseAttrs, subnet_key
 from flannel.netlink import Link, Netlink
@@ -90,7 +91,7 @@ def ours(peers: list[Lease]) -> float:
             network=NETWORK,
             interface=ExternalInterface(eth0, "eth0", 1500, UNDERLAY.ip, UNDERLAY.ip, (UNDERLAY,)),
             mtu=1450,
-            device="flannel.1",
+            guard=Guard("flannel.1", 8472, 1),
             direct_routing=False,
             ensure_link=ensure_link,
         )

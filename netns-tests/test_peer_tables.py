@@ -11,6 +11,7 @@ from private_network import ip, link_index, private_network, run
 from flannel.backends import Kernel
 from flannel.backends.hostgw import HostGwNetwork
 from flannel.backends.vxlan.network import VxlanNetwork
+from flannel.firewall.rules import Guard
 from flannel.interface import ExternalInterface
 from flannel.lease import Lease, LeaseAttrs
 from flannel.netlink import Link, Netlink
@@ -49,7 +50,7 @@ class Host:
             network=CONFIG.network,
             interface=self.interface,
             mtu=1450,
-            device="flannel.1",
+            guard=Guard("flannel.1", 8472, 1),
             direct_routing=direct_routing,
             ensure_link=link,
         )
