@@ -16,12 +16,18 @@ from flannel.options import Options, parse
 
 log = logging.getLogger("flannel")
 
+_START = 10.0
+"""Seconds, after which a start is over as a rule."""
+_GARBAGE_AT_START, _GARBAGE = 100_000, 2_000
+"""Objects made before the collector looks for cycles among them. Entries for 10,000 peers are some
+100,000 objects without a cycle, and at the default, 700, they would be walked through again and
+again while they are made. Afterwards cycles come with every dump of the kernel's links, and to let
+100,000 objects of them gather would be a daemon that grows by 10 MB."""
+
 
 def main() -> int:
     """Run flanneld with the command line and environment of this process."""
-    # Entries for 10,000 peers are some 100,000 small objects without a cycle among them; at the
-    # default the collector walks through them again and again while they are made.
-    gc.set_threshold(100_000)
+    gc.set_threshold(_GARBAGE_AT_START)
     try:
         options = parse(sys.argv[1:], os.environ)
         logs.set_up(options.v, options.log_format, os.environ)
@@ -65,6 +71,7 @@ async def _run(options: Options) -> None:
     status = Status(options, members.health)
     serving = asyncio.create_task(daemon.run(options, store, status))
     loop = asyncio.get_running_loop()
+    loop.call_later(_START, _start_is_over)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, serving.cancel)
     try:
@@ -74,6 +81,12 @@ async def _run(options: Options) -> None:
         log.info("stopped; device, routes and lease stay, so that packets flow on")
     finally:
         store.close()
+
+
+def _start_is_over() -> None:
+    gc.collect()
+    gc.freeze()  # what serves us now will for long: it need not be walked through each time
+    gc.set_threshold(_GARBAGE)
 
 
 if __name__ == "__main__":
