@@ -1,0 +1,165 @@
+"""What the documents name exists: flags, commands, metrics, links; and they leave nothing out."""
+
+import argparse
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from flannel import errors
+from flannel.cli.findings import KINDS
+from flannel.cli.main import parser
+from flannel.options import FLAGS
+
+ROOT = Path(__file__).parent.parent
+DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TROUBLESHOOT = (ROOT / "docs/troubleshoot.md").read_text()
+SOURCES = sorted((ROOT / "flannel").rglob("*.py"))
+
+each_document = pytest.mark.parametrize("document", DOCS, ids=lambda path: path.name)
+
+
+def code(text: str) -> str:
+    """What is set as code: spans, and blocks that are indented or fenced."""
+    blocks = re.findall(r"(?ms)^```.*?^```|^    [^\n]*$", text)
+    return "\n".join([*blocks, *re.findall(r"`([^`\n]+)`", text)])
+
+
+def anchors(document: Path) -> set[str]:
+    """Of its headings, as GitHub makes them."""
+    headings = re.findall(r"(?m)^#+ (.*)$", document.read_text())
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+def words(text: str) -> str:
+    """With all blanks alike."""
+    return " ".join(text.split())
+
+
+@each_document
+def test_relative_links_lead_somewhere(document: Path) -> None:
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        file = document.parent / name if name else document
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            broken.append(target)
+    assert not broken
+
+
+@each_document
+def test_flags_and_variables_exist(document: Path) -> None:
+    text = document.read_text()
+    flags = {flag.name for flag in FLAGS}
+    # flags of our two daemons' command lines stand in spans of their own: `-iface=eth1`
+    named = set(re.findall(r"`--?([a-z][a-z_-]+)(?:=[^`]*)?`", text))
+    assert named - flags - {"json", "watch", "yes", "source", "help"} == set()
+    variables = set(re.findall(r"\bFLANNELD_[A-Z_0-9]+\b", text))
+    assert variables <= {flag.variable for flag in FLAGS}
+
+
+@each_document
+def test_commands_exist(document: Path) -> None:
+    subparsers = next(
+        action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)
+    )
+    text = code(document.read_text())
+    commands = set(re.findall(r"(?m)(?:^|^ +|# |[;|] )flannel ([a-z][a-z-]*)", text))
+    assert commands <= subparsers.choices.keys()
+    targets = set(re.findall(r"(?m)(?:^|^ +|[;|] )make ([a-z]+)\b", text))
+    assert targets <= set(re.findall(r"(?m)^([a-z]+):", (ROOT / "Makefile").read_text()))
+
+
+def test_every_flag_that_does_something_is_in_some_document() -> None:
+    everything = "".join(path.read_text() for path in DOCS)
+    useful = [flag for flag in FLAGS if not flag.refused and flag.name != "version"]
+    unsaid = [f for f in useful if f"-{f.name}" not in everything and f.variable not in everything]
+    assert [flag.name for flag in unsaid] == []
+
+
+def test_metrics_exist() -> None:
+    source = (ROOT / "flannel/metrics.py").read_text()
+    calls = re.findall(
+        r'(_gauge|_counter|_info|CounterMetricFamily)\(\s*f?"(flannel_[a-z_{}]+)"', source
+    )
+    endings = {"_gauge": "", "_info": "_info"}
+    served = {name.replace("{what}", "bytes") + endings.get(kind, "_total") for kind, name in calls}
+    named = re.findall(r"\bflannel_[a-z_]*[a-z]\b", (ROOT / "docs/operate.md").read_text())
+    assert set(named) == served
+
+
+def test_every_finding_of_check_has_an_entry_and_no_other_has() -> None:
+    _, _, section = TROUBLESHOOT.partition("## Findings of flannel check\n")
+    section = re.split(r"(?m)^## ", section)[0]
+    assert re.findall(r"(?m)^### (\S+)$", section) == list(KINDS)
+
+
+def texts_of_the_log() -> Iterator[tuple[str, str]]:
+    """What is logged as a warning or worse, and the errors that may be the reason in it: where it
+    stands, and how the longest of its parts begins that are always the same."""
+    reasons = {
+        name
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, errors.FlannelError)
+    } - {"BadOption", "KernelError"}  # told on stderr with status 2; and in the kernel's own words
+    for path in SOURCES:
+        if path.parent.name == "cli" or path.name in ("docker_opts.py", "reservations.py"):
+            continue  # they answer an operator's command
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call) or not node.args:
+                continue
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+            if name in ("warning", "error", "exception", "warn"):
+                text = node.args[1] if name == "warn" and len(node.args) > 1 else node.args[0]
+            elif isinstance(node.func, ast.Name) and node.func.id in reasons:
+                text = node.args[0]
+            else:
+                continue
+            yield f"{path.relative_to(ROOT)}:{node.lineno}", longest_part(text)[:30].rstrip(" (")
+
+
+def longest_part(text: ast.expr) -> str:
+    """Of a message, between what varies."""
+    if isinstance(text, ast.JoinedStr):
+        parts = [cast(str, v.value) if isinstance(v, ast.Constant) else "\0" for v in text.values]
+        template = "".join(parts)
+    elif isinstance(text, ast.Constant) and isinstance(text.value, str):
+        template = re.sub(r"%[a-z]", "\0", text.value)
+    else:
+        return ""  # a variable: its text stands elsewhere
+    return max((words(part) for part in template.split("\0")), key=len)
+
+
+def test_every_warning_of_the_log_has_an_entry() -> None:
+    said = words(TROUBLESHOOT)
+    texts = list(texts_of_the_log())
+    assert len(texts) > 60
+    assert [(where, text) for where, text in texts if text not in said] == []
+
+
+@pytest.mark.parametrize("backend", ["vxlan", "udp"])
+def test_what_a_backend_reads_is_all_in_its_table(backend: str) -> None:
+    source = (ROOT / f"flannel/backends/{backend}/__init__.py").read_text()
+    read = set(re.findall(r'members\.(?:integer|boolean)\(\s*"(\w+)"', source))
+    text = (ROOT / "docs/backends.md").read_text()
+    section = re.split(r"(?m)^#+ ", text.partition(f"### {backend}\n")[2])[0]
+    assert set(re.findall(r"(?m)^\| `(\w+)` \|", section)) == read
+
+
+def test_the_map_of_the_code_names_every_file() -> None:
+    readme = (ROOT / "README.md").read_text()
+    _, _, hacking = readme.partition("## Hacking\n")
+    places = ["flannel/**/*.py", "csrc/*.c", "bench/*.py", "dist/*", "netns-tests/*.py"]
+    files = [path for place in places for path in ROOT.glob(place) if path.is_file()]
+    unnamed = [
+        str(path.relative_to(ROOT))
+        for path in files
+        if not path.name.startswith(("test_", "__init__", "conftest"))
+        and not re.search(rf"(?<![\w.]){re.escape(path.name)}(?!\w)", hacking)
+    ]
+    assert unnamed == []
