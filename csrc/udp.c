@@ -141,17 +141,17 @@ static void complete(struct udp_queue *queue, size_t i)
 	message->to.sin_family = AF_INET;
 	message->to.sin_port = htons(queue->port);
 	message->to.sin_addr.s_addr = htonl(message->host);
-	if (message->n_segments > 1) {
-		uint16_t size = (uint16_t)message->size;
-
-		control_len += put_control(message->control, IPPROTO_UDP, UDP_OPTION_SEGMENT, &size,
-					   sizeof(size));
-	}
+	/* The TOS first: send_alone() leaves off what is behind it. */
 	if (message->tos) {
 		int tos = message->tos;
 
-		control_len += put_control(message->control + control_len, IPPROTO_IP, IP_TOS, &tos,
-					   sizeof(tos));
+		control_len += put_control(message->control, IPPROTO_IP, IP_TOS, &tos, sizeof(tos));
+	}
+	if (message->n_segments > 1) {
+		uint16_t size = (uint16_t)message->size;
+
+		control_len += put_control(message->control + control_len, IPPROTO_UDP,
+					   UDP_OPTION_SEGMENT, &size, sizeof(size));
 	}
 	header->msg_iovlen = message->n_iov;
 	header->msg_control = control_len ? message->control : NULL;
@@ -170,8 +170,7 @@ static void send_alone(struct udp_queue *queue, size_t i, struct flannel_stats *
 	const struct udp_message *message = &queue->messages[i];
 	struct msghdr header = queue->headers[i].msg_hdr;
 
-	header.msg_control = NULL;
-	header.msg_controllen = 0;
+	header.msg_controllen = message->tos ? CMSG_SPACE(sizeof(int)) : 0;
 	for (size_t at = 0; at < message->n_iov; at += header.msg_iovlen) {
 		size_t len = message->iov[at].iov_len;
 
@@ -184,7 +183,10 @@ static void send_alone(struct udp_queue *queue, size_t i, struct flannel_stats *
 			len += message->iov[at + 1].iov_len;
 		}
 		if (sendmsg(queue->fd, &header, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
-			stats->tx_refused++;
+			if (errno == EAGAIN)
+				stats->tx_congested++;
+			else
+				stats->tx_refused++;
 			continue;
 		}
 		stats->tx_packets++;
