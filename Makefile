@@ -28,10 +28,10 @@ MAKEFLAGS += --no-print-directory
 # Two builds at once would write the same files.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup test lint unit netns fuzz verdicts race chaos soak demo bench install uninstall clean as-root packages
+.PHONY: help setup test lint unit netns fuzz verdicts race chaos soak demo bench bench-udp install uninstall clean as-root packages
 
 help: ## say what can be made
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 	@echo "Variables: BACKEND=$(BACKEND) HOSTS=$(HOSTS) DOCKER=1 for demo, PYTHON= for setup in a clean"
 	@echo "tree and for install, DESTDIR= PREFIX=$(PREFIX) for install and uninstall."
 	@echo "FUZZ_RUNS=$(FUZZ_RUNS) for fuzz, VERDICTS=$(VERDICTS) for verdicts," \
@@ -73,6 +73,10 @@ demo: as-root setup ## hosts and containers in namespaces, pinging each other; n
 
 bench: as-root setup ## time to program many peers, beside ip -batch; needs root
 	@.venv/bin/python bench/program_peers.py
+
+bench-udp: as-root setup ## speed of the udp backend beside a plain loop, VXLAN and no tunnel; needs root
+	@netns-tests/install-packages.sh iperf3 iperf3
+	@.venv/bin/python bench/udp_tunnel.py --chart bench/udp_tunnel.svg
 
 # The distribution's Python before others: it is there for all users, at every boot.
 install: ## flanneld, its units and all else in dist/, in PREFIX; see dist/install.sh

@@ -23,6 +23,7 @@ needs=(
 	setarch util-linux
 	systemd-analyze systemd # verifies dist/flanneld.service
 )
+needs+=("$@") # what a caller needs besides, in the same way
 
 missing=()
 for ((i = 0; i < ${#needs[@]}; i += 2)); do

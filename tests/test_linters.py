@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-C_FILES = sorted((ROOT / "csrc").rglob("*.[ch]"))
+C_FILES = sorted([*(ROOT / "csrc").rglob("*.[ch]"), *(ROOT / "bench").rglob("*.c")])
 CDEFS = sorted((ROOT / "csrc").glob("*.cdef"))
 WARNINGS = ["-D_GNU_SOURCE", "-Icsrc", "-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Werror"]
 # To clang a header's inline functions are unused when it looks at the header alone.
