@@ -179,7 +179,7 @@ class Daemon:
 
         def tell(changed: set[IPv4Network]) -> None:
             upkeep.pending.add(changed)
-            firewall.peers_changed()
+            firewall.peers_changed(changed)
 
         if plan.resume is not None:
             tell(set())  # the peers are known: those of before
@@ -220,7 +220,7 @@ class Daemon:
             guard=network.guard if options.guard else None,
         )
         resync = max(options.iptables_resync.total_seconds(), 1.0)
-        return Firewall(rules, lambda: subnets.peers.values(), resync, network.device)
+        return Firewall(rules, lambda: subnets.peers, resync, network.device)
 
     async def _change(self, text: str, plan: Plan, subnets: SubnetManager) -> None:
         """Another network config: start over if it is another network.

@@ -71,7 +71,17 @@ class Peers:
     """Leases of hosts with the addresses 172.16.0.1 and on."""
 
     def __init__(self, n: int) -> None:
-        self.leases = [lease(number) for number in range(1, n + 1)]
+        self.leases = {each.subnet: each for each in map(lease, range(1, n + 1))}
+
+    def move(self, number: int, to: int) -> IPv4Network:
+        """Lease the subnet of one host to another, which has another address."""
+        subnet = lease(number).subnet
+        self.leases[subnet] = Lease(subnet, lease(to).attrs)
+        return subnet
+
+    @property
+    def addresses(self) -> set[str]:
+        return {str(each.attrs.public_ip) for each in self.leases.values()}
 
 
 def lease(number: int) -> Lease:
@@ -92,7 +102,7 @@ def keeping(
     async def both() -> None:
         made = asyncio.Event()
         task = asyncio.create_task(firewall.keep(made.set))
-        firewall.peers_changed()
+        firewall.peers_changed(())
         await asyncio.wait_for(made.wait(), 20)
         try:
             await work(firewall)
@@ -133,6 +143,12 @@ def reaches_us() -> bool:
 def elements() -> set[str]:
     found = asyncio.run(Nftables("nft").read())
     return set(found.peers) if found is not None else set()
+
+
+def has_peer(number: int) -> bool:
+    shown = f"{{ {lease(number).attrs.public_ip} }}"
+    get = ("nft", "get", "element", "ip", TABLE, "peers", shown)
+    return subprocess.run(get, capture_output=True).returncode == 0
 
 
 def saved(iptables: str, table: str) -> str:
@@ -422,17 +438,48 @@ class TestRepair:
 
         async def change(firewall: Firewall) -> None:
             handles = run("nft", "-a", "list", "chain", "ip", TABLE, "input")
-            peers.leases[0] = lease(20_000)
-            firewall.peers_changed()
-            get = ("nft", "get", "element", "ip", TABLE, "peers")
-            shown = str(lease(20_000).attrs.public_ip)
-            await until(lambda: subprocess.run([*get, f"{{ {shown} }}"],
-                                               capture_output=True).returncode == 0)  # fmt: skip
+            firewall.peers_changed({peers.move(1, to=20_000)})
+            await until(lambda: has_peer(20_000))
             # They are the rules that were: those of a table made anew have other handles.
             assert run("nft", "-a", "list", "chain", "ip", TABLE, "input") == handles
 
         assert keeping(change, peers=peers).repairs == 0
-        assert elements() == {str(each.attrs.public_ip) for each in peers.leases}
+        assert elements() == peers.addresses
+
+    def test_every_change_arrives_whenever_it_comes(self) -> None:
+        peers = Peers(3)
+
+        async def change(firewall: Firewall) -> None:
+            for n in range(4, 40):  # some of them at the moment of a look
+                firewall.peers_changed({peers.move(n, to=n), peers.move(1, to=n + 100)})
+                await until(lambda: has_peer(n) and has_peer(n + 100))  # noqa: B023 - as above
+
+        assert keeping(change, peers=peers).repairs == 0
+        assert elements() == peers.addresses
+
+    def test_many_changes_are_few_calls_of_nft(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        peers = Peers(10)
+        written: list[object] = []
+
+        async def change(firewall: Firewall) -> None:
+            from flannel import programs
+
+            really = programs.run
+
+            async def spy(argv: Any, **options: Any) -> Any:
+                if argv[-2:] == ["-f", "-"]:
+                    written.append(argv)
+                return await really(argv, **options)
+
+            monkeypatch.setattr(programs, "run", spy)
+            for n in range(1000):
+                firewall.peers_changed({peers.move(1 + n % 10, to=100 + n)})
+                await asyncio.sleep(0.001)
+            await until(lambda: has_peer(1099))
+
+        assert keeping(change, peers=peers).repairs == 0
+        assert 0 < len(written) < 100
+        assert elements() == peers.addresses
 
     def test_sysctls_of_the_device_are_set_and_put_back(self) -> None:
         ip("link add flannel.1 type vxlan id 1 dstport 8472")

@@ -2,13 +2,15 @@
 netns-tests."""
 
 import json
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
 from flannel.firewall import Guard, Rules
 from flannel.firewall.iptables import changes, forward_rules, forwards_all, masquerade_rules
 from flannel.firewall.nftables import Counter, document, parse
+from flannel.firewall.peers import PeerAddresses
+from flannel.lease import Lease, LeaseAttrs
 
 NETWORK, SUBNET = IPv4Network("10.1.0.0/16"), IPv4Network("10.1.5.0/24")
 GUARD = Guard("flannel.7", 4789, 7)
@@ -200,3 +202,20 @@ class TestIptables:
     )
     def test_who_has_an_opinion_on_forwarding(self, saved: str, expected: bool) -> None:
         assert forwards_all(saved) is expected
+
+
+class TestPeerAddresses:
+    def test_an_address_goes_with_the_last_lease_that_has_it(self) -> None:
+        one, other = IPv4Network("10.1.6.0/24"), IPv4Network("10.1.7.0/24")
+        a, b = (LeaseAttrs(IPv4Address(each), "vxlan", {}) for each in ("192.0.2.1", "192.0.2.2"))
+        peers = {subnet: Lease(subnet, a) for subnet in (one, other)}
+        addresses = PeerAddresses()
+        addresses.refresh(peers)
+        assert set(addresses.all) == {"192.0.2.1"}
+        peers[one] = Lease(one, b)
+        assert addresses.update(peers, {one}) == {"192.0.2.1", "192.0.2.2"}
+        assert set(addresses.all) == {"192.0.2.1", "192.0.2.2"}
+        del peers[other]
+        assert addresses.update(peers, {other, SUBNET}) == {"192.0.2.1"}
+        assert set(addresses.all) == {"192.0.2.2"}
+        assert addresses.update(peers, {other}) == set()

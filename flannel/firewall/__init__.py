@@ -2,14 +2,16 @@
 
     firewall = Firewall(rules, peers, 5.0, "flannel.1")
     tasks.create_task(firewall.keep())
-    firewall.peers_changed()               # at the first look at the leases, and at every change
+    firewall.peers_changed(subnets)        # at the first look at the leases, and at every change
 
 Masquerade and guard are nftables' (`nftables`), on a host without nft masquerade is iptables', and
 nobody guards. Forwarding is accepted in iptables' FORWARD chain wherever there is iptables, for no
 other table can overrule that (`iptables`).
 
-Level, not edge: at each round what is there is compared with what is wanted. Nothing is taken away
-when the daemon ends, so that packets flow on, and guarded.
+Level, not edge: at each round what is there is compared with what is wanted. In between, a lease
+that changes costs that one lease, however many there are, and those that change while nft runs
+are written together. Nothing is taken away when the daemon ends, so that packets flow on, and
+guarded.
 """
 
 import asyncio
@@ -18,6 +20,7 @@ import os
 import shutil
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
+from ipaddress import IPv4Network
 from time import monotonic
 
 from flannel import sysctls
@@ -25,6 +28,7 @@ from flannel.errors import CannotRun, FirewallError, KernelError
 from flannel.firewall import nftables
 from flannel.firewall.iptables import Iptables, find_iptables
 from flannel.firewall.nftables import Chain, Counter, Nftables
+from flannel.firewall.peers import PeerAddresses
 from flannel.firewall.rules import Guard, Rules
 from flannel.lease import Lease
 from flannel.once import Once
@@ -35,6 +39,9 @@ log = logging.getLogger(__name__)
 
 _SHARE = 50
 """The programs get at most this part of a CPU's time: 2 %, however many the peers."""
+_GATHER_SHARE, _LONGEST_GATHER = 9, 1.0
+"""After nft was told of peers, those that change in so many times what that took wait for each
+other: no more than 10 % of a CPU while leases change all the time. In seconds, at most."""
 
 
 class Firewall:
@@ -47,13 +54,13 @@ class Firewall:
     def __init__(
         self,
         rules: Rules,
-        peers: Callable[[], Collection[Lease]],
+        peers: Callable[[], Mapping[IPv4Network, Lease]],
         resync: float,
         device: str = "",
     ) -> None:
         """Prepare.
 
-        :param peers: returns the leases of all other hosts.
+        :param peers: returns the leases of all other hosts, by subnet.
         :param resync: seconds between two looks at the rules.
         :param device: the overlay's link, for its sysctls; "" if there is none.
         """
@@ -62,6 +69,8 @@ class Firewall:
         self._resync = resync
         self._device = device
         self._said = Once(log)
+        self._addresses = PeerAddresses()
+        self._pending: set[IPv4Network] = set()
         self._changed = asyncio.Event()
         self._nft: Nftables | None = None
         self._iptables: list[Iptables] = []
@@ -70,8 +79,9 @@ class Firewall:
         self.repairs = 0
         self.is_guarded = False
 
-    def peers_changed(self) -> None:
-        """Have the guard follow the leases."""
+    def peers_changed(self, changed: Collection[IPv4Network]) -> None:
+        """Have the guard follow the leases of these subnets; at the first call, all of them."""
+        self._pending.update(changed)
         self._changed.set()
 
     async def keep(self, when_made: Callable[[], None] = lambda: None) -> None:
@@ -87,9 +97,11 @@ class Firewall:
         while True:
             self._changed.clear()
             began = monotonic()
+            gather = 0.0
             if began < next_look:
                 # The table may not be what we thought: look at all of it.
                 next_look = next_look if await self._follow_peers() else began
+                gather = min(_GATHER_SHARE * (monotonic() - began), _LONGEST_GATHER)
             else:
                 used = _programs_time()
                 await self._ensure()
@@ -97,6 +109,7 @@ class Firewall:
             when_made()
             with suppress(TimeoutError):
                 async with asyncio.timeout(next_look - monotonic()):
+                    await asyncio.sleep(gather)
                     await self._changed.wait()
 
     async def counters(self) -> Mapping[str, Counter]:
@@ -107,9 +120,6 @@ class Firewall:
         """
         found = await self._nft.read() if self._nft is not None else None
         return found.counters if found is not None else {}
-
-    def _peers(self) -> frozenset[str]:
-        return frozenset(str(lease.attrs.public_ip) for lease in self._leases())
 
     async def _find_programs(self) -> None:
         self._nft, self._iptables = await _find_programs()
@@ -127,8 +137,11 @@ class Firewall:
         """Bring the new peers to a guard that is there; whether that went well."""
         if self._nft is None or not self.is_guarded:
             return True
+        touched = self._addresses.update(self._leases(), self._pending)
+        self._pending.clear()
+        wanted = {each for each in touched if each in self._addresses}
         try:
-            await self._nft.ensure_peers(self._peers())
+            await self._nft.change_peers(wanted, touched - wanted)
         except (CannotRun, FirewallError):
             self._generation = None
             return False
@@ -138,7 +151,7 @@ class Firewall:
         """Look at everything and put it right; what cannot be is said, and tried the next time."""
         # Read before the rules are: what changes meanwhile is seen at the next look.
         generation = nftables.generation() if self._nft is not None else None
-        unchanged = generation is not None and generation == self._generation
+        unchanged = generation is not None and generation == self._generation and not self._pending
         whole = True
         if self._nft is not None and not unchanged:
             whole &= await self._try("nft", self._ensure_nft(self._nft))
@@ -165,7 +178,9 @@ class Firewall:
     async def _ensure_nft(self, nft: Nftables) -> str | None:
         chains = await nft.list_chains()
         self._look_for_drops(chains)
-        amiss = await nft.ensure(self._rules, self._peers(), chains)
+        self._addresses.refresh(self._leases())
+        self._pending.clear()
+        amiss = await nft.ensure(self._rules, frozenset(self._addresses.all), chains)
         self.is_guarded = self._rules.guard is not None
         return amiss
 

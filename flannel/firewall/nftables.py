@@ -173,7 +173,8 @@ class Nftables:
     def __init__(self, program: str) -> None:
         self._program = program
         self._written: str | None = None
-        self._peers: frozenset[str] = frozenset()
+        self._peers: set[str] = set()
+        """The elements of @peers, as we left them."""
 
     async def list_chains(self) -> list[Chain]:
         """Every chain of every table.
@@ -205,7 +206,8 @@ class Nftables:
         if found is not None and found.content == self._written and not upstream:
             if found.peers != peers:
                 amiss = f"the peers of {_OURS} were changed" if found.peers != self._peers else None
-                await self._change_peers(found.peers, peers)
+                self._peers = set(found.peers)
+                await self.change_peers(peers, found.peers - peers)
             return amiss
         if self._written is not None:
             amiss = f"{_OURS} was {'gone' if found is None else 'changed'}"
@@ -213,15 +215,25 @@ class Nftables:
         await self._write(document(rules, peers, counters, upstream))
         written = await self.read()
         self._written = written.content if written is not None else ""
-        self._peers = peers
+        self._peers = set(peers)
         return amiss
 
-    async def ensure_peers(self, peers: frozenset[str]) -> None:
-        """The same for the peers alone, on the word of the last `ensure`: quick.
+    async def change_peers(self, wanted: Collection[str], gone: Collection[str]) -> None:
+        """Have these among the peers, and those not; on the word of the last `ensure`: quick.
 
         :raises FirewallError: nft refuses, perhaps because the table is not what it was.
         """
-        await self._change_peers(self._peers, peers)
+        add = [each for each in wanted if each not in self._peers]
+        delete = [each for each in gone if each in self._peers]
+        lines = [
+            f"{verb} element ip {TABLE} peers {{ {', '.join(sorted(elements))} }}\n"
+            for verb, elements in (("add", add), ("delete", delete))
+            if elements
+        ]
+        if lines:
+            await self._write("".join(lines))
+        self._peers.update(add)
+        self._peers.difference_update(delete)
 
     async def read(self) -> Found | None:
         """Our table; None if there is none.
@@ -236,16 +248,6 @@ class Nftables:
         if done.status != 0:
             raise FirewallError(f"cannot list {_OURS}: {done.complaint}")
         return parse(done.stdout)
-
-    async def _change_peers(self, before: frozenset[str], after: frozenset[str]) -> None:
-        lines = [
-            f"{verb} element ip {TABLE} peers {{ {', '.join(sorted(elements))} }}\n"
-            for verb, elements in (("add", after - before), ("delete", before - after))
-            if elements
-        ]
-        if lines:
-            await self._write("".join(lines))
-        self._peers = after
 
     async def _write(self, text: str) -> None:
         done = await programs.run([self._program, "-f", "-"], stdin=text.encode(), timeout=_TIMEOUT)
