@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
@@ -403,7 +404,10 @@ class TestRepair:
         keeping(damage)
         assert caplog.text.count("repaired the firewall: table ip flannel was gone") == 1
 
-    def test_nothing_is_run_while_nothing_changes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("rules", [RULES, replace(RULES, guard=None)], ids=["all", "unguarded"])
+    def test_nothing_is_run_while_nothing_changes(
+        self, rules: Rules, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
         ran: list[object] = []
 
         async def wait(firewall: Firewall) -> None:
@@ -419,8 +423,9 @@ class TestRepair:
             monkeypatch.setattr(programs, "run", spy)
             await asyncio.sleep(0.5)
 
-        keeping(wait)
+        keeping(wait, rules)
         assert [argv for argv in ran if "legacy" not in argv[0]] == []  # type: ignore[index]
+        assert caplog.text == ""
 
     def test_the_generation_tells_of_every_change_of_nftables_and_of_no_other(self) -> None:
         first = generation()

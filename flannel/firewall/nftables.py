@@ -197,6 +197,8 @@ class Nftables:
         :return: what was amiss though it had been written before; None if nothing was.
         :raises FirewallError: nft refuses.
         """
+        if rules.guard is None:
+            peers = frozenset()  # there is no set for them
         tables = {(chain.family, chain.table) for chain in chains}
         found = await self.read() if ("ip", TABLE) in tables else None
         upstream = tables & UPSTREAM_TABLES
