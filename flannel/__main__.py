@@ -78,7 +78,7 @@ async def _run(options: Options) -> None:
         async with health.served(options, status):
             await serving
     except asyncio.CancelledError:
-        log.info("stopped; device, routes and lease stay, so that packets flow on")
+        log.info("stopped; device and routes stay")
     finally:
         store.close()
 

@@ -353,6 +353,14 @@ class TestCommands:
         assert "flannel.1, MTU 1450, up: packets flow on" in done.stdout
         assert flannel(host, "leases").returncode == 1
 
+    def test_a_device_that_flanneld_carries_for_is_not_said_to_carry_without(
+        self, world: World
+    ) -> None:
+        (host,) = start(world, UDP, 1)
+        host.daemon.stop()
+        said = "flannel0, MTU 1472, up: without flanneld nothing is carried"
+        assert said in flannel(host, "status").stdout
+
     def test_peers_are_shown_with_time_and_size(self, pair: Pair) -> None:
         _, one, other = pair
         (peer,) = json.loads(flannel(one, "peers", "--json").stdout)["peers"]

@@ -47,7 +47,11 @@ async def _without_daemon(context: Context) -> dict[str, Any]:
     try:
         async with Netlink() as netlink:
             ours = [link for link in await netlink.list_links() if is_ours(link)]
-        found["device"] = [{"name": link.name, "mtu": link.mtu, "up": link.up} for link in ours]
+        found["device"] = [
+            # To a TUN device's packets only flanneld does something.
+            {"name": link.name, "mtu": link.mtu, "up": link.up, "carries": link.kind != "tun"}
+            for link in ours
+        ]
     except FlannelError as why:
         found["device_error"] = str(why)
     try:
@@ -131,8 +135,12 @@ def _text_without_daemon(found: dict[str, Any]) -> str:
     else:
         lines.append(("subnet.env", "not there"))
     for device in devices or ():
-        up = "up" if device["up"] else "DOWN"
-        lines.append(("device", f"{device['name']}, MTU {device['mtu']}, {up}: packets flow on"))
+        text = f"{device['name']}, MTU {device['mtu']}, {'up' if device['up'] else 'DOWN'}"
+        if device["carries"] and device["up"]:
+            text += ": packets flow on"
+        elif not device["carries"]:
+            text += ": without flanneld nothing is carried"
+        lines.append(("device", text))
     if found["etcd_error"]:
         lines.append(("etcd", f"DOWN: {found['etcd_error']}"))
     elif lease is not None:
