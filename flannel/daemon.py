@@ -39,7 +39,7 @@ from flannel.firewall import Firewall, Rules
 from flannel.hand_over import HandOver
 from flannel.host import find_overlap, remove_stale_links
 from flannel.interface import ExternalInterface, InterfaceChoice
-from flannel.lease import Lease
+from flannel.lease import Lease, LeaseTable
 from flannel.lease_keeper import LeaseKeeper
 from flannel.logs import fields
 from flannel.netlink import Netlink
@@ -89,6 +89,7 @@ class Daemon:
         self._state_file = options.state_dir / saved_state.FILE_NAME
         self._state = saved_state.read(self._state_file, options.etcd.prefix)
         """What was served last, by this run or the one before."""
+        self._leases = LeaseTable(self._state.peers if self._state is not None else ())
         self._subnets: SubnetManager | None = None
 
     async def run(self) -> None:
@@ -142,7 +143,7 @@ class Daemon:
             config,
             ttl=int(options.subnet_lease_ttl.total_seconds()),
             grace=options.lease_grace.total_seconds(),
-            known=state.peers if state is not None else (),
+            table=self._leases,
         )
         await self._check_overlap(config, plan.interface)
         attrs = replace(await plan.backend.lease_attrs(), node_id=self._node_id)

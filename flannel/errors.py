@@ -52,7 +52,8 @@ class NetworkInUse(FlannelError):
 class BadLease(FlannelError):
     """A key or a value below ``subnets/`` is not a lease.
 
-    :ivar index: the store's number of the last write to it, where that is known.
+    :ivar index: the store's number of the last write to it; 0 where that is not known, or of no
+        use.
     """
 
     index = 0

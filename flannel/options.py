@@ -119,7 +119,8 @@ FLAGS = (
          default="24h", help="how long the lease lasts without being renewed, in whole minutes"),
     Flag(name="lease-grace", parse=values.duration(0, 7 * 86400), metavar="TIME", default="5m",
          help="how long to keep the routes to hosts whose leases vanish without being removed, as "
-         "when etcd was emptied or restored"),
+         "when etcd was emptied or restored; at a start, of those that are gone together with the "
+         "lease of this host"),
     Flag(name="lease-hook", parse=values.program, metavar="FILE",
          help="program to run after the host had to take another subnet, with FLANNEL_OLD_SUBNET "
          "and what is in -subnet-file in its environment"),

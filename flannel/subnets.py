@@ -1,6 +1,6 @@
 """SubnetManager: who gets which subnet. Policy on a lease store, no I/O of its own.
 
-    subnets = SubnetManager(store, config, known=...)
+    subnets = SubnetManager(store, config, table=...)
     lease = await subnets.acquire(attrs, previous)     # or, without a store: resume(attrs, lease)
     async for changed in subnets.follow():      # subnets.peers is up to date, these differ
         ...
@@ -53,7 +53,8 @@ class SubnetManager:
     :ivar peers: the leases of other hosts that fit the network, by subnet.
     :param ttl: seconds that our lease lasts.
     :param grace: seconds for which leases count that the store has forgotten.
-    :param known: leases of others that it had when we last looked, perhaps in an earlier run.
+    :param table: the leases that it had when we last looked, perhaps in an earlier run, and which
+        of them it has forgotten; kept up to date here.
     :ivar is_in_order: whether, as far as is known, the store says of our subnet what we do.
     :ivar is_forgotten: whether it does not because it has forgotten us, and probably others.
     """
@@ -66,7 +67,7 @@ class SubnetManager:
         *,
         ttl: int = LEASE_TTL,
         grace: float = LEASE_GRACE,
-        known: Collection[Lease] = (),
+        table: LeaseTable | None = None,
     ) -> None:
         self.config = config
         self.peers: dict[IPv4Network, Lease] = {}
@@ -76,7 +77,7 @@ class SubnetManager:
         self._random = random or SystemRandom()
         self._ttl = ttl
         self._grace = grace
-        self._table = LeaseTable(known)
+        self._table = table if table is not None else LeaseTable()
         self._own: Lease | None = None
         self._stored: LeaseAttrs | None = None
         """What the store says of our subnet, by our last look or write."""
@@ -125,17 +126,27 @@ class SubnetManager:
         if seen_since is None:
             seen_since = monotonic()
         for attempt in range(_ATTEMPTS):
-            leases = (await self._store.snapshot()).leases
+            found = await self._store.snapshot()
+            leases = found.leases
             own = own_first(leases, attrs, previous)
             # A store that does not know of us any more has forgotten others as well.
             forgotten = before is not None and not any(each.index >= before.index for each in own)
             self._table.reset(leases, self._keep_until(forgotten))
+            self._table.expire(monotonic())
             try:
+                if before is not None and _is_written_over(before, found):
+                    await self._mend(replace(before, attrs=attrs))
+                    continue
                 lease = await self._reuse(own, attrs)
                 if lease is None:
                     if await self._settle(leases, seen_since):
                         continue
-                    lease = await self._take(attrs, previous)
+                    taken = found.garbled | {
+                        subnet
+                        for subnet, each in self._table.leases.items()
+                        if not is_of(each.attrs, attrs)
+                    }
+                    lease = await self._take(attrs, previous, taken)
             except (LeaseTaken, LeaseChanged) as lost:
                 log.info("%s; choosing again", lost)
                 pause = min(_LONGEST_PAUSE, 0.02 * 2**attempt)
@@ -169,8 +180,9 @@ class SubnetManager:
         await asyncio.sleep(missing)
         return True
 
-    async def _take(self, attrs: LeaseAttrs, previous: IPv4Network | None) -> Lease:
-        taken = self._table.leases.keys()
+    async def _take(
+        self, attrs: LeaseAttrs, previous: IPv4Network | None, taken: Collection[IPv4Network]
+    ) -> Lease:
         subnet = previous
         if subnet is None or not is_free(self.config, subnet, taken):
             subnet = choose_free(self.config, taken, self._random)
@@ -195,7 +207,7 @@ class SubnetManager:
         """
         async for news in self._store.follow_leases():
             match news:
-                case Snapshot(leases, rewound):
+                case Snapshot(leases, rewound, garbled):
                     own = self.own
                     seen = next((each for each in leases if each.subnet == own.subnet), None)
                     if seen is None:
@@ -207,12 +219,15 @@ class SubnetManager:
                     self._is_unverified = False
                 case Changes(events):
                     rewound = False
+                    garbled = frozenset(
+                        each.subnet for each in events if isinstance(each, LeaseGarbled)
+                    )
                     changed = self._table.update(events)
                     seen = self._table.held(self.own.subnet)
                 case _:
                     assert_never(news)
             self._check_own(seen, rewound)
-            if isinstance(news, Changes) and LeaseGarbled(self.own.subnet) in news.events:
+            if self.own.subnet in garbled:
                 self.is_in_order = False
                 self._own_changed.set()
             yield self._update_peers(changed)
@@ -298,13 +313,7 @@ class SubnetManager:
 
     async def _keep(self) -> Lease:
         own = self.own
-        try:
-            found = await self._store.find(own.subnet)
-        except BadLease as why:
-            stray = replace(own, index=why.index)
-            lease = await self._store.replace(stray, own.attrs, self._ttl)
-            log.warning("somebody had written over lease %s: %s; written again", own, why)
-            return lease
+        found = await self._mend(own)
         if found is None:
             lease = await self._store.create(own.subnet, own.attrs, self._ttl)
             log.warning("lease %s was gone from the store; taken again", own)
@@ -314,6 +323,22 @@ class SubnetManager:
         if found.attrs != own.attrs:
             log.warning("lease %s said something else: %s; written again", own, found.attrs.host)
         return lease
+
+    async def _mend(self, own: Lease) -> Lease | None:
+        """The lease for our subnet; if its key holds none, it is written again.
+
+        :raises LeaseLost: that cannot be.
+        """
+        try:
+            return await self._store.find(own.subnet)
+        except BadLease as why:
+            if not why.index:
+                raise LeaseLost(f"cannot keep lease {own.subnet}: {why}") from None
+            stray = replace(own, index=why.index)
+            ttl = None if own.ttl is None else self._ttl
+            lease = await self._store.replace(stray, own.attrs, ttl)
+            log.warning("somebody had written over lease %s: %s; written again", own, why)
+            return lease
 
     async def release(self) -> None:
         """Give our lease up; a reservation stays.
@@ -340,3 +365,10 @@ class SubnetManager:
             return None
         latest = ttl - margin if ttl > margin else ttl / 4
         return latest * self._random.uniform(0.5, 0.9)
+
+
+def _is_written_over(own: Lease, found: Snapshot) -> bool:
+    """Whether there is garbage at the key of ``own``, and was no other host's lease before."""
+    if own.subnet not in found.garbled:
+        return False
+    return all(is_of(each.attrs, own.attrs) for each in found.leases if each.subnet == own.subnet)

@@ -4,16 +4,21 @@ import asyncio
 from collections.abc import AsyncIterator
 from ipaddress import IPv4Network
 
-from flannel.errors import LeaseChanged, LeaseTaken
+from flannel.errors import BadLease, LeaseChanged, LeaseTaken
 from flannel.lease import Lease, LeaseAdded, LeaseAttrs, LeaseEvent, LeaseRemoved
 from flannel.stores import Changes, ConfigDocument, Snapshot
 
 
 class FakeStore:
-    """Leases last until `remove`; ``stale`` makes the next snapshots those of an earlier moment."""
+    """Leases last until `remove`; ``stale`` makes the next snapshots those of an earlier moment.
+
+    :ivar garbled: subnets of which the key holds no lease, and by which write; as in etcd's, what
+        such a one was before still stands in snapshots.
+    """
 
     def __init__(self) -> None:
         self.leases: dict[IPv4Network, Lease] = {}
+        self.garbled: dict[IPv4Network, int] = {}
         self.index = 0
         self.stale: list[Snapshot] = []
         self.renewals = 0
@@ -41,10 +46,16 @@ class FakeStore:
         return self.stale.pop(0) if self.stale else self._now()
 
     async def find(self, subnet: IPv4Network) -> Lease | None:
+        if subnet in self.garbled:
+            bad = BadLease("it is garbage")
+            bad.index = self.garbled[subnet]
+            raise bad
         return self.leases.get(subnet)
 
     async def create(self, subnet: IPv4Network, attrs: LeaseAttrs, ttl: int | None) -> Lease:
         found = self.leases.get(subnet)
+        if subnet in self.garbled:
+            raise LeaseTaken(f"cannot lease {subnet}")
         if found is None:
             return self.put(subnet, attrs, ttl)
         if found.attrs != attrs:
@@ -70,9 +81,18 @@ class FakeStore:
         """Write as some host does, without conditions."""
         self.index += 1
         lease = self.leases[subnet] = Lease(subnet, attrs, ttl, self.index)
+        self.garbled.pop(subnet, None)
         if not quietly:
             self._tell(LeaseAdded(lease))
         return lease
+
+    def garble(self, subnet: IPv4Network, index: int | None = None) -> None:
+        """Write what is no lease, unheard.
+
+        :param index: of that write; 0 makes it one that cannot be written over.
+        """
+        self.index += 1
+        self.garbled[subnet] = self.index if index is None else index
 
     def remove(self, subnet: IPv4Network) -> None:
         """Delete, or let expire."""
@@ -88,9 +108,10 @@ class FakeStore:
         self.tell(Changes((event,)))
 
     def _now(self) -> Snapshot:
-        return Snapshot(tuple(self.leases.values()))
+        return Snapshot(tuple(self.leases.values()), garbled=frozenset(self.garbled))
 
     def _check(self, lease: Lease) -> None:
         found = self.leases.get(lease.subnet)
-        if found is None or found.index != lease.index:
+        index = self.garbled.get(lease.subnet, found.index if found is not None else None)
+        if index != lease.index:
             raise LeaseChanged(f"cannot write lease {lease.subnet}")

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any, TypeVar
@@ -235,7 +236,10 @@ class TestPoison:
             add(etcd, B)
 
         assert follow(etcd, step)[1] == Changes((LeaseAdded(Lease(B, OTHER)),))
-        assert follow(etcd) == [Snapshot((Lease(B, OTHER),))]
+        assert follow(etcd) == [Snapshot((Lease(B, OTHER),), garbled=frozenset({A}))]
+        with pytest.raises(BadLease, match="directory") as caught:
+            run(store_at(etcd.url).find(A))
+        assert caught.value.index == 0
 
     def test_a_lease_that_turns_unreadable_stays_what_it_was_until_it_is_mended(
         self, etcd: EtcdServer, caplog: pytest.LogCaptureFixture
@@ -247,7 +251,7 @@ class TestPoison:
             assert await store.snapshot() == good
             add(etcd, A, "garbage")
             for _ in range(3):
-                assert await store.snapshot() == good
+                assert await store.snapshot() == replace(good, garbled=frozenset({A}))
             add(etcd, A, ME.to_json())
             assert await store.snapshot() == Snapshot((Lease(A, ME),))
 

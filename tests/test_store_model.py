@@ -192,6 +192,10 @@ class Following(RuleBasedStateMachine):
     def ours_goes(self) -> None:
         self.etcd.remove(OWN, "expire")
 
+    @rule(value=st.sampled_from(["garbage", "", '{"PublicIP":"224.0.0.1"}']))
+    def ours_is_garbled(self, value: str) -> None:
+        self.etcd.write(OWN, value)
+
     @rule()
     def it_goes_away_or_comes_back(self) -> None:
         self.etcd.is_away = not self.etcd.is_away

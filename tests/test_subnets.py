@@ -1,6 +1,7 @@
 """Who gets which subnet, on a store that is real but kept in memory."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from ipaddress import IPv4Address, IPv4Network
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flannel.errors import AddressTaken, IdentityTaken, LeaseLost, NoFreeSubnet
-from flannel.lease import Lease, LeaseAttrs
+from flannel.lease import Lease, LeaseAttrs, LeaseTable
 from flannel.network_config import NetworkConfig
 from flannel.stores import Snapshot
 from flannel.subnet_choice import choose_free, is_free
@@ -323,19 +324,103 @@ class TestForgottenLeases:
     def test_what_is_in_use_is_not_chosen_though_the_store_has_forgotten_it(self) -> None:
         store = FakeStore()
         known = [Lease(net(f"10.5.{n}.0/24"), OTHER) for n in (1, 3)]
-        manager = SubnetManager(store, SMALL, Random(1), known=known)
+        manager = SubnetManager(store, SMALL, Random(1), table=LeaseTable(known))
         before = Lease(net("10.9.9.0/24"), ME, 50, index=17)
         lease = run(manager.acquire(ME, None, before=before, seen_since=LONG_AGO))
         assert lease.subnet == net("10.5.2.0/24")
         assert manager.peers.keys() == {each.subnet for each in known}
 
+    def test_what_went_while_we_were_away_is_over_after_the_grace_whatever_comes(self) -> None:
+        """Each life tries anew, with the same table, and what keeps it from a lease ends."""
+        store = FakeStore()
+        store.put(net("10.5.2.0/24"), OTHER, 50)
+        table = LeaseTable([Lease(net(f"10.5.{n}.0/24"), self.THIRD) for n in (1, 3)])
+        before = Lease(net("10.5.2.0/24"), ME, 50, index=17)
+
+        def life(grace: float) -> Lease:
+            manager = SubnetManager(store, SMALL, Random(1), grace=grace, table=table)
+            return run(manager.acquire(ME, None, before=before, seen_since=LONG_AGO))
+
+        with pytest.raises(NoFreeSubnet):
+            life(grace=0.1)
+        time.sleep(0.1)
+        assert life(grace=1000).subnet in {net("10.5.1.0/24"), net("10.5.3.0/24")}
+
+    def test_what_the_store_has_forgotten_stays_over_another_life(self) -> None:
+        store = FakeStore()
+        table = LeaseTable([Lease(self.A, OTHER)])
+        before: Lease | None = Lease(net("10.9.9.0/24"), ME, 50, index=17)
+        for _ in range(2):
+            manager = SubnetManager(store, CONFIG, Random(1), table=table)
+            before = run(manager.acquire(ME, None, before=before, seen_since=LONG_AGO))
+            assert manager.peers.keys() == {self.A}
+
+    def test_our_own_subnet_is_taken_again_in_a_store_that_has_forgotten_it(self) -> None:
+        mine = Lease(net("10.5.2.0/24"), ME, 50, index=17)
+        manager = SubnetManager(FakeStore(), CONFIG, Random(1), table=LeaseTable([mine]))
+        lease = run(manager.acquire(ME, mine.subnet, before=mine, seen_since=LONG_AGO))
+        assert lease.subnet == mine.subnet
+
     def test_leases_that_went_while_we_were_away_are_not_missed(self) -> None:
         store = FakeStore()
         mine = store.put(net("10.5.2.0/24"), ME, 50)
         known = [Lease(net(f"10.5.{n}.0/24"), OTHER) for n in (1, 3)]
-        manager = SubnetManager(store, SMALL, Random(1), known=known)
+        manager = SubnetManager(store, SMALL, Random(1), table=LeaseTable(known))
         run(manager.acquire(ME, None, before=mine))
         assert manager.peers == {}
+
+
+class TestGarbled:
+    """Somebody has written what is no lease over a key."""
+
+    def test_over_ours_while_we_serve_it_is_written_again_however_we_hear_of_it(self) -> None:
+        cluster = Cluster()
+        mine = cluster.acquire("10.5.1.0/24")
+
+        async def main() -> None:
+            feed = cluster.manager.follow()
+            await anext(feed)
+            cluster.store.garble(mine.subnet)
+            cluster.store.tell(Snapshot((mine,), garbled=frozenset({mine.subnet})))
+            await anext(feed)
+            assert not cluster.manager.is_in_order
+            await cluster.manager.keep()
+
+        run(main())
+        assert cluster.manager.is_in_order
+        assert cluster.store.leases[mine.subnet].attrs == ME
+
+    @pytest.mark.parametrize("ttl", [50, None])
+    def test_over_ours_while_we_were_away_it_is_written_again(self, ttl: int | None) -> None:
+        cluster = Cluster()
+        mine = cluster.store.put(net("10.5.1.0/24"), ME, ttl)
+        cluster.store.garble(mine.subnet)
+        lease = run(cluster.manager.acquire(ME, mine.subnet, before=mine, seen_since=LONG_AGO))
+        assert lease.subnet == mine.subnet
+        assert cluster.store.leases[mine.subnet].attrs == ME
+        assert (cluster.store.leases[mine.subnet].ttl is None) == (ttl is None)
+
+    def test_over_what_another_host_had_taken_meanwhile_it_is_left_alone(self) -> None:
+        cluster = Cluster()
+        mine = Lease(net("10.5.1.0/24"), ME, 50, 17)
+        cluster.store.put(mine.subnet, OTHER, 50)
+        cluster.store.garble(mine.subnet)
+        lease = run(cluster.manager.acquire(ME, mine.subnet, before=mine, seen_since=LONG_AGO))
+        assert lease.subnet != mine.subnet
+        assert cluster.store.garbled.keys() == {mine.subnet}
+
+    def test_a_garbled_key_is_nobodys_to_take(self) -> None:
+        cluster = Cluster(SMALL)
+        for n in (1, 3):
+            cluster.store.garble(net(f"10.5.{n}.0/24"))
+        assert cluster.acquire("10.5.1.0/24").subnet == net("10.5.2.0/24")
+
+    def test_what_cannot_be_written_over_is_given_up(self) -> None:
+        cluster = Cluster()
+        mine = cluster.acquire()
+        cluster.store.garble(mine.subnet, index=0)
+        with pytest.raises(LeaseLost, match="is garbage"):
+            run(cluster.manager.keep())
 
 
 class TestANewStore:
@@ -391,7 +476,7 @@ class TestResuming:
     def test_it_serves_at_once_and_puts_its_lease_back_if_it_is_gone(self) -> None:
         store = FakeStore()
         peer = Lease(net("10.5.3.0/24"), OTHER)
-        manager = SubnetManager(store, CONFIG, Random(1), known=[peer])
+        manager = SubnetManager(store, CONFIG, Random(1), table=LeaseTable([peer]))
         lease = manager.resume(ME, Lease(net("10.5.2.0/24"), UPSTREAMS, 50, index=17))
         assert (lease.subnet, lease.attrs) == (net("10.5.2.0/24"), ME)
         assert manager.peers == {peer.subnet: peer}

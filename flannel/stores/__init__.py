@@ -53,10 +53,13 @@ class Snapshot:
 
     :ivar rewound: the store's history is another than that of the news before: it was emptied or
         restored, and what is not here may be in use all the same.
+    :ivar garbled: subnets whose key holds no lease. Where one was read before, it still stands
+        among the leases.
     """
 
     leases: tuple[Lease, ...]
     rewound: bool = False
+    garbled: frozenset[IPv4Network] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,8 @@ class Store(Protocol):
     async def find(self, subnet: IPv4Network) -> Lease | None:
         """The lease for ``subnet``, agreed upon like a snapshot; None if there is none.
 
-        :raises BadLease: the key is there and holds none; ``index`` is that of its last write.
+        :raises BadLease: the key is there and holds none; ``index`` is that of its last write, 0
+            if it cannot be written over.
         """
         ...
 

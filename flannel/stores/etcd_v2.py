@@ -102,9 +102,9 @@ class EtcdV2Store:
         """See `flannel.stores.Store`."""
         doing = f"watch {self._subnets}"
         while True:
-            self._good, index = await self._list(self._good)
+            self._good, garbled, index = await self._list(self._good)
             rewound, self._seen = index < self._seen, index
-            yield Snapshot(tuple(self._good.values()), rewound)
+            yield Snapshot(tuple(self._good.values()), rewound, garbled)
             while True:
                 try:
                     answer = await self._poll(doing, self._subnets, index, recursive="true")
@@ -127,8 +127,8 @@ class EtcdV2Store:
 
     async def snapshot(self) -> Snapshot:
         """See `flannel.stores.Store`."""
-        self._listed, _ = await self._list({**self._good, **self._listed})
-        return Snapshot(tuple(self._listed.values()))
+        self._listed, garbled, _ = await self._list({**self._good, **self._listed})
+        return Snapshot(tuple(self._listed.values()), garbled=garbled)
 
     async def find(self, subnet: IPv4Network) -> Lease | None:
         """See `flannel.stores.Store`."""
@@ -141,7 +141,7 @@ class EtcdV2Store:
         try:
             return _lease(node)
         except BadLease as why:
-            why.index = int(node["modifiedIndex"])
+            why.index = 0 if node.get("dir") else int(node["modifiedIndex"])
             raise
 
     async def create(self, subnet: IPv4Network, attrs: LeaseAttrs, ttl: int | None) -> Lease:
@@ -203,20 +203,26 @@ class EtcdV2Store:
         except BadLease:
             return None
 
-    async def _list(self, before: dict[str, Lease]) -> tuple[dict[str, Lease], int]:
-        """Every lease by its key, and the index as of which; ``before`` is what was good."""
+    async def _list(
+        self, before: dict[str, Lease]
+    ) -> tuple[dict[str, Lease], frozenset[IPv4Network], int]:
+        """Every lease by its key, the subnets whose keys hold none, and the index as of which;
+        ``before`` is what was good."""
         try:
             answer = await self._ask(
                 f"list {self._subnets}", "GET", self._subnets, quorum="true", recursive="true"
             )
         except NotFound as absent:
-            return {}, absent.index
-        good = {}
+            return {}, frozenset(), absent.index
+        good, garbled = {}, set()
         for node in answer.document["node"].get("nodes", ()):
             lease = self._readable(node, before)
             if lease is not None:
                 good[_name(node)] = lease
-        return good, answer.etcd_index
+            if lease is None or lease.index != node["modifiedIndex"]:
+                with suppress(BadLease):
+                    garbled.add(parse_subnet_key(_name(node)))
+        return good, frozenset(garbled), answer.etcd_index
 
     def _events(self, document: dict[str, Any]) -> tuple[list[LeaseEvent], bool]:
         """What an event means for leases, and whether that is all; else look at everything."""
