@@ -1,4 +1,4 @@
-"""The etcd of a world: one member, with the v2 API, and what is in it."""
+"""The etcd of a world: one member or several, with the v2 API, and what is in it."""
 
 import json
 import shutil
@@ -16,28 +16,50 @@ ETCD = "http://192.0.2.1:2379"
 
 
 class Etcd:
-    """An etcd in the namespace ``net``, which has its address; not started yet."""
+    """An etcd in the namespace ``net``, which has its address; not started yet.
 
-    def __init__(self, net: Namespace, directory: Path) -> None:
+    :param number: of this one among ``n_members``; 192.0.2.<number> is its address.
+    """
+
+    def __init__(
+        self, net: Namespace, directory: Path, number: int = 1, n_members: int = 1
+    ) -> None:
+        self.url = f"http://192.0.2.{number}:2379"
         self._net = net
         self._directory = directory
+        self._name = f"etcd{number}"
+        self._peers = {f"etcd{n}": f"http://192.0.2.{n}:2380" for n in range(1, n_members + 1)}
+        self._log = directory / f"{self._name}.log"
         self._process: subprocess.Popen[Any] | None = None
 
     def start(self, *flags: str) -> None:
         """Start etcd, or start it again with the data it had."""
-        peer = "http://127.0.0.1:2380"
-        with (self._directory / "etcd.log").open("ab") as log:
+        self.launch(*flags)
+        self.wait_healthy()
+
+    def launch(self, *flags: str) -> None:
+        """Start it without waiting; it has to find others before it is healthy."""
+        peer = self._peers[self._name]
+        cluster = ",".join(f"{name}={url}" for name, url in self._peers.items())
+        with self._log.open("ab") as log:
             self._process = self._net.popen(
-                "etcd", "--enable-v2", f"--data-dir={self._directory / 'etcd'}",
-                f"--listen-client-urls={ETCD}", f"--advertise-client-urls={ETCD}",
+                "etcd", "--enable-v2", f"--name={self._name}",
+                f"--data-dir={self._directory / self._name}",
+                f"--listen-client-urls={self.url}", f"--advertise-client-urls={self.url}",
                 f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}",
-                f"--initial-cluster=default={peer}", "--logger=zap", *flags, stdout=log, stderr=log,
+                f"--initial-cluster={cluster}", "--logger=zap", *flags, stdout=log, stderr=log,
             )  # fmt: skip
-        health = ("env", "ETCDCTL_API=2", "etcdctl", f"--endpoints={ETCD}", "cluster-health")
+
+    def wait_healthy(self) -> None:
+        """Wait until it serves, with as many others as it takes."""
+        script = (
+            "import sys, urllib.request\n"
+            f"urllib.request.urlopen('{self.url}/v2/keys/?quorum=true', timeout=1)\n"
+        )
         wait_for(
-            lambda: self._net.try_run(*health).returncode == 0,
+            lambda: self._net.try_run(sys.executable, "-c", script).returncode == 0,
             15,
-            lambda: f"etcd; it says: {(self._directory / 'etcd.log').read_text()[-300:]}",
+            lambda: f"{self._name}; it says: {self._log.read_text()[-300:]}",
         )
 
     def stop(self, number: int = signal.SIGTERM) -> None:
@@ -50,11 +72,13 @@ class Etcd:
     def wipe(self) -> None:
         """End etcd and remove its data, as when a disk is lost; `start` begins anew."""
         self.kill()
-        shutil.rmtree(self._directory / "etcd")
+        shutil.rmtree(self._directory / self._name)
 
     def ctl(self, *arguments: str) -> str:
         """Run etcdctl for the v2 API."""
-        return self._net.run("env", "ETCDCTL_API=2", "etcdctl", f"--endpoints={ETCD}", *arguments)
+        return self._net.run(
+            "env", "ETCDCTL_API=2", "etcdctl", f"--endpoints={self.url}", *arguments
+        )
 
     def configure(self, config: dict[str, Any] | str) -> None:
         """Write the network config."""
@@ -74,7 +98,7 @@ class Etcd:
         """
         script = (
             "import http.client, json, sys, time, urllib.parse\n"
-            "connection = http.client.HTTPConnection('192.0.2.1', 2379)\n"
+            f"connection = http.client.HTTPConnection('{self.url.removeprefix('http://')}')\n"
             "for key, value in json.load(sys.stdin):\n"
             f"    due = time.monotonic() + {pause}\n"
             f"    body = urllib.parse.urlencode({{'value': value, 'ttl': {ttl}}})\n"
@@ -95,7 +119,7 @@ class Etcd:
         """etcd's nodes under subnets/ (value, ttl, ...), by the last part of their keys."""
         script = (
             "import sys, urllib.request\n"
-            f"url = '{ETCD}/v2/keys{PREFIX}/subnets?quorum=true&sorted=true'\n"
+            f"url = '{self.url}/v2/keys{PREFIX}/subnets?quorum=true&sorted=true'\n"
             "print(urllib.request.urlopen(url).read().decode())\n"
         )
         done = self._net.try_run(sys.executable, "-c", script)

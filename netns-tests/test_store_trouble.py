@@ -7,9 +7,10 @@ import time
 from typing import Any
 
 import pytest
+from slow_link import slow_link
 from test_leases import key_of, value_of, wait_value
 from test_overlay import HOST_GW, UDP, VXLAN, overlay, peer_value, start, wait_overlay
-from world import PREFIX, Host, Pinger, World, ping, wait_for
+from world import ETCD, PREFIX, Etcd, Host, Pinger, World, ping, wait_for
 
 ALL = pytest.mark.parametrize("config", [VXLAN, HOST_GW, UDP], ids=["vxlan", "host-gw", "udp"])
 ROUNDS = int(os.environ.get("FLANNEL_WIPE_ROUNDS", "2"))
@@ -35,6 +36,8 @@ class TestStartWithoutEtcd:
         near, far = one.add_container(1), other.add_container(1)
         assert ping(near, far.address, 5) is not None
         before = one.subnet
+        state = one.state_dir / "state.json"
+        wait_for(lambda: key_of(other) in state.read_text(), 5, "the peer in the saved state")
         world.stop_etcd(signal.SIGKILL)
         one.daemon.kill()
         one.subnet_file.unlink()  # as after a reboot
@@ -86,7 +89,7 @@ class TestStartWithoutEtcd:
         host.start_flanneld("-iface=eth0").wait_ready(5)
         began = time.monotonic()
         assert host.daemon.stop() == 0
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 1.5
 
     def test_a_saved_state_that_is_no_use_is_said_and_etcd_waited_for(self, world: World) -> None:
         (host,) = start(world, VXLAN, 1)
@@ -139,12 +142,12 @@ class TestEmptied:
             assert "starting over" not in host.daemon.log
 
 
-def cut_off(host: Host) -> None:
-    """Drop all that the host and etcd say to each other."""
+def cut_off(host: Host, address: str = "192.0.2.1") -> None:
+    """Drop all that the host and the etcd at ``address`` say to each other."""
     host.run("nft", "add table ip cut; add chain ip cut in { type filter hook input priority 0; }; "
              "add chain ip cut out { type filter hook output priority 0; }; "
-             "add rule ip cut in tcp sport 2379 drop; add rule ip cut out tcp dport 2379 drop"
-             )  # fmt: skip
+             f"add rule ip cut in ip saddr {address} tcp sport 2379 drop; "
+             f"add rule ip cut out ip daddr {address} tcp dport 2379 drop")  # fmt: skip
 
 
 class TestNoAnswer:
@@ -189,6 +192,94 @@ class TestNoAnswer:
         for host in hosts:
             wait_overlay(host, *(subnet for subnet in subnets if subnet != host.subnet))
             assert host.daemon.is_running
+
+
+class TestTrouble:
+    """One ping goes on all the while; at the end a lease made meanwhile is known within 5 s of
+    etcd's return, and our own is renewed."""
+
+    def serve(self, world: World, *flags: str) -> tuple[Host, Pinger]:
+        one, other = start(world, VXLAN, 2, *flags)
+        near, far = one.add_container(1), other.add_container(1)
+        assert ping(near, far.address, 5) is not None
+        return one, Pinger(near, far.address)
+
+    def shorten(self, host: Host, etcd: Etcd) -> None:
+        """Give the host's lease a lifetime that is due for renewal in 1.5 to 3 s."""
+        key = key_of(host)
+        etcd.put_leases({key: etcd.leases()[key]["value"]}, ttl=12)
+
+    def wait_renewed(self, host: Host, etcd: Etcd) -> None:
+        key = key_of(host)
+        wait_for(lambda: etcd.leases()[key]["ttl"] > 86000, 8, "a renewal")
+
+    def wait_all_well(self, host: Host, etcd: Etcd, seconds: float = 5) -> None:
+        wait_for(lambda: "10.1.70.0/24" in overlay(host), seconds, "the lease made meanwhile")
+        self.shorten(host, etcd)
+        self.wait_renewed(host, etcd)
+        assert "starting over" not in host.daemon.log
+
+    @pytest.mark.parametrize("how", ["killed", "silent"])
+    def test_one_of_three_members_is_enough_missed_by_nobody(self, how: str) -> None:
+        with World() as world:
+            members = world.start_etcds(3)
+            endpoints = ",".join(each.url for each in members)
+            one, pinger = self.serve(world, f"-etcd-endpoints={endpoints}")
+            with pinger:
+                if how == "killed":
+                    members[0].kill()
+                else:  # as when its machine has lost its power
+                    cut_off(one)
+                members[1].wait_healthy()
+                members[1].put_leases({"10.1.70.0-24": peer_value("192.0.2.70")})
+                self.wait_all_well(one, members[1], 10)  # silence is noticed after 4 s
+            assert pinger.lost == 0
+
+    def test_without_a_majority_nothing_can_be_written_and_packets_flow(self) -> None:
+        with World() as world:
+            members = world.start_etcds(3)
+            endpoints = ",".join(each.url for each in members)
+            one, pinger = self.serve(world, f"-etcd-endpoints={endpoints}")
+            with pinger:
+                for each in members[:2]:
+                    each.stop(signal.SIGKILL)
+                one.daemon.wait_log("cannot follow the leases: .*; packets flow on", 30)
+                members[1].launch()
+                members[2].wait_healthy()
+                members[2].put_leases({"10.1.70.0-24": peer_value("192.0.2.70")})
+                self.wait_all_well(one, members[2])
+            assert pinger.lost == 0
+
+    def test_a_disk_that_is_full_by_its_quota_stops_no_lease(self, world: World) -> None:
+        """The alarm NOSPACE is for the v3 API; the v2 API takes writes all the same."""
+        one, pinger = self.serve(world)
+        with pinger:
+            world.stop_etcd()
+            world.start_etcd("--quota-backend-bytes=1")
+            done = world.net.try_run(
+                "env", "ETCDCTL_API=3", "etcdctl", f"--endpoints={ETCD}", "put", "x", "y"
+            )
+            assert "database space exceeded" in done.stderr
+            world.put_leases({"10.1.70.0-24": peer_value("192.0.2.70")})
+            self.wait_all_well(one, world.etcd)
+        assert pinger.lost == 0
+
+    def test_a_slow_one_is_waited_for_and_a_slower_one_done_without(self, world: World) -> None:
+        with slow_link(world.net, "192.0.2.1") as link:
+            one, pinger = self.serve(world, f"-etcd-endpoints={link.url}")
+            with pinger:
+                link.delay = 0.3
+                world.put_leases({"10.1.71.0-24": peer_value("192.0.2.71")})
+                wait_for(lambda: "10.1.71.0/24" in overlay(one), 5, "a lease, late")
+                self.shorten(one, world.etcd)
+                self.wait_renewed(one, world.etcd)
+                self.shorten(one, world.etcd)
+                link.delay = 3.0  # a request is given up after two
+                one.daemon.wait_log("cannot keep the lease yet: .*no answer in time", 20)
+                world.put_leases({"10.1.70.0-24": peer_value("192.0.2.70")})
+                link.delay = 0.0
+                self.wait_all_well(one, world.etcd)
+            assert pinger.lost == 0
 
 
 def test_where_it_may_only_be_read_peers_are_followed_and_the_lease_comes_back_later(

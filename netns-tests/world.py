@@ -57,6 +57,7 @@ __all__ = [
     "Completed",
     "Container",
     "Daemon",
+    "Etcd",
     "Host",
     "Namespace",
     "Pinger",
@@ -89,6 +90,7 @@ class World:
         try:
             self.net = Namespace(f"{self.tag}-net")
             self.etcd = Etcd(self.net, self.directory)
+            self.etcds = [self.etcd]
             self.net.ip("link add br0 type bridge", "addr add 192.0.2.1/24 dev br0",
                         "link set br0 up")  # fmt: skip
         except BaseException:
@@ -106,8 +108,8 @@ class World:
                 process.kill()
         for process in processes:
             process.wait()
-        if hasattr(self, "etcd"):
-            self.etcd.kill()
+        for etcd in getattr(self, "etcds", []):
+            etcd.kill()
         for host in self.hosts:
             for daemon in host.daemons:
                 daemon.close()
@@ -121,6 +123,17 @@ class World:
     def start_etcd(self, *flags: str) -> None:
         """Start etcd, or start it again with the data it had."""
         self.etcd.start(*flags)
+
+    def start_etcds(self, n: int) -> list[Etcd]:
+        """Start a cluster of ``n`` members, the first of which is `etcd`."""
+        self.etcds = [Etcd(self.net, self.directory, number, n) for number in range(1, n + 1)]
+        self.etcd = self.etcds[0]
+        self.net.ip(*(f"addr add 192.0.2.{number}/24 dev br0" for number in range(2, n + 1)))
+        for etcd in self.etcds:
+            etcd.launch()
+        for etcd in self.etcds:
+            etcd.wait_healthy()
+        return self.etcds
 
     def stop_etcd(self, number: int = signal.SIGTERM) -> None:
         """End etcd by a signal; its data stay. SIGSTOP and SIGCONT freeze and thaw it."""

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flannel.backends import check
 from flannel.errors import BadNetworkConfig
 from flannel.network_config import NetworkConfig
 
@@ -93,6 +94,24 @@ GOOD = "10.1.0.0/16"
         ("{" * 100_000, "more than 65536"),
         ("[" * 60_000, "nested too deeply"),
         ("{}", "Network is missing: it must be an IPv4 network"),
+        ("\0", "it is not JSON"),
+        ("7", "it is 7, not an object"),
+        ("[]", "it is [], not an object"),
+        ("\ufeff{}", "it is not JSON"),
+        ('{"Network":"10.1.0.0/16"', "it is not JSON"),
+        ('{"Network":"10.1.0.0/16"}}', "it is not JSON"),
+        ('{"Network":"10.1.0.0/16","Network":"x"}', 'Network is "x"'),
+        ('{"Network":"10.1.0.0/16","SubnetLen":NaN}', "it is not JSON"),
+        ('{"Network":"10.1.0.0/16","SubnetLen":1e400}', "SubnetLen is Infinity"),
+        ('{"Network":"10.1.0.0/16","SubnetLen":' + "9" * 5000 + "}", "it is not JSON"),
+        ({"Network": ""}, 'Network is ""'),
+        ({"Network": " 10.1.0.0/16"}, "must be an IPv4 network"),
+        ({"Network": "10.1/16"}, "must be an IPv4 network"),
+        ({"Network": "010.1.0.0/16"}, "must be an IPv4 network"),
+        ({"Network": ["10.1.0.0/16"]}, "must be an IPv4 network"),
+        ({"Network": "$(reboot)/16"}, "must be an IPv4 network"),
+        ({"Network": "10.1.0.0/32"}, "must be /28 or larger"),
+        ({"IPv6Network": "fc00::/48"}, "Network is missing"),
         ({"Network": None}, "Network is null"),
         ({"Network": 10}, "Network is 10"),
         ({"Network": "10.1.0.0"}, 'Network is "10.1.0.0"'),
@@ -111,6 +130,9 @@ GOOD = "10.1.0.0/16"
         ({"Network": "255.255.0.0/16"}, "must not overlap 224.0.0.0/3"),
         ({"Network": GOOD, "SubnetLen": 17}, "SubnetLen is 17: it must be a whole number from 18"),
         ({"Network": GOOD, "SubnetLen": 31}, "SubnetLen is 31"),
+        ({"Network": GOOD, "SubnetLen": 0}, "SubnetLen is 0"),
+        ({"Network": GOOD, "SubnetLen": -1}, "SubnetLen is -1"),
+        ({"Network": GOOD, "SubnetLen": 33}, "SubnetLen is 33"),
         ({"Network": GOOD, "SubnetLen": "24"}, 'SubnetLen is "24"'),
         ({"Network": GOOD, "SubnetLen": 24.5}, "SubnetLen is 24.5"),
         ({"Network": GOOD, "SubnetLen": True}, "SubnetLen is true"),
@@ -118,11 +140,13 @@ GOOD = "10.1.0.0/16"
         ({"Network": GOOD, "SubnetMin": "10.1.3.4"}, "must be the first address of a /24"),
         ({"Network": GOOD, "SubnetMin": "x"}, "SubnetMin"),
         ({"Network": GOOD, "SubnetMin": None}, "SubnetMin is null"),
+        ({"Network": GOOD, "SubnetMin": "fc00::"}, "SubnetMin"),
         ({"Network": GOOD, "SubnetMax": "10.2.0.0"}, "SubnetMax"),
         ({"Network": GOOD, "SubnetMin": "10.1.9.0", "SubnetMax": "10.1.8.0"}, "10.1.9.0"),
         ({"Network": GOOD, "Backend": {}}, "Backend.Type is missing"),
         ({"Network": GOOD, "Backend": None}, "Backend is null"),
         ({"Network": GOOD, "Backend": "vxlan"}, "Backend is"),
+        ({"Network": GOOD, "Backend": []}, "Backend is []"),
         ({"Network": GOOD, "Backend": {"Type": 1}}, "Backend.Type is 1"),
         ({"Network": GOOD, "EnableIPv6": True}, "EnableIPv6 is true"),
         ({"Network": GOOD, "EnableIPv4": False}, "EnableIPv4 is false"),
@@ -135,6 +159,37 @@ def test_each_violation_is_named_with_key_value_and_rule(text: Any, complaint: s
     assert complaint in str(error.value)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("backend", "complaint"),
+    [
+        ({"Type": ""}, "Backend.Type is ''"),
+        ({"Type": "ipip"}, "Backend.Type is 'ipip'"),
+        ({"Type": "a\nb\0"}, r"Backend.Type is 'a\nb\x00'"),
+        ({"Type": "vxlan", "VNI": 0}, "Backend.VNI is 0: it must be a whole number from 1"),
+        ({"Type": "vxlan", "VNI": 2**24}, "Backend.VNI is 16777216"),
+        ({"Type": "vxlan", "VNI": "1"}, 'Backend.VNI is "1"'),
+        ({"Type": "vxlan", "Port": 65536}, "Backend.Port is 65536"),
+        ({"Type": "vxlan", "Port": -1}, "Backend.Port is -1"),
+        ({"Type": "vxlan", "MTU": 1}, "Backend.MTU is 1: it must be 0 or"),
+        ({"Type": "vxlan", "MTU": 65536}, "Backend.MTU is 65536"),
+        ({"Type": "vxlan", "GBP": 1}, "Backend.GBP is 1"),
+        ({"Type": "vxlan", "Learning": "no"}, 'Backend.Learning is "no"'),
+        ({"Type": "vxlan", "DirectRouting": []}, "Backend.DirectRouting is []"),
+        ({"Type": "udp", "Port": 70000}, "Backend.Port is 70000"),
+        ({"Type": "udp", "MTU": 1}, "Backend.MTU is 1"),
+        ({"Type": "udp", "Threads": 0}, "Backend.Threads is 0"),
+        ({"Type": "udp", "Threads": 10**9}, "Backend.Threads is 1000000000"),
+        ({"Type": "udp", "SourceCheck": "yes"}, 'Backend.SourceCheck is "yes"'),
+        ({"Type": "udp", "ECN": 7}, "Backend.ECN is 7"),
+    ],
+)
+def test_what_no_backend_can_use_is_named_too(backend: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(BadNetworkConfig) as error:
+        check(parse(Network=GOOD, Backend=backend))
+    assert complaint in str(error.value)
+    assert str(error.value).isprintable()
 
 
 VALUES = st.recursive(
