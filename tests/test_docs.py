@@ -99,8 +99,11 @@ def test_every_finding_of_check_has_an_entry_and_no_other_has() -> None:
     assert re.findall(r"(?m)^### (\S+)$", section) == list(KINDS)
 
 
+LEVELS = ("info", "warning", "warn", "error", "exception")
+
+
 def texts_of_the_log() -> Iterator[tuple[str, str]]:
-    """What is logged as a warning or worse, and the errors that may be the reason in it: where it
+    """What is logged, but for debugging, and the errors that may be the reason in it: where it
     stands, and how the longest of its parts begins that are always the same."""
     reasons = {
         name
@@ -111,15 +114,18 @@ def texts_of_the_log() -> Iterator[tuple[str, str]]:
         if path.parent.name == "cli" or path.name in ("docker_opts.py", "reservations.py"):
             continue  # they answer an operator's command
         for node in ast.walk(ast.parse(path.read_text())):
-            if not isinstance(node, ast.Call) or not node.args:
-                continue
-            name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
-            if name in ("warning", "error", "exception", "warn"):
-                text = node.args[1] if name == "warn" and len(node.args) > 1 else node.args[0]
-            elif isinstance(node.func, ast.Name) and node.func.id in reasons:
-                text = node.args[0]
-            else:
-                continue
+            match node:
+                case ast.Call(ast.Attribute(where, name), [first, *_] as arguments) if (
+                    name in LEVELS
+                ):
+                    # Once's methods have a subject before the text.
+                    text = first if ast.unparse(where) == "log" else arguments[-1]
+                case ast.Call(ast.Name(name), [text, *_]) if name in reasons:
+                    pass
+                case ast.Assign([ast.Name("message")], text):
+                    pass
+                case _:
+                    continue
             yield f"{path.relative_to(ROOT)}:{node.lineno}", longest_part(text)[:30].rstrip(" (")
 
 
@@ -135,7 +141,7 @@ def longest_part(text: ast.expr) -> str:
     return max((words(part) for part in template.split("\0")), key=len)
 
 
-def test_every_warning_of_the_log_has_an_entry() -> None:
+def test_every_message_of_the_log_has_an_entry() -> None:
     said = words(TROUBLESHOOT)
     texts = list(texts_of_the_log())
     assert len(texts) > 60
