@@ -9,6 +9,7 @@
         │                          may have changed it; watches the external interface
         ├── Firewall.keep          masquerade, forwarding, who may send
         ├── network.run            for a backend that carries packets itself
+        ├── blackhole.keep         for packets to addresses that nobody has
         └── ConfigFollower.watch   another network config
 
 Here alone it is decided what an error means. Nothing that can mend ends the process: a store
@@ -22,7 +23,7 @@ from dataclasses import replace
 from ipaddress import IPv4Network
 from time import monotonic
 
-from flannel import identity, saved_state
+from flannel import blackhole, identity, saved_state
 from flannel.backends import Kernel, Network, load
 from flannel.backoff import Backoff
 from flannel.config_follower import AWAY, ConfigFollower
@@ -201,6 +202,8 @@ class Daemon:
             tasks.create_task(upkeep.run(config.network))
             tasks.create_task(firewall.keep(lambda: self._hand_over.has("firewall", subnets.own)))
             tasks.create_task(network.run())
+            dropped = lease.subnet if options.ip_blackhole_route else None
+            tasks.create_task(blackhole.keep(self._kernel, dropped, self._said))
             probes = answer_peers(lease, options.probe_port, self._status.unready)
             tasks.create_task(probes)
             tasks.create_task(

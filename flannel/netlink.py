@@ -25,6 +25,7 @@ from flannel.reconcile import PROTOCOL
 _IFF_UP = 0x1
 _RTN_LOCAL = 2  # rtnetlink.h
 _SCOPE_LINK = 253  # rtnetlink.h: RT_SCOPE_LINK
+_LAST_METRIC = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +167,16 @@ class Netlink:
                 "replace", dst=str(dst), oif=link.index, scope=_SCOPE_LINK, proto=PROTOCOL
             )
 
+    async def add_blackhole(self, dst: IPv4Network) -> None:
+        """Drop packets to a network unless any other route leads there; content if that is so."""
+        async with self._kernel(f"add blackhole route {dst}", absent=(errno.EEXIST,)):
+            await self._ipr.route("add", **_blackhole(dst))
+
+    async def delete_blackhole(self, dst: IPv4Network) -> None:
+        """Take back `add_blackhole`."""
+        async with self._kernel(f"delete blackhole route {dst}", absent=(errno.ESRCH,)):
+            await self._ipr.route("del", **_blackhole(dst))
+
     async def create_vxlan(self, name: str, *, mac: str, mtu: int, settings: VxlanSettings) -> None:
         """Make a VXLAN link, still down.
 
@@ -239,6 +250,15 @@ class Netlink:
                 address=str(interface.ip),
                 prefixlen=interface.network.prefixlen,
             )
+
+
+def _blackhole(dst: IPv4Network) -> dict[str, Any]:
+    return {
+        "dst": str(dst),
+        "type": "blackhole",
+        "priority": _LAST_METRIC,
+        "proto": PROTOCOL,
+    }
 
 
 def _link(message: Any) -> Link:

@@ -70,6 +70,7 @@ class Options:
     ip_masq_fully_random_disable: bool
     ip_masq_except: tuple[IPv4Network, ...]
     guard: bool
+    ip_blackhole_route: bool
     iptables_resync: timedelta
     iptables_forward_rules: bool
     v: int
@@ -141,8 +142,8 @@ FLAGS = (
          help="drop VXLAN packets from addresses that hold no lease; false for hosts behind NAT, "
          "whose packets come from another address than they publish"),
     Flag(name="ip-blackhole-route", parse=boolean, metavar="BOOL", default="false",
-         help="add a blackhole route for the own subnet",
-         no_effect="this version adds no blackhole route"),
+         help="drop packets to the own subnet where no bridge has it, instead of sending them out "
+         "by the default route"),
     Flag(name="iptables-resync", parse=values.integer(0, 2**31 - 1), metavar="SECONDS",
          default="5", help="how often to check the firewall's rules, nftables' as well, at most "
          "once a second"),
@@ -238,6 +239,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
         ip_masq_fully_random_disable=found["ip-masq-fully-random-disable"],
         ip_masq_except=tuple(collapse_addresses(sum(found["ip-masq-except"], ()))),
         guard=found["guard"],
+        ip_blackhole_route=found["ip-blackhole-route"],
         iptables_resync=timedelta(seconds=found["iptables-resync"]),
         iptables_forward_rules=found["iptables-forward-rules"],
         v=found["v"],

@@ -30,7 +30,7 @@ _RTA_MULTIPATH, _RTA_NH_ID = 9, 30
 _IFLA_IFNAME = 3
 _NDA_DST, _NDA_LLADDR, _NDA_IFINDEX = 1, 2, 8
 _NHA_ID, _NHA_OIF, _NHA_GATEWAY = 1, 5, 6
-_RT_TABLE_MAIN, _RTN_UNICAST = 254, 1
+_RT_TABLE_MAIN, _RTN_UNICAST, _RTN_BLACKHOLE = 254, 1, 6
 _RT_SCOPE_UNIVERSE, _RT_SCOPE_NOWHERE = 0, 255
 _RTNH_F_ONLINK = 4
 _NUD_PERMANENT, _NUD_NOARP, _NTF_SELF = 0x80, 0x40, 0x02
@@ -153,6 +153,11 @@ class FoundRoute:
 ROUTES_REQUEST = _RTMSG.pack(socket.AF_INET, 0, 0, 0, _RT_TABLE_MAIN, 0, 0, 0, 0)
 """Body of a dump of the main table; before Linux 4.20 the kernel sends the others too."""
 
+BLACKHOLES_REQUEST = _RTMSG.pack(
+    *(socket.AF_INET, 0, 0, 0, _RT_TABLE_MAIN, PROTOCOL, 0, _RTN_BLACKHOLE, 0)
+)
+"""Body of a dump of our blackhole routes; before Linux 4.20 the kernel sends all routes."""
+
 NEXTHOPS_REQUEST = _NHMSG.pack(socket.AF_INET, 0, 0, 0, 0)
 """Body of a dump of all IPv4 nexthops."""
 
@@ -203,6 +208,15 @@ def parse_foreign_route(payload: bytes) -> FoundRoute | None:
         attributes = _attributes(hops[:length], _RTNEXTHOP.size)
     via = attributes.get(_RTA_GATEWAY)
     return FoundRoute(dst, IPv4Address(via) if via else None, link, metric)
+
+
+def parse_blackhole(payload: bytes) -> IPv4Network | None:
+    """The destination of a blackhole route of ours in the main table."""
+    _, prefix_len, _, _, table, protocol, _, kind, _ = _RTMSG.unpack_from(payload)
+    if (table, protocol, kind) != (_RT_TABLE_MAIN, PROTOCOL, _RTN_BLACKHOLE):
+        return None
+    dst = _attributes(payload, _RTMSG.size).get(_RTA_DST, bytes(4))
+    return IPv4Network((dst, prefix_len))
 
 
 def parse_nexthop(payload: bytes) -> tuple[Nexthop, int] | None:

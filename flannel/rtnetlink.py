@@ -114,6 +114,11 @@ class RtNetlink:
         dump = self._dump(rt.RTM_GETROUTE, rt.ROUTES_REQUEST, "list routes")
         return [route for each in dump if (route := rt.parse_foreign_route(each)) is not None]
 
+    def list_blackholes(self) -> set[IPv4Network]:
+        """The destinations of our blackhole routes, which `list_own` leaves out."""
+        dump = self._dump(rt.RTM_GETROUTE, rt.BLACKHOLES_REQUEST, "list blackhole routes")
+        return {found for each in dump if (found := rt.parse_blackhole(each)) is not None}
+
     def list_nexthops(self) -> list[tuple[Nexthop, int]]:
         """Every nexthop object with one IPv4 gateway, and its protocol."""
         if not self.has_nexthops:

@@ -62,12 +62,13 @@ class Cluster(NamedTuple):
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """Three hosts, flanneld with -ip-masq and then docker on each, a web server in a container."""
+    """Three hosts, flanneld with -ip-masq and then docker on each, a web server in a container.
+    A blackhole route for the bridge's subnet must not keep docker from it."""
     with World() as world:
         world.start_etcd()
         world.configure(VXLAN)
         hosts = [world.add_host(f"h{number}") for number in (1, 2, 3)]
-        start_flanneld(hosts, "-ip-masq")
+        start_flanneld(hosts, "-ip-masq", "-ip-blackhole-route")
         dockers = start_docker(hosts)
         yield Cluster(world, hosts, dockers, run_web(dockers))
 

@@ -425,8 +425,9 @@ class TestCommands:
         assert json.loads(flannel(host, "config", "get").stdout) == json.loads(new)
 
     def test_cleanup_removes_what_is_ours_and_nothing_else(self, world: World) -> None:
-        one, _ = start(world, VXLAN, 2)
+        one, _ = start(world, VXLAN, 2, "-ip-blackhole-route")
         one.ip("route add 198.51.100.0/24 via 192.0.2.1")
+        wait_for(lambda: "blackhole" in one.run("ip", "route"), 5, "the blackhole route")
         assert flannel(one, "cleanup", "--yes").returncode == 2  # flanneld would put it back
         one.daemon.stop()
         before = one.run("ip", "route")

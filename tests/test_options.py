@@ -119,6 +119,7 @@ def test_the_defaults() -> None:
         ip_masq_fully_random_disable=False,
         ip_masq_except=(),
         guard=True,
+        ip_blackhole_route=False,
         iptables_resync=timedelta(seconds=5),
         iptables_forward_rules=True,
         v=0,

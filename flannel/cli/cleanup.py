@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import NamedTuple
@@ -35,8 +35,9 @@ async def cleanup(context: Context) -> int:
             firewall = await _firewall()
             links = [link for link in await netlink.list_links() if is_ours(link)]
             entries = tables.list_own(_EVERYTHING)
+            blackholes = tables.list_blackholes()
             files = _files(context)
-            what = _what(links, entries, files) + [each.what for each in firewall]
+            what = _what(links, entries, blackholes, files) + [each.what for each in firewall]
             if not what:
                 context.show({"removed": []}, "there is nothing of ours on this host")
                 return 0
@@ -48,6 +49,8 @@ async def cleanup(context: Context) -> int:
             for link in links:
                 await netlink.delete_link(link)
             tables.delete(tables.list_own(_EVERYTHING))
+            for subnet in blackholes:
+                await netlink.delete_blackhole(subnet)
             for each in firewall:
                 await _run(each.argv, each.document)
     for path in files:
@@ -125,8 +128,14 @@ def _files(context: Context) -> list[Path]:
     return [path for path in paths if path.exists()]
 
 
-def _what(links: Sequence[Link], entries: Sequence[Entry], files: Sequence[Path]) -> list[str]:
+def _what(
+    links: Sequence[Link],
+    entries: Sequence[Entry],
+    blackholes: Iterable[IPv4Network],
+    files: Sequence[Path],
+) -> list[str]:
     what = [f"device {link.name}" for link in links]
     if entries:
         what.append(f"{len(entries)} routes and nexthops")
+    what += [f"blackhole route {each}" for each in sorted(blackholes)]
     return what + [f"file {path}" for path in files]
