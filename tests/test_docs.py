@@ -162,10 +162,13 @@ def test_the_map_of_the_code_names_every_file() -> None:
     _, _, hacking = readme.partition("## Hacking\n")
     places = ["flannel/**/*.py", "csrc/*.c", "bench/*.py", "dist/*", "netns-tests/*.py"]
     files = [path for place in places for path in ROOT.glob(place) if path.is_file()]
+    # In two places there may be a file of one name: then the place is named with it.
+    names = [path.name for path in files]
     unnamed = [
         str(path.relative_to(ROOT))
         for path in files
         if not path.name.startswith(("test_", "__init__", "conftest"))
-        and not re.search(rf"(?<![\w.]){re.escape(path.name)}(?!\w)", hacking)
+        and len(re.findall(rf"(?<![\w.]){re.escape(path.name)}(?!\w)", hacking))
+        < names.count(path.name)
     ]
     assert unnamed == []
