@@ -8,7 +8,7 @@ from pathlib import Path
 from flannel.errors import CannotWrite
 
 
-def write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes) -> bool:
     """Make ``path`` a file of this process's user with ``content`` and mode 0644.
 
     Root writes where others may have left things: no link is followed, neither at ``path``, which
@@ -16,9 +16,10 @@ def write(path: Path, content: bytes) -> None:
     file and of directories made for it do not depend on the umask. A file that is as it should be
     already is left alone.
 
+    :return: whether it was not.
     :raises CannotWrite: and what was at ``path`` is still there; no temporary file is left.
     """
-    _write(path, content, 0o644, 0o755)
+    return _write(path, content, 0o644, 0o755)
 
 
 def write_private(path: Path, content: bytes) -> None:
@@ -43,11 +44,11 @@ def read(path: Path, max_bytes: int) -> bytes:
         return file.readall()
 
 
-def _write(path: Path, content: bytes, mode: int, directory_mode: int) -> None:
+def _write(path: Path, content: bytes, mode: int, directory_mode: int) -> bool:
     try:
         _make_directory(path.parent, directory_mode)
         if _is_written(path, content, mode):
-            return
+            return False
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         try:
             _create(temporary, content, mode)
@@ -58,6 +59,7 @@ def _write(path: Path, content: bytes, mode: int, directory_mode: int) -> None:
     except (OSError, ValueError) as why:  # ValueError: a name that is no name
         reason = why.strerror if isinstance(why, OSError) else why
         raise CannotWrite(f"cannot write {path}: {reason}") from why
+    return True
 
 
 def _make_directory(path: Path, mode: int) -> None:

@@ -1,6 +1,7 @@
 """HandOver: what others are told of the lease: docker by subnet.env, the operator's hook, systemd.
 
-subnet.env is written again and again where it cannot be written, for disks get room. The hook runs
+subnet.env is compared with what it should say every few seconds and written again: somebody may
+have removed it, and disks get room. The hook runs
 when the subnet is another than the file said before: containers that have addresses of the old one
 can be reached no longer, and what has to be done about it the operator knows.
 """
@@ -23,7 +24,8 @@ from flannel.subnet_env import SubnetEnv
 
 log = logging.getLogger(__name__)
 
-_WRITE_RETRY = 5.0
+_LOOK = 3.0
+"""Seconds between two looks at subnet.env."""
 _HOOK_TIMEOUT = 60.0
 """Seconds; enough to restart docker."""
 
@@ -46,24 +48,39 @@ class HandOver:
         self._told = self.subnet
         """The subnet that the hook has been told of."""
 
-    async def write(self, network: IPv4Network, lease: Lease, mtu: int, ip_masq: bool) -> None:
-        """Write subnet.env; run the hook if the subnet is another now; say if docker has to be
-        restarted.
+    async def keep(self, network: IPv4Network, lease: Lease, mtu: int, ip_masq: bool) -> None:
+        """Write subnet.env, and keep it so until cancelled; run the hook if the subnet is another
+        now; say if docker has to be restarted.
 
         :param mtu: bytes, of the containers' links.
         :raises KernelError: docker's bridge cannot be looked at.
         """
         first = IPv4Interface((lease.subnet.network_address + 1, lease.subnet.prefixlen))
         env = SubnetEnv(network, first, mtu, ip_masq)
+        await self._write(env)
+        about = fields(subnet=lease.subnet, mtu=mtu)
+        log.info("%s says: %s, MTU %d", self._file, first, mtu, extra=about)
+        await self._tell(lease, env)
+        while True:
+            await asyncio.sleep(_LOOK)
+            if await self._write(env):
+                log.warning("%s was not as left; written again", self._file)
+
+    async def _write(self, env: SubnetEnv) -> bool:
+        """Have the file say so, sooner or later; return whether it did not."""
         while True:
             try:
-                subnet_env.write(self._file, env)
-                break
+                written = subnet_env.write(self._file, env)
             except CannotWrite as why:
                 self._said.warn("subnet.env", f"{why}; trying again")
-                await asyncio.sleep(_WRITE_RETRY)
-        about = fields(subnet=lease.subnet, mtu=mtu)
-        log.info("wrote %s: %s, MTU %d", self._file, first, mtu, extra=about)
+                await asyncio.sleep(_LOOK)
+            else:
+                self._said.forget("subnet.env")
+                return written
+
+    async def _tell(self, lease: Lease, env: SubnetEnv) -> None:
+        """What is another now than before, for those whom it concerns."""
+        mtu = env.mtu
         previous, self._previous = self._previous, env
         if previous is not None and previous.mtu != mtu:
             log.warning(
@@ -71,7 +88,6 @@ class HandOver:
                 mtu,
                 previous.mtu,
             )
-        self._said.forget("subnet.env")
         self.has("subnet.env", lease)
         before, self.subnet = self._told, lease.subnet
         if before is not None and before != lease.subnet:
@@ -84,7 +100,7 @@ class HandOver:
             await self._run_hook(before, env)
         self._told = lease.subnet
         # Docker may have been started before us, or for an earlier lease.
-        for misfit in await find_misfits(self._netlink, first, mtu):
+        for misfit in await find_misfits(self._netlink, env.subnet, mtu):
             self._said.warn(("docker", misfit.why), str(misfit))
 
     async def _run_hook(self, before: IPv4Network, env: SubnetEnv) -> None:

@@ -53,13 +53,13 @@ class SubnetEnv:
         }
 
 
-def write(path: Path, env: SubnetEnv) -> None:
-    """Write the file, unless it says that already.
+def write(path: Path, env: SubnetEnv) -> bool:
+    """Write the file, unless it says that already; return whether it did not.
 
     :raises CannotWrite: the old file, if any, is as it was.
     """
     lines = (f"{name}={value}\n" for name, value in env.variables().items())
-    atomic_file.write(path, "".join(lines).encode())
+    return atomic_file.write(path, "".join(lines).encode())
 
 
 def read(path: Path) -> SubnetEnv | None:

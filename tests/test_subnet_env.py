@@ -68,9 +68,9 @@ def test_a_directory_that_was_there_keeps_its_mode(tmp_path: Path) -> None:
 
 
 def test_a_file_that_says_so_already_is_left_alone(path: Path) -> None:
-    subnet_env.write(path, ENV)
+    assert subnet_env.write(path, ENV)
     before = path.stat().st_ino
-    subnet_env.write(path, ENV)
+    assert not subnet_env.write(path, ENV)
     assert path.stat().st_ino == before
 
 

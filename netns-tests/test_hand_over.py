@@ -1,0 +1,56 @@
+"""subnet.env on a host whose flanneld serves: what somebody does to it does not last."""
+
+import stat
+
+import pytest
+from namespaces import wait_for
+from world import World
+
+from flannel.hand_over import _LOOK
+
+CONFIG = {"Network": "10.1.0.0/16", "Backend": {"Type": "alloc"}}
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "rm $FILE",
+        "echo FLANNEL_SUBNET=10.9.9.1/24 > $FILE",
+        "chmod 600 $FILE",
+        "ln -sf /dev/null $FILE",
+        "rm -r $(dirname $FILE)",
+    ],
+)
+def test_it_is_written_again(world: World, harm: str) -> None:
+    world.configure(CONFIG)
+    host = world.add_host("h1")
+    host.subnet_file = host.directory / "run" / "subnet.env"
+    host.start_flanneld("-iface=eth0").wait_ready()
+    before = host.subnet_file.read_text()
+
+    def is_right() -> bool:
+        try:
+            mode = host.subnet_file.lstat().st_mode
+            return mode == stat.S_IFREG | 0o644 and host.subnet_file.read_text() == before
+        except FileNotFoundError:
+            return False
+
+    host.run("env", f"FILE={host.subnet_file}", "sh", "-c", harm)
+    assert not is_right()
+    wait_for(is_right, 3 * _LOOK, "subnet.env")
+    said = host.daemon.wait_log("subnet.env was not as left; written again")[0]
+    assert host.daemon.log.count(said) == 1
+
+
+def test_what_keeps_it_from_being_written_is_said_once_and_waited_out(world: World) -> None:
+    world.configure(CONFIG)
+    host = world.add_host("h1")
+    host.start_flanneld("-iface=eth0").wait_ready()
+    before = host.subnet_file.read_text()
+    host.subnet_file.unlink()
+    host.subnet_file.mkdir()
+    complaint = host.daemon.wait_log("cannot write .*/subnet.env: Is a directory; trying again")[0]
+    host.subnet_file.rmdir()
+    wait_for(host.subnet_file.exists, 3 * _LOOK, "subnet.env")
+    assert host.subnet_file.read_text() == before
+    assert host.daemon.log.count(complaint) == 1
