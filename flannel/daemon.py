@@ -3,7 +3,7 @@
     Daemon.run             one life after another
       Preparation.wait     interface, network config, backend; what is not there yet is waited for
       _serve               one life of the network, ended by an error:
-        ├── HandOver.write         subnet.env for docker
+        ├── HandOver.keep          subnet.env for docker
         ├── LeaseKeeper.run        our lease is kept; store -> SubnetManager.peers
         ├── Upkeep.run             SubnetManager.peers -> kernel, at each change and whenever others
         │                          may have changed it; watches the external interface
@@ -162,7 +162,7 @@ class Daemon:
         log.info(
             "lease %s%s",
             lease,
-            "" if lease.ttl is not None else ", a reservation",
+            f" for {lease.ttl} s" if lease.ttl is not None else ", a reservation",
             extra=fields(subnet=lease.subnet, public_ip=lease.attrs.public_ip, ttl=lease.ttl),
         )
         network = await plan.backend.start(lease)
@@ -196,7 +196,7 @@ class Daemon:
         async with asyncio.TaskGroup() as tasks:
             # Whoever masquerades is told here: if we do, docker must not.
             tasks.create_task(
-                self._hand_over.write(config.network, lease, network.mtu, options.ip_masq)
+                self._hand_over.keep(config.network, lease, network.mtu, options.ip_masq)
             )
             tasks.create_task(keeper.run())
             tasks.create_task(upkeep.run(config.network))

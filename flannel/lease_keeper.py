@@ -4,7 +4,8 @@
       ├── keep      our lease in the store: renewed in time, taken again, written again
       ├── follow    the store's news -> SubnetManager.peers -> whoever has to know
       ├── expire    leases that the store has forgotten, when their grace is over
-      └── save      what is served, for a start while the store is away
+      ├── save      what is served, for a start while the store is away
+      └── say       which peers have changed, in the log
 
 A store that is away ends none of them: it is asked until it answers, and said once.
 """
@@ -29,6 +30,11 @@ removes it again and again; within them, pauses grow..."""
 _LONGEST_QUARREL = 1.3
 """...to no more than this, which jitter makes 2 s: peers have no way to us meanwhile, and who wins
 is still who writes last."""
+
+_SAY_PAUSE = 10.0
+"""Seconds between two lines that say which peers have changed."""
+_NAMED = 5
+"""Subnets that a line names; of more, it says how many."""
 
 _SAVE_PAUSE, _SAVE_SHARE = 1.0, 50
 """Seconds between two savings, and at least this many times what the last one took."""
@@ -59,6 +65,8 @@ class LeaseKeeper:
         self._margin = margin
         self._unsaved = asyncio.Event()
         self._unsaved.set()
+        self._unsaid: set[IPv4Network] = set()
+        self._something_to_say = asyncio.Event()
 
     async def run(self) -> None:
         """Keep and follow until cancelled.
@@ -70,6 +78,7 @@ class LeaseKeeper:
             tasks.create_task(self.follow())
             tasks.create_task(self.expire())
             tasks.create_task(self.save())
+            tasks.create_task(self.say())
 
     async def keep(self) -> None:
         """Let the store say that our subnet is ours, for long enough."""
@@ -130,11 +139,7 @@ class LeaseKeeper:
             await asyncio.sleep(1)
             changed = self._subnets.expire()
             if changed:
-                log.warning(
-                    "%d leases that the store has forgotten are over: %s",
-                    len(changed),
-                    ", ".join(map(str, sorted(changed)[:5])) + (" ..." if len(changed) > 5 else ""),
-                )
+                log.warning("leases that the store has forgotten are over: %s", _listed(changed))
                 self._hear(changed)
 
     async def save(self) -> None:
@@ -146,12 +151,34 @@ class LeaseKeeper:
             await self._save()
             await asyncio.sleep(max(_SAVE_PAUSE, _SAVE_SHARE * (monotonic() - began)))
 
+    async def say(self) -> None:
+        """Say which peers have changed: at once, and what changes in the next seconds together."""
+        while True:
+            await self._something_to_say.wait()
+            self._something_to_say.clear()
+            changed, self._unsaid = self._unsaid, set()
+            n = len(self._subnets.peers)
+            about = fields(changed=len(changed), peers=n)
+            log.info("peers have changed: %s; there are %d now", _listed(changed), n, extra=about)
+            await asyncio.sleep(_SAY_PAUSE)
+
     def _hear(self, changed: set[IPv4Network]) -> None:
         if changed:
             self._unsaved.set()
-            about = fields(changed=len(changed), peers=len(self._subnets.peers))
-            log.info("the peers have changed", extra=about)
+            self._unsaid |= changed
+            self._something_to_say.set()
+            if log.isEnabledFor(logging.DEBUG):
+                peers = self._subnets.peers
+                for subnet in sorted(changed):
+                    log.debug("peer: %s", peers.get(subnet, f"{subnet} is gone"))
         self._tell(changed)
 
     def _backoff(self) -> Backoff:
         return Backoff(0.1, retry_pause(len(self._subnets.peers)))
+
+
+def _listed(subnets: set[IPv4Network]) -> str:
+    """``10.1.5.0/24, 10.1.6.0/24``; of many, some and how many more."""
+    shown = ", ".join(map(str, sorted(subnets)[:_NAMED]))
+    more = len(subnets) - _NAMED
+    return f"{shown} and {more} more" if more > 0 else shown

@@ -1,9 +1,11 @@
 """How log lines look: for a person, for the journal, or one JSON object each.
 
-log.info("the peers have changed", extra=fields(changed=3, peers=57))
+log.info("%d peers have changed, there are %d", 3, 57, extra=fields(changed=3, peers=57))
 
-the peers have changed changed=3 peers=57
-{"time": ..., "message": "the peers have changed", "changed": 3, "peers": 57}
+3 peers have changed, there are 57
+{"time": ..., "message": "3 peers have changed, there are 57", "changed": 3, "peers": 57}
+
+The sentence says all there is. Fields say it once more for programs, and are in JSON only.
 """
 
 import json
@@ -38,14 +40,17 @@ def set_up(verbosity: int, form: str, environ: Mapping[str, str]) -> None:
         # journald and docker stamp each line themselves; a person at a terminal gets the time.
         stamp = "" if "JOURNAL_STREAM" in environ else "%(asctime)s.%(msecs)03d "
         handler.setFormatter(
-            TextFormatter(stamp + "%(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
+            logging.Formatter(stamp + "%(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
         )
+    # Libraries report through exceptions, which we classify; what else they say is for -v=2. They
+    # inherit the root's level: pyroute2 resets its own when it is imported.
     root = logging.getLogger()
     root.addHandler(handler)
-    root.setLevel(logging.DEBUG if verbosity > 0 else logging.INFO)
-    # Libraries report through exceptions, which we classify; what else they say is for -v=2.
-    for name in ("asyncio", "etcd", "pyroute2", "urllib3"):
-        logging.getLogger(name).setLevel(logging.DEBUG if verbosity > 1 else logging.CRITICAL)
+    root.setLevel(logging.DEBUG if verbosity > 1 else logging.CRITICAL)
+    logging.getLogger("flannel").setLevel(logging.DEBUG if verbosity > 0 else logging.INFO)
+    if verbosity <= 1:
+        # Exceptions that nobody was there to get: bugs of ours.
+        logging.getLogger("asyncio").setLevel(logging.ERROR)
 
 
 def is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
@@ -63,21 +68,7 @@ def fields(**values: object) -> dict[str, object]:
     return {"fields": values}
 
 
-def _fields_of(record: logging.LogRecord) -> Mapping[str, object]:
-    found: Mapping[str, object] = getattr(record, "fields", {})
-    return found
-
-
-class TextFormatter(logging.Formatter):
-    """The message, and its fields as ``name=value``."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        """See `logging.Formatter`."""
-        pairs = (f" {name}={value}" for name, value in _fields_of(record).items())
-        return super().formatMessage(record) + "".join(pairs)
-
-
-class JournalFormatter(TextFormatter):
+class JournalFormatter(logging.Formatter):
     """Each line with its priority, of a traceback too: the journal makes an entry of each."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -97,7 +88,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **_fields_of(record),
+            **getattr(record, "fields", {}),
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)

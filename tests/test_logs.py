@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flannel.logs import JournalFormatter, JsonFormatter, TextFormatter, fields, is_journal
+from flannel.logs import JournalFormatter, JsonFormatter, fields, is_journal
 
 
 def record(level: int, message: str, *args: object) -> logging.LogRecord:
@@ -38,15 +38,13 @@ def test_json_is_one_object_a_line() -> None:
     }
 
 
-def test_fields_are_name_and_value_or_members() -> None:
-    made = record(logging.INFO, "the peers have changed")
-    made.__dict__.update(fields(changed=3, subnet=IPv4Network("10.1.5.0/24")))
-    assert TextFormatter("%(levelname)s %(message)s").format(made) == (
-        "INFO the peers have changed changed=3 subnet=10.1.5.0/24"
-    )
-    assert JournalFormatter("%(message)s").format(made).endswith(" changed=3 subnet=10.1.5.0/24")
+def test_fields_are_for_programs_and_a_person_has_the_sentence() -> None:
+    made = record(logging.INFO, "peers have changed: %s", "10.1.5.0/24")
+    made.__dict__.update(fields(changed=1, subnet=IPv4Network("10.1.5.0/24")))
+    assert JournalFormatter("%(message)s").format(made) == "<6>peers have changed: 10.1.5.0/24"
     line = json.loads(JsonFormatter().format(made))
-    assert (line["changed"], line["subnet"]) == (3, "10.1.5.0/24")
+    assert line["message"] == "peers have changed: 10.1.5.0/24"
+    assert (line["changed"], line["subnet"]) == (1, "10.1.5.0/24")
 
 
 def test_the_journal_is_told_from_a_file_that_inherits_its_variable(tmp_path: Path) -> None:
@@ -65,14 +63,33 @@ def test_flanneld_logs_json_on_request() -> None:
         text=True,
     )
     assert done.returncode == 2  # before there is a log, a mistake is told in words
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import logging; from flannel import logs; logs.set_up(0, 'json', {});"
-            "logging.getLogger('flannel').info('x'); logging.getLogger('flannel').debug('y')",
-        ],
-        capture_output=True,
-        text=True,
+    assert [json.loads(line)["message"] for line in lines_at(0, "json")] == ["step", "lost"]
+
+
+@pytest.mark.parametrize(
+    ("verbosity", "said"),
+    [
+        (0, ["step", "lost"]),
+        (1, ["step", "detail", "lost"]),
+        (2, ["step", "detail", "packet", "news", "lost"]),
+    ],
+)
+def test_libraries_are_heard_at_two(verbosity: int, said: list[str]) -> None:
+    assert [line.rpartition(" ")[2] for line in lines_at(verbosity, "text")] == said
+
+
+def lines_at(verbosity: int, form: str) -> list[str]:
+    """What is logged of a few things that flanneld and its libraries say."""
+    script = (
+        "import logging; from flannel import logs\n"
+        f"logs.set_up({verbosity}, {form!r}, {{}})\n"
+        "import pyroute2\n"  # as flanneld has it: later, and it changes its logger's level
+        "logging.getLogger('flannel.daemon').info('step')\n"
+        "logging.getLogger('flannel.daemon').debug('detail')\n"
+        "logging.getLogger('pyroute2.netlink.core').debug('packet')\n"
+        "logging.getLogger('urllib3').warning('news')\n"
+        "logging.getLogger('asyncio').error('lost')\n"
     )
-    assert [json.loads(line)["message"] for line in done.stderr.splitlines()] == ["x"]
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stderr.splitlines()
