@@ -26,7 +26,8 @@ class Pinger:
     """A ping that goes on while the body runs, 100 a second; then tells what was lost."""
 
     def __init__(self, container: Namespace, address: IPv4Address) -> None:
-        self._command = ("ping", "-n", "-i0.01", "-W1", str(address))
+        # -q: it would stop when nobody reads what it prints, after 1,000 lines.
+        self._command = ("ping", "-n", "-q", "-i0.01", "-W1", str(address))
         self._container = container
         self.sent = self.received = 0
 

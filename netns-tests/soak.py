@@ -11,15 +11,18 @@ more than 5 MB, or a descriptor or thread is left over.
 
 import argparse
 import os
+import socket
 import sys
 import time
+from http.client import HTTPConnection
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
+from urllib.parse import urlencode
 
 from cluster import Cluster, lease_value
 from faults import ALL
-from world import Host, Pinger, World
+from world import PREFIX, Host, Pinger, World, WorldError
 
 MAX_GROWTH_KB = 5 * 1024
 
@@ -43,31 +46,48 @@ def held(host: Host) -> Held:
     )
 
 
-def change(cluster: Cluster, random: Random, n_leases: int) -> None:
-    """Write or delete the lease of one absent host."""
-    key = f"10.1.{random.randrange(100, 100 + n_leases)}.0-24"
-    gone = random.random() < 0.3
-    value = None if gone else lease_value(cluster.backend, random.randrange(100, 250))
-    there = key in cluster.world.leases()
-    if value is not None or there:
-        cluster.world.etcd.change_leases([(key, value)])
+class Writer:
+    """Writes leases of absent hosts over one connection: the soak must not be a load itself."""
+
+    def __init__(self, cluster: Cluster, n_leases: int) -> None:
+        self._backend, self._n_leases = cluster.backend, n_leases
+        self._random = Random(n_leases)
+        self._connection = HTTPConnection("192.0.2.1", 2379)
+        self._connection.sock = cluster.world.net.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self._connection.sock.connect(("192.0.2.1", 2379))
+
+    def change(self) -> None:
+        """Make, move or delete one lease."""
+        random = self._random
+        key = f"{PREFIX}/subnets/10.1.{random.randrange(100, 100 + self._n_leases)}.0-24"
+        if random.random() < 0.3:
+            self._connection.request("DELETE", f"/v2/keys{key}")
+        else:
+            value = lease_value(self._backend, random.randrange(100, 250))
+            body = urlencode({"value": value, "ttl": 86400})
+            headers = {"Content-Type": "application/x-www-form-urlencoded"}
+            self._connection.request("PUT", f"/v2/keys{key}", body, headers)
+        answer = self._connection.getresponse()
+        answer.read()
+        if answer.status not in (200, 201, 404):  # 404: deleted before
+            raise WorldError(f"etcd answers {answer.status}")
 
 
 def soak(backend: str, minutes: int, n_leases: int) -> list[str]:
     """Run it; return what went wrong."""
-    random = Random(minutes)
     wrong = []
     with World() as world:
         world.start_etcd()
         cluster = Cluster(world, backend, n_hosts=2, n_absent=n_leases)
         near, far = map(cluster.container, cluster.hosts)
+        writer = Writer(cluster, n_leases)
         began = time.monotonic()
         first: list[Held] = []
         lost = sent = 0
         for minute in range(minutes):
             with Pinger(near, far.address) as pinger:
                 while time.monotonic() < began + 60 * (minute + 1):
-                    change(cluster, random, n_leases)
+                    writer.change()
                     time.sleep(1)
             sent, lost = sent + pinger.sent, lost + pinger.lost
             now = [held(host) for host in cluster.hosts]
