@@ -129,6 +129,11 @@ class Daemon:
                     backoff = away
                 else:
                     self._said.warn("life", f"{why}; trying again")
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                # By SIGTERM while the errors were gathered: until Python 3.13, a TaskGroup that has
+                # both raises the errors alone.
+                raise asyncio.CancelledError
             if monotonic() - began > troubled.longest:  # it had been a good life
                 troubled.reset()
                 away.reset()
