@@ -19,6 +19,7 @@ starts another life. What is in the kernel stays there, also when the process en
 
 import asyncio
 import logging
+import os
 from dataclasses import replace
 from ipaddress import IPv4Network
 from time import monotonic
@@ -36,6 +37,7 @@ from flannel.errors import (
     NetworkInUse,
     UnderlayChanged,
 )
+from flannel.fd_store import FdStore
 from flannel.firewall import Firewall, Rules
 from flannel.hand_over import HandOver
 from flannel.host import find_overlap, remove_stale_links
@@ -65,7 +67,8 @@ async def run(options: Options, store: Store, status: Status) -> None:
     """Serve until cancelled."""
     async with Netlink() as netlink:
         with RtNetlink() as tables:
-            await Daemon(options, store, Kernel(netlink, tables, status.repairs), status).run()
+            kernel = Kernel(netlink, tables, status.repairs, FdStore(os.environ))
+            await Daemon(options, store, kernel, status).run()
 
 
 class Daemon:
@@ -172,6 +175,7 @@ class Daemon:
         )
         network = await plan.backend.start(lease)
         await remove_stale_links(self._kernel.netlink, config.network, network.device)
+        self._kernel.store.drop_others(network.device)
         self._said.forget("life")
         upkeep = Upkeep(
             self._kernel,

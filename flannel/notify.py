@@ -3,7 +3,7 @@
 import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 log = logging.getLogger(__name__)
 
@@ -11,10 +11,12 @@ _PATIENCE = 1.0
 """Seconds to wait for room in the receiver's queue; systemd empties it at once."""
 
 
-def notify(state: str, environ: Mapping[str, str]) -> None:
+def notify(state: str, environ: Mapping[str, str], fds: Sequence[int] = ()) -> None:
     """Send ``state``, e.g. ``READY=1``, to $NOTIFY_SOCKET; nothing if that is not set.
 
     It never raises: to carry on unheard beats to stop.
+
+    :param fds: descriptors for systemd to keep; at most 253 go into one message (unix(7)).
     """
     address = environ.get("NOTIFY_SOCKET")
     if not address:
@@ -25,7 +27,7 @@ def notify(state: str, environ: Mapping[str, str]) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             sock.settimeout(_PATIENCE)
             sock.connect(address)
-            sock.send(state.encode())
+            socket.send_fds(sock, [state.encode()], fds)
     except (OSError, ValueError) as why:  # ValueError: an address that is none
         log.debug("cannot notify systemd at %r: %s", address, why)
 

@@ -1,11 +1,13 @@
 """A machine of the cluster: a namespace with flanneld, docker0 and containers."""
 
 import os
+import queue
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from etcd_node import ETCD
+from kept_fds import KeptFds
 from namespaces import Namespace, WorldError, wait_for
 
 FLANNELD = Path(sys.executable).parent / "flanneld"
@@ -23,24 +26,30 @@ class Daemon:
 
     def __init__(self, host: "Host", flags: tuple[str, ...], env: Mapping[str, str]) -> None:
         self.log_file = host.directory / "flanneld.log"
-        self._notify = host.directory / "notify"
-        self._notify.unlink(missing_ok=True)
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._notify = host.directory / f"notify{len(host.daemons)}"
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(self._notify))
-        self._ready = False
+        self._kept = host.kept_fds
+        self._ready = threading.Event()
+        self._heard: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         if not any("etcd-endpoints" in flag for flag in flags):
             flags = (f"-etcd-endpoints={ETCD}", *flags)
         clean = {name: value for name, value in os.environ.items() if "FLANNELD" not in name}
         with self.log_file.open("ab") as log:
+            prefix, kept_env, pass_fds = self._kept.handed_over()
             self.process = host.popen(
+                *prefix,
                 str(FLANNELD),
                 f"-subnet-file={host.subnet_file}",
                 f"-state-dir={host.state_dir}",
                 *flags,
                 stdout=log,
                 stderr=log,
-                env={**clean, "NOTIFY_SOCKET": str(self._notify), **env},
+                env={**clean, "NOTIFY_SOCKET": str(self._notify), **kept_env, **env},
+                pass_fds=pass_fds,
             )
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
 
     @property
     def log(self) -> str:
@@ -55,16 +64,23 @@ class Daemon:
     @property
     def is_ready(self) -> bool:
         """Whether it has sent READY=1."""
-        with suppress(BlockingIOError):
-            while not self._ready:
-                self._ready = b"READY=1" in self._socket.recv(4096).split(b"\n")
-        return self._ready
+        return self._ready.is_set()
 
     def heard(self) -> bytes:
         """The next message to systemd; empty if there is none."""
-        with suppress(BlockingIOError):
-            return self._socket.recv(4096)
+        with suppress(queue.Empty):
+            return self._heard.get_nowait()
         return b""
+
+    def _listen(self) -> None:
+        while True:
+            message, fds, _, _ = socket.recv_fds(self._socket, 4096, 253)
+            if not message:  # from close()
+                return
+            self._kept.hear(message, fds)
+            if b"READY=1" in message.split(b"\n"):
+                self._ready.set()
+            self._heard.put(message)
 
     def wait_ready(self, seconds: float = 15) -> Self:
         """Wait for READY=1."""
@@ -103,8 +119,11 @@ class Daemon:
             self.close()
 
     def close(self) -> None:
-        """Hear nothing more from it."""
-        self._socket.close()
+        """Hear what it has said, and nothing more."""
+        if self._socket.fileno() >= 0:
+            self._socket.sendto(b"", str(self._notify))
+            self._listener.join()
+            self._socket.close()
 
     def kill(self) -> None:
         """End it without a chance to do anything."""
@@ -145,7 +164,8 @@ class Host(Namespace):
         self.subnet_file = self.directory / "subnet.env"
         self.state_dir = self.directory / "state"
         self.daemons: list[Daemon] = []
-        self.at_end: list[Callable[[], None]] = []
+        self.kept_fds = KeptFds()
+        self.at_end: list[Callable[[], None]] = [self.kept_fds.clear]
         """Called when the host goes: what ends the other programs that it runs."""
         self.containers: list[Container] = []
         port = f"p{int(address) & 0xFF}"

@@ -3,12 +3,13 @@
 import re
 import signal
 from collections.abc import Iterator
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 from booted_host import Booted
 from docker_host import IMAGE, image
-from world import World, wait_for
+from world import Pinger, World, ping, wait_for
 
 CONFIG = '{ "Network": "10.1.0.0/16", "Backend": { "Type": "vxlan" } }'
 # As dist/cloud-config.yaml has it.
@@ -121,6 +122,44 @@ def test_networkd_leaves_our_device_alone(hosts: list[Booted]) -> None:
     assert state("flannel.1") == "ADMIN_STATE=unmanaged\n"
     assert other.run("ip", "address", "show", "flannel.1") == before
     other.run("systemctl", "stop", "systemd-networkd.service", "systemd-networkd.socket")
+
+
+@pytest.fixture
+def udp(hosts: list[Booted]) -> Iterator[None]:
+    """While the network config says so; docker keeps its subnet."""
+    set_config = ("etcdctl", "set", "/coreos.com/network/config")
+    hosts[0].run(*set_config, CONFIG.replace("vxlan", "udp"))
+    yield
+    hosts[0].run(*set_config, CONFIG)
+    for each in hosts:
+        wait_for(lambda each=each: "flannel.1" in each.run("ip", "link"), 10, "vxlan again")
+
+
+@pytest.mark.parametrize("end", ["restart", "kill"])
+def test_systemd_keeps_the_packets_of_udp_while_flanneld_starts_again(
+    hosts: list[Booted], udp: None, end: str
+) -> None:
+    one, other = hosts[1], hosts[0]  # the other one's unit writes the network config
+
+    def kept() -> str:
+        return one.show("flanneld.service", "NFileDescriptorStore")
+
+    wait_for(lambda: kept() == "2", 10, "systemd to keep a queue and a socket")
+    where = other.run("docker", "inspect", "-f", "{{.NetworkSettings.IPAddress}}", "web").strip()
+    web, before = IPv4Address(where), one.show("flanneld.service", "MainPID")
+    assert ping(one.host, web, 10) is not None
+    with Pinger(one.host, web) as pinger:
+        if end == "restart":
+            one.run("systemctl", "restart", "flanneld.service")
+        else:
+            one.run("kill", f"-{signal.SIGKILL}", before)
+        wait_for(
+            lambda: one.show("flanneld.service", "MainPID") not in (before, "0"), 10, "a new one"
+        )
+        one.wait_active("flanneld.service")
+        assert ping(one.host, web, 5) is not None
+    assert pinger.lost <= 1  # it may be waiting for the answer to its last
+    assert kept() == "2"
 
 
 @pytest.mark.parametrize("end", ["restart", "kill"])

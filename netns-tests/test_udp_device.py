@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,6 +61,13 @@ def cpu_seconds(host: Host) -> float:
     return (int(stat[11]) + int(stat[12])) / _TICKS  # utime and stime: proc(5)
 
 
+def wait_kept(host: Host, threads: int) -> None:
+    """Wait until systemd has a queue and a socket for each thread, and nothing else."""
+    names = threads * ["flannel0/queue"] + threads * ["flannel0/udp"]
+    kept = host.kept_fds
+    wait_for(lambda: sorted(kept.names) == names, 5, lambda: f"{names}, there are {kept.names}")
+
+
 @contextmanager
 def frozen(host: Host) -> Iterator[None]:
     """Does the body while the daemon sees nothing: it would have mended all before one can look."""
@@ -115,26 +123,82 @@ class TestMending:
 
 
 class TestRestarting:
+    @pytest.mark.parametrize("seconds", [0, 1])
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-    def test_a_restart_keeps_the_device_and_is_a_short_pause(self, pair: Pair, number: int) -> None:
+    def test_packets_wait_for_the_next_flanneld(
+        self, pair: Pair, number: int, seconds: float
+    ) -> None:
+        one, near, far = pair.one, pair.near, pair.far
+        before = index(one), device(one), one.subnet
+        with Pinger(near, far.address) as out, Pinger(far, near.address) as back:
+            time.sleep(0.2)
+            one.daemon.stop(number)
+            time.sleep(seconds)
+            one.start_flanneld("-iface=eth0").wait_ready()
+            assert ping(near, far.address, 5) is not None
+        assert (index(one), device(one), one.subnet) == before
+        assert out.sent > 50 * seconds
+        # Each may be waiting for the answer to its last.
+        assert out.lost <= 1
+        assert back.lost <= 1
+        wait_kept(one, 1)
+
+    def test_packets_wait_while_the_network_config_changes(self, pair: Pair) -> None:
+        one, near, far = pair.one, pair.near, pair.far
+        with Pinger(near, far.address) as pinger:
+            for mtu in (1400, 1500):
+                pair.world.configure({**CONFIG, "Backend": {"Type": "udp", "MTU": mtu}})
+                wanted = f" mtu {mtu - 28} "
+                for host in pair.world.hosts:
+                    wait_for(lambda h=host, w=wanted: w in device(h), 5, wanted)
+                assert ping(near, far.address, 5) is not None
+            pair.world.configure(CONFIG)
+        assert pinger.lost <= 1
+        assert one.daemon.is_running
+
+    def test_without_what_systemd_keeps_a_restart_is_a_short_pause(self, pair: Pair) -> None:
         one, near, far = pair.one, pair.near, pair.far
         before = index(one), device(one), one.subnet
         with Pinger(near, far.address) as pinger:
-            time.sleep(0.2)
-            one.daemon.stop(number)
+            one.daemon.stop()
+            one.kept_fds.clear()
             one.start_flanneld("-iface=eth0").wait_ready()
             assert ping(near, far.address, 5) is not None
-            time.sleep(0.2)
         assert (index(one), device(one), one.subnet) == before
         # Of 100 a second: as many as go by while flanneld starts.
         assert pinger.lost < 300
 
-    def test_fewer_and_more_threads_than_before_make_a_new_device(self, pair: Pair) -> None:
+    @pytest.mark.parametrize("restarts", [True, False], ids=["restarted", "running"])
+    def test_what_is_kept_follows_the_network_config(self, pair: Pair, restarts: bool) -> None:
         one, near, far = pair.one, pair.near, pair.far
-        for threads in (2, 1):
-            pair.world.configure({**CONFIG, "Backend": {"Type": "udp", "Threads": threads}})
-            one.daemon.stop()
-            one.start_flanneld("-iface=eth0").wait_ready()
+        for backend, threads in (
+            ({"Type": "udp", "Threads": 2}, 2),
+            ({"Type": "udp", "Threads": 3}, 3),
+            ({"Type": "udp", "Port": 8286}, 1),
+            ({"Type": "vxlan"}, 0),
+            (CONFIG["Backend"], 1),
+        ):
+            pair.world.configure({**CONFIG, "Backend": backend})
+            if restarts:
+                one.daemon.stop()
+                one.start_flanneld("-iface=eth0").wait_ready()
+            wait_kept(one, threads)
             assert ping(near, far.address, 5) is not None
-            many = re.search("multi_queue", one.run("ip", "-d", "link", "show", "flannel0"))
-            assert (many is not None) is (threads > 1)
+            link = one.try_run("ip", "-d", "link", "show", "flannel0").stdout
+            assert ("multi_queue" in link) is (threads > 1)
+
+    def test_what_does_not_fit_is_let_go(self, pair: Pair) -> None:
+        """A pipe, a socket of another namespace at the same port, what nobody knows."""
+        one, near, far = pair.one, pair.near, pair.far
+        one.daemon.stop()
+        one.kept_fds.clear()
+        with far.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            far.ip(f"addr add {one.address}/32 dev lo")
+            stranger.bind((str(one.address), 8285))
+            for name in ("flannel0/queue", "flannel0/udp", "flannel0/udp", "flannel.1/udp", "what"):
+                one.kept_fds.hear(f"FDSTORE=1\nFDNAME={name}".encode(), [os.eventfd(0)])
+            one.kept_fds.hear(b"FDSTORE=1\nFDNAME=flannel0/udp", [os.dup(stranger.fileno())])
+        one.start_flanneld("-iface=eth0").wait_ready()
+        assert ping(near, far.address, 5) is not None
+        wait_kept(one, 1)
+        far.ip(f"addr del {one.address}/32 dev lo")

@@ -17,6 +17,7 @@ from ipaddress import IPv4Network
 from typing import Any, Protocol
 
 from flannel.errors import BadNetworkConfig
+from flannel.fd_store import FdStore
 from flannel.firewall.rules import Guard
 from flannel.interface import ExternalInterface
 from flannel.lease import Lease, LeaseAttrs
@@ -31,11 +32,15 @@ Peers = Mapping[IPv4Network, Lease]
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """The two doors to the kernel's networking, and what had to be put back behind them."""
+    """The two doors to the kernel's networking, and what had to be put back behind them.
+
+    :ivar store: descriptors that outlive a network, and this process.
+    """
 
     netlink: Netlink
     tables: RtNetlink
     repairs: Repairs = field(default_factory=Repairs)
+    store: FdStore = field(default_factory=lambda: FdStore({}))
 
 
 class Network(Protocol):

@@ -8,16 +8,15 @@ import asyncio
 import errno
 import logging
 import os
-import socket
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from time import monotonic
 
 from flannel.backends import Kernel, Peers
-from flannel.backends.udp import tun
+from flannel.backends.udp import sockets, tun
 from flannel.backends.udp.dataplane import GIVEN_UP, Dataplane, Settings, pack_route
 from flannel.errors import BadLease, KernelError
 from flannel.interface import ExternalInterface
@@ -32,11 +31,6 @@ _WATCH = 1.0
 
 _TELL_DROPS = 60.0
 """Seconds between two log lines about dropped packets."""
-
-# asm-generic/socket.h, not in Python's socket: they ignore the sysctl limits.
-_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
-_SEND_BUFFER, _RECEIVE_BUFFER = 4 << 20, 16 << 20
-"""Bytes. What UDP_GRO has merged counts with all its pages; the default holds two or three."""
 
 _TRAFFIC = {
     *("tx_packets", "tx_bytes", "rx_packets", "rx_bytes", "given_up"),
@@ -66,6 +60,7 @@ class UdpNetwork:
         self._tunnel = tunnel
         self._dataplane = Dataplane(tunnel.settings)
         self._routes: dict[IPv4Network, bytes] = {}
+        self._peers_known = asyncio.Event()
         self._carrying = asyncio.Event()
         self._bad_leases = Once(log)
         self._said = Once(log)
@@ -84,7 +79,9 @@ class UdpNetwork:
         """See `flannel.backends.Network`."""
         if self._carrying.is_set():
             return ""
-        return self._said.told("run") or "the packet loop is not running"
+        if self._said.told("run") or not self._peers_known.is_set():
+            return self._said.told("run")
+        return "the packet loop is not running"
 
     async def apply(self, peers: Peers, changed: Collection[IPv4Network] | None = None) -> None:
         """See `flannel.backends.Network`."""
@@ -93,6 +90,7 @@ class UdpNetwork:
             self._plan(subnet, peers.get(subnet))
         if self._routes != before:
             self._dataplane.set_routes(self._routes.values())
+        self._peers_known.set()
         if changed is None:
             await self._carrying.wait()
             await self._ensure_device()
@@ -144,48 +142,31 @@ class UdpNetwork:
     async def _attached(self) -> AsyncIterator["asyncio.Future[None]"]:
         """The loop's threads, running; the future is done when one of them has ended."""
         tunnel = self._tunnel
-        await tun.ensure_usable(self._kernel, tunnel.settings.network, tunnel.n_threads)
+        store, n, port = self._kernel.store, tunnel.n_threads, tunnel.settings.port
+        await tun.ensure_usable(self._kernel, tunnel.settings.network, n)
+        # They stay open in the store, so that what comes before the next loop runs waits for it.
+        device = tun.attached(store, n)
+        udp_fds = sockets.bound(store, tunnel.interface.address, port, n)
+        self._dataplane.set(replace(tunnel.settings, merge_udp=device.has_uso))
+        await self._ensure_device()
+        await self._peers_known.wait()  # without them, all that waits there would be dropped
         with ExitStack() as stack:
-            device = stack.enter_context(tun.attached(tunnel.n_threads))
-            sockets = [stack.enter_context(self._socket()) for _ in device.queues]
-            self._dataplane.set(replace(tunnel.settings, merge_udp=device.has_uso))
-            await self._ensure_device()
             stack.callback(self._tell_drops)  # all of them: the threads have ended then
             stop = stack.enter_context(_event())
-            threads = stack.enter_context(ThreadPoolExecutor(len(sockets), "packets"))
-            # On the way out: first this, then wait for the threads, then close what they use.
+            threads = stack.enter_context(ThreadPoolExecutor(n, "packets"))
+            # On the way out: first this, then wait for the threads.
             stack.callback(os.eventfd_write, stop, 1)
             loop = asyncio.get_running_loop()
-            pairs = zip(device.queues, sockets, strict=True)
             runs = [
-                loop.run_in_executor(threads, self._dataplane.run, queue, udp.fileno(), stop)
-                for queue, udp in pairs
+                loop.run_in_executor(threads, self._dataplane.run, queue, udp, stop)
+                for queue, udp in zip(device.queues, udp_fds, strict=True)
             ]
-            log.info("carrying packets between %s and UDP port %d", tun.NAME, tunnel.settings.port)
+            log.info("carrying packets between %s and UDP port %d", tun.NAME, port)
             self._carrying.set()
             try:
                 yield asyncio.ensure_future(_first_ended(runs))
             finally:
                 self._carrying.clear()
-
-    @contextmanager
-    def _socket(self) -> Iterator[socket.socket]:
-        address, port = str(self._tunnel.interface.address), self._tunnel.settings.port
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as udp:
-            for option, size in (
-                (_SO_RCVBUFFORCE, _RECEIVE_BUFFER),
-                (_SO_SNDBUFFORCE, _SEND_BUFFER),
-            ):
-                with suppress(OSError):
-                    udp.setsockopt(socket.SOL_SOCKET, option, size)
-            if self._tunnel.n_threads > 1:
-                udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            try:
-                udp.bind((address, port))
-            except OSError as error:
-                number = error.errno or errno.EIO
-                raise KernelError(f"bind UDP port {port} of {address}", number) from error
-            yield udp
 
     async def _watch(self, ended: "asyncio.Future[None]") -> None:
         """Tell what the loop drops, until it ends."""

@@ -4,16 +4,17 @@ import errno
 import logging
 import os
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from fcntl import ioctl
+from functools import partial
 from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
 
 from flannel.backends import Kernel
 from flannel.backends.udp.dataplane import Settings
 from flannel.errors import KernelError
+from flannel.fd_store import FdStore, is_our_namespace
 from flannel.netlink import Link
 
 log = logging.getLogger(__name__)
@@ -21,10 +22,15 @@ log = logging.getLogger(__name__)
 NAME = "flannel0"
 """Upstream asks for ``flannel%d`` and, being the only one to, gets this."""
 
+_STORED = f"{NAME}/queue"
+
 # linux/if_tun.h, linux/virtio_net.h
 _TUNSETIFF, _TUNSETPERSIST = 0x400454CA, 0x400454CB
 _TUNSETOFFLOAD, _TUNSETVNETHDRSZ = 0x400454D0, 0x400454D8
+_TUNGETIFF, _TUNGETDEVNETNS = 0x800454D2, 0x54E3
 _IFF_TUN, _IFF_NO_PI, _IFF_MULTI_QUEUE, _IFF_VNET_HDR = 0x1, 0x1000, 0x100, 0x4000
+_IFF_TAP, _IFF_DETACH_QUEUE = 0x2, 0x400
+_IFREQ = struct.Struct("=16sH22x")
 _TUN_F_CSUM, _TUN_F_TSO4, _TUN_F_TSO_ECN = 0x1, 0x2, 0x8
 _TUN_F_USO4, _TUN_F_USO6 = 0x20, 0x40
 _VNET_HEADER_LEN = 10
@@ -49,24 +55,19 @@ class Tun:
     has_uso: bool
 
 
-@contextmanager
-def attached(n_queues: int) -> Iterator[Tun]:
-    """Attach to the device ``NAME``, made if need be; on exit it stays, with what routes to it.
+def attached(store: FdStore, n_queues: int) -> Tun:
+    """Attach to the device ``NAME``, made if need be, or stay attached as the store has it.
 
     :raises KernelError: there is no /dev/net/tun; another process is attached (``EBUSY``); there
         is a link of that name that this cannot be done with (``EINVAL``).
     """
-    queues: list[int] = []
-    try:
-        for _ in range(n_queues):
-            queues.append(_open(multi=n_queues > 1))
-        has_uso, lacks = _set_offloads(queues)
-        if lacks:
-            log.warning("%s: this kernel's TUN device has %s", NAME, lacks)
-        yield Tun(tuple(queues), has_uso)
-    finally:
-        for queue in queues:
-            os.close(queue)
+    flags = _flags(n_queues)
+    store.retain(_STORED, partial(_is_attached, flags=flags))
+    queues = store.fill(_STORED, n_queues, partial(_open, flags))
+    has_uso, lacks = _set_offloads(queues)
+    if lacks:
+        log.warning("%s: this kernel's TUN device has %s", NAME, lacks)
+    return Tun(queues, has_uso)
 
 
 async def ensure_usable(kernel: Kernel, network: IPv4Network, n_queues: int) -> None:
@@ -84,9 +85,10 @@ async def ensure_usable(kernel: Kernel, network: IPv4Network, n_queues: int) -> 
     for address in await kernel.netlink.list_addresses():
         if address.link == link.index and address.interface.ip not in network:
             reason = f"it has address {address.interface} of another network"
-    if not reason:
+    flags = _flags(n_queues)
+    if not kernel.store.retain(_STORED, partial(_is_attached, flags=flags)) and not reason:
         try:
-            os.close(_open(multi=n_queues > 1))
+            os.close(_open(flags))
         except KernelError as error:
             if error.errno != errno.EINVAL:
                 raise
@@ -132,14 +134,17 @@ async def _ensure_address(kernel: Kernel, link: Link, wanted: IPv4Interface) -> 
         await netlink.delete_address(link, each)
 
 
-def _open(*, multi: bool) -> int:
-    flags = _IFF_TUN | _IFF_NO_PI | _IFF_VNET_HDR | (_IFF_MULTI_QUEUE if multi else 0)
+def _flags(n_queues: int) -> int:
+    return _IFF_TUN | _IFF_NO_PI | _IFF_VNET_HDR | (_IFF_MULTI_QUEUE if n_queues > 1 else 0)
+
+
+def _open(flags: int) -> int:
     try:
         fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise KernelError("open /dev/net/tun", error.errno or errno.EIO) from error
     try:
-        ioctl(fd, _TUNSETIFF, struct.pack("=16sH22x", NAME.encode(), flags))
+        ioctl(fd, _TUNSETIFF, _IFREQ.pack(NAME.encode(), flags))
         ioctl(fd, _TUNSETVNETHDRSZ, struct.pack("=i", _VNET_HEADER_LEN))
         # It outlives us, and so do its address and its route: a restart is a short pause.
         ioctl(fd, _TUNSETPERSIST, 1)
@@ -149,7 +154,21 @@ def _open(*, multi: bool) -> int:
     return fd
 
 
-def _set_offloads(queues: list[int]) -> tuple[bool, str]:
+def _is_attached(fd: int, flags: int) -> bool:
+    """Whether what the store has is a queue of our device, which is as we would make it."""
+    try:
+        name, found = _IFREQ.unpack(ioctl(fd, _TUNGETIFF, bytes(_IFREQ.size)))
+        if not is_our_namespace(ioctl(fd, _TUNGETDEVNETNS)):
+            return False
+        ioctl(fd, _TUNSETVNETHDRSZ, struct.pack("=i", _VNET_HEADER_LEN))
+    except OSError:  # its device is gone, or it never had one
+        return False
+    # Of the flags found, those that say how packets are read, and whether any are.
+    relevant = flags | _IFF_TAP | _IFF_MULTI_QUEUE | _IFF_DETACH_QUEUE
+    return (name.rstrip(b"\0"), found & relevant) == (NAME.encode(), flags)
+
+
+def _set_offloads(queues: tuple[int, ...]) -> tuple[bool, str]:
     for offloads, lacks in _OFFLOADS:
         with suppress(OSError):
             for queue in queues:

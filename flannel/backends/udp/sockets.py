@@ -1,0 +1,65 @@
+"""The UDP sockets of the packet loop's threads: bound, or taken over from the flanneld before."""
+
+import errno
+import socket
+from contextlib import suppress
+from fcntl import ioctl
+from functools import partial
+from ipaddress import IPv4Address
+
+from flannel.backends.udp.tun import NAME
+from flannel.errors import KernelError
+from flannel.fd_store import FdStore, is_our_namespace
+
+_STORED = f"{NAME}/udp"
+
+_SIOCGSKNS = 0x894C  # linux/sockios.h
+# asm-generic/socket.h, not in Python's socket: they ignore the sysctl limits.
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+_SEND_BUFFER, _RECEIVE_BUFFER = 4 << 20, 16 << 20
+"""Bytes. What UDP_GRO has merged counts with all its pages; the default holds two or three."""
+
+
+def bound(store: FdStore, address: IPv4Address, port: int, n: int) -> tuple[int, ...]:
+    """Descriptors of ``n`` sockets, among which the kernel spreads what comes.
+
+    :raises KernelError: a socket cannot be bound.
+    """
+    is_shared = n > 1
+    store.retain(_STORED, partial(_adopt, address=address, port=port, is_shared=is_shared))
+    return store.fill(_STORED, n, partial(_bind, address, port, is_shared))
+
+
+def _adopt(fd: int, address: IPv4Address, port: int, is_shared: bool) -> bool:
+    """Set up what the store has; whether it is a socket that is bound as we want it."""
+    with suppress(OSError):  # it is no socket
+        udp = socket.socket(fileno=fd)
+        try:
+            if (
+                (udp.family, udp.type) == (socket.AF_INET, socket.SOCK_DGRAM)
+                and udp.getsockname() == (str(address), port)
+                and is_our_namespace(ioctl(fd, _SIOCGSKNS))
+            ):
+                _set_up(udp, is_shared)
+                return True
+        finally:
+            udp.detach()
+    return False
+
+
+def _bind(address: IPv4Address, port: int, is_shared: bool) -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as udp:
+        _set_up(udp, is_shared)
+        try:
+            udp.bind((str(address), port))
+        except OSError as error:
+            number = error.errno or errno.EIO
+            raise KernelError(f"bind UDP port {port} of {address}", number) from error
+        return udp.detach()
+
+
+def _set_up(udp: socket.socket, is_shared: bool) -> None:
+    for option, size in ((_SO_RCVBUFFORCE, _RECEIVE_BUFFER), (_SO_SNDBUFFORCE, _SEND_BUFFER)):
+        with suppress(OSError):
+            udp.setsockopt(socket.SOL_SOCKET, option, size)
+    udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, is_shared)
