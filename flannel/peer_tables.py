@@ -55,6 +55,8 @@ class PeerTables:
         self._claims: dict[Key, list[tuple[IPv4Network, Entry]]] = {}
         self._found: dict[Key, Entry] = {}
         self._is_known = False
+        self._rested: set[Key] = set()
+        """What the last comparison left as it was, for somebody fights over it."""
         self._bad_leases = Once(log)
         self._conflicts = Once(log)
         self._refused: dict[Key, int] = {}
@@ -72,24 +74,26 @@ class PeerTables:
         was_known = self._is_known
         if changed is None:
             before, self._found = self._found, {key(entry): entry for entry in self._read()}
-            if was_known and before != self._found:
-                self._note_repairs(before)
-            touched = self._claims.keys() | self._found.keys()
+            resting = self._repairs.resting()
+            if was_known and (before != self._found or self._rested):
+                self._note_repairs(before, resting)
+            touched = (self._claims.keys() | self._found.keys()) - resting
+            self._rested = resting
             self._refused = {each: n for each, n in self._refused.items() if each in touched}
         self._is_known = False  # should the kernel fail half-way
         await self._write(touched)
         self._is_known = True if changed is None else was_known
 
-    def _note_repairs(self, before: dict[Key, Entry]) -> None:
+    def _note_repairs(self, before: dict[Key, Entry], resting: set[Key]) -> None:
         """What is about to be put back, or removed, and was not like that when we left it."""
-        found, claims = self._found, self._claims
-        keys = before.keys() | found.keys()
-        self._repairs.note_entries(
-            before.get(each) or found[each]
-            for each in keys
-            if before.get(each) != found.get(each)
-            and found.get(each) != (claims[each][0][1] if each in claims else None)
-        )
+        found, claims, rested = self._found, self._claims, self._rested
+        wrong = []
+        for each in (before.keys() | found.keys() | rested) - resting:
+            have, wanted = found.get(each), claims[each][0][1] if each in claims else None
+            entry = before.get(each) or have or wanted
+            if have != wanted and (have != before.get(each) or each in rested) and entry:
+                wrong.append(entry)
+        self._repairs.note_entries(wrong)
 
     def _replan(self, subnet: IPv4Network, lease: Lease | None) -> set[Key]:
         """Bring one peer's claims up to date; return the keys whose entry may differ now."""

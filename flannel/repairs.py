@@ -6,17 +6,22 @@
 
 Somebody may be set on undoing it: another daemon that manages the same links, a script. When one
 thing has to be put back more than `_TOO_MANY` times in a minute, that is said, with who it may be,
-and `pause` grows: the network is compared at those times only, until one finds it as it was left.
+and it is left alone for pauses that grow, until at the end of one it is found as it was left:
+
+    repairs.resting()       entries that are not to be put back now; all others are, at once
+    repairs.pause           the same for the device, without which nothing else can be repaired
 """
 
 import logging
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from time import monotonic
 
-from flannel.reconcile import Entry, Fdb, Neighbour, Nexthop, Route, key
+from flannel.reconcile import Entry, Fdb, Key, Neighbour, Nexthop, Route, key
 
 log = logging.getLogger(__name__)
 
@@ -41,86 +46,140 @@ _MANAGERS = {
 }
 
 
+@dataclass(slots=True)
+class _Fight:
+    """Over one thing: an entry's key, or what was noted of the device.
+
+    :ivar pause: seconds for which it is left alone after its last repair.
+    :ivar until: the end of that, by `time.monotonic`.
+    """
+
+    pause: float
+    until: float
+
+
 class Repairs:
     """Counts them; see the head of this file.
 
     :ivar total: how many things were put back since the start.
     :ivar last_at: when the last was, by `time.monotonic`; None if there was none.
     :ivar last: the line that the log had about it; "" if there was none.
-    :ivar pause: seconds to wait before the next repair; 0 unless somebody keeps undoing them.
     """
 
     def __init__(self) -> None:
         self.total = 0
         self.last_at: float | None = None
         self.last = ""
-        self.pause = 0.0
         self._noted: list[str] = []
-        self._subjects: set[object] = set()
+        self._subjects: dict[object, str] = {}
+        self._fights: dict[object, _Fight] = {}
         self._recent: deque[tuple[float, set[object]]] = deque(maxlen=_REMEMBERED)
+
+    @property
+    def pause(self) -> float:
+        """Seconds to wait before the device is compared again; 0 unless somebody fights over it."""
+        return max(
+            (f.pause for what, f in self._fights.items() if isinstance(what, str)), default=0
+        )
+
+    @property
+    def due(self) -> float:
+        """When the first of the things that rest is to be looked at, by `time.monotonic`."""
+        return min((fight.until for fight in self._fights.values()), default=inf)
+
+    def resting(self) -> set[Key]:
+        """The keys of entries that somebody fights over, and that are to be left alone now."""
+        now = monotonic()
+        return {
+            what
+            for what, fight in self._fights.items()
+            if isinstance(what, tuple) and fight.until > now
+        }
 
     def note(self, what: str) -> None:
         """One thing was not as it was left, e.g. ``the device was down``."""
         self._noted.append(what)
-        self._subjects.add(what)
+        self._subjects[what] = what
 
     def note_entries(self, entries: Iterable[Entry]) -> None:
         """Entries that were gone, or others than they should be."""
-        keys = {key(entry) for entry in entries}
-        if not keys:
+        kinds: Counter[type[Entry]] = Counter()
+        for each, entry in {key(entry): entry for entry in entries}.items():
+            self._subjects[each] = str(entry)
+            kinds[type(entry)] += 1
+        if not kinds:
             return
-        self._subjects |= keys
-        kinds = Counter(each[0] for each in keys)
         counts = [
             f"{kinds[kind]} {_NAMES[kind][kinds[kind] > 1]}" for kind in _NAMES if kind in kinds
         ]
-        self._noted.append(f"{', '.join(counts)} {'was' if len(keys) == 1 else 'were'} not as left")
+        self._noted.append(
+            f"{', '.join(counts)} {'were' if kinds.total() > 1 else 'was'} not as left"
+        )
 
     def discard(self) -> None:
         """What was noted is no repair: at the start things are as somebody else has left them."""
-        self._noted, self._subjects = [], set()
+        self._noted, self._subjects = [], {}
 
-    def commit(self, device: str, port: int = 0) -> None:
+    def commit(self, device: str, port: int = 0, began: float | None = None) -> None:
         """The end of a comparison.
 
         :param device: what was repaired.
         :param port: the netlink port of who made the last change, if that is known.
+        :param began: when the comparison did, by `time.monotonic`; None: now.
         """
         now = monotonic()
-        if not self._noted:
-            if self.pause:
-                log.info("nobody changes %s any more: repairing at once again", device)
-                self.pause = 0.0
-                self._recent.clear()
-            return
-        self.last = f"repaired {device}: {'; '.join(self._noted)}"
-        self.last_at = now
-        self.total += len(self._subjects)
-        is_fight = self._is_fight(now)
+        noted, subjects = self._noted, self._subjects
         self.discard()
-        if self.pause:
-            self.pause = min(self.pause * 2, _LONGEST_PAUSE)
-            log.debug("%s", self.last)
+        self._end_fights(device, subjects, now if began is None else began)
+        if not noted:
             return
-        log.warning("%s", self.last)
-        if is_fight:
-            self.pause = _FIRST_PAUSE
+        self.last = f"repaired {device}: {'; '.join(noted)}"
+        self.last_at = now
+        self.total += len(subjects)
+        new = self._often(subjects, now) - self._fights.keys()
+        for each in self._fights.keys() & subjects.keys():
+            fight = self._fights[each]
+            fight.pause = min(fight.pause * 2, _LONGEST_PAUSE)
+            fight.until = now + fight.pause
+        is_known = subjects.keys() <= self._fights.keys()
+        log.log(logging.DEBUG if is_known else logging.WARNING, "%s", self.last)
+        if new:
+            self._fights |= {each: _Fight(_FIRST_PAUSE, now + _FIRST_PAUSE) for each in new}
+            first, *others = (subjects[each] for each in subjects if each in new)
             log.warning(
-                "somebody keeps changing %s; it is repaired at growing pauses from now on, until "
-                "that ends. Who it may be: %s",
+                "somebody keeps changing %s (%s%s); that is repaired at growing pauses from now "
+                "on, until it ends. Who it may be: %s",
                 device,
+                first,
+                f" and {len(others)} more" if others else "",
                 "; ".join(suspects(port)) or "no network manager that we know runs on this host",
             )
 
-    def _is_fight(self, now: float) -> bool:
-        """Whether one of the things that are put back now was so too often of late."""
-        self._recent.append((now, self._subjects))
+    def _end_fights(self, device: str, subjects: Collection[object], began: float) -> None:
+        """What did not rest any more and is as it was left: nobody fights over that now."""
+        over = {
+            what
+            for what, fight in self._fights.items()
+            if fight.until <= began and what not in subjects
+        }
+        if not over:
+            return
+        for each in over:
+            del self._fights[each]
+        for _, then in self._recent:
+            then -= over
+        if not self._fights:
+            log.info("nobody changes %s any more: repairing at once again", device)
+
+    def _often(self, subjects: Collection[object], now: float) -> set[object]:
+        """Those of the things that are put back now that were so too often of late."""
+        self._recent.append((now, set(subjects)))
         while now - self._recent[0][0] > _WINDOW:
             self._recent.popleft()
         if len(self._recent) <= _TOO_MANY:
-            return False
-        times = Counter(each for _, then in self._recent for each in then & self._subjects)
-        return max(times.values()) > _TOO_MANY
+            return set()
+        times = Counter(each for _, then in self._recent for each in then if each in subjects)
+        return {each for each, n in times.items() if n > _TOO_MANY}
 
 
 def suspects(port: int, proc: Path = Path("/proc")) -> list[str]:

@@ -156,13 +156,14 @@ class Upkeep:
                     if is_first:
                         repairs.discard()
                     else:
-                        repairs.commit(self._name, monitor.last_port)
+                        repairs.commit(self._name, monitor.last_port, began)
                     is_first = False
                     ended = monotonic()
                     pause = repairs.pause
                     paid = max(paid, ended) + _HINT_SHARE * (ended - began)
                     earliest = max(paid - _BURST, ended + pause)
                     resync = ended + max(_RESYNC, _RESYNC_SHARE * (ended - began), pause)
+                    resync = min(resync, max(repairs.due, earliest))
                     self._said.forget("kernel")
                     self._on_ready()
             due = earliest if pending.is_everything else resync

@@ -354,3 +354,33 @@ def test_some_thousand_peers_are_all_there_and_all_gone(host: Host) -> None:
     assert sum(isinstance(entry, Nexthop) for entry in own) == len(subnets)
     asyncio.run(network.apply({}))
     assert host.tables.list_own(config.network) == []
+
+
+def test_what_somebody_fights_over_rests_and_the_rest_is_put_back(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("flannel.repairs.monotonic", lambda: now)
+    network, served = host.vxlan(), [vxlan_peer(n) for n in (2, 3, 4)]
+    repairs = host.kernel.repairs
+    apply(network, *served)
+    whole = overlay_routes()
+    for _ in range(6):
+        ip("route del 10.5.2.0/24")
+        apply(network, *served)
+        assert overlay_routes() == whole
+        repairs.commit("flannel.1")
+    ip("route del 10.5.2.0/24")
+    ip("route del 10.5.3.0/24")
+    apply(network, *served)
+    assert [line.split()[0] for line in overlay_routes()] == ["10.5.3.0/24", "10.5.4.0/24"]
+    repairs.commit("flannel.1")
+    assert repairs.total == 7
+    now += 2
+    apply(network, *served)
+    assert overlay_routes() == whole
+    repairs.commit("flannel.1")
+    assert repairs.total == 8
+    # A lease that goes takes its entries along, fought over or not.
+    apply(network, *served[1:], changed=[2])
+    assert [line.split()[0] for line in overlay_routes()] == ["10.5.3.0/24", "10.5.4.0/24"]

@@ -177,9 +177,16 @@ class TestFights:
                     5,
                     "the route of a new lease",
                 )
+                assert n == pair.n_repairs() == 6
+                pair.one.ip("route del 10.1.103.0/24")  # and repaired what nobody fights over
+                wait_for(
+                    lambda: "10.1.103.0/24" in str(state(pair.one, pair.device)["routes"]),
+                    5,
+                    "another route",
+                )
             finally:
                 fighter.kill()
-        assert n == pair.n_repairs() == 6
+        assert pair.n_repairs() == 7
         assert "Who it may be: " in said[0]
         pair.world.etcdctl("rm", f"{PREFIX}/subnets/10.1.150.0-24")
         wait_for(lambda: state(pair.one, pair.device) == before, 10, "the last repair")

@@ -1,12 +1,13 @@
 """What was put back: said once, counted, and left alone for a while when somebody fights us."""
 
 import logging
+from math import inf
 from pathlib import Path
 
 import pytest
 
 from flannel import repairs as module
-from flannel.reconcile import Fdb, Neighbour
+from flannel.reconcile import Entry, Fdb, Neighbour, key
 from flannel.repairs import Repairs, suspects
 
 ARP = Neighbour(b"\x0a\x05\x02\x00", 7, b"\x02\0\0\0\0\x02")
@@ -87,6 +88,52 @@ def test_who_undoes_one_thing_again_and_again_is_given_way_more_and_more(
     assert caplog.text.count("nobody changes flannel.1 any more") == 1
     repair(repairs)
     assert repairs.pause == 0
+
+
+def test_what_is_fought_over_rests_and_nothing_else(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    repairs = Repairs()
+
+    def compare(*entries: Entry) -> None:
+        repairs.note_entries(entries)
+        repairs.commit("flannel.1")
+
+    for _ in range(6):
+        compare(ARP)
+        clock.now += 1
+    assert f"somebody keeps changing flannel.1 ({ARP});" in caplog.text
+    assert repairs.resting() == {key(ARP)}
+    assert (repairs.pause, repairs.due) == (0, clock.now + 1)
+    caplog.clear()
+    compare(FDB)
+    assert "repaired flannel.1: 1 FDB entry was not as left" in caplog.text
+    compare()  # it rests: that it was not put back says nothing
+    assert repairs.resting() == {key(ARP)}
+    clock.now += 1
+    assert repairs.resting() == set()
+    caplog.clear()
+    compare(ARP)
+    assert (caplog.text, repairs.resting()) == ("", {key(ARP)})
+    assert repairs.due == clock.now + 4
+    clock.now += 4
+    compare()
+    assert (repairs.resting(), repairs.due) == (set(), inf)
+    compare(ARP)
+    assert repairs.resting() == set()
+
+
+def test_a_comparison_that_began_while_a_thing_rested_does_not_tell(clock: Clock) -> None:
+    repairs = Repairs()
+    for _ in range(6):
+        repairs.note_entries([ARP])
+        repairs.commit("flannel.1")
+    began = clock.now
+    clock.now += 3
+    repairs.commit("flannel.1", began=began)
+    assert repairs.due < clock.now
+    repairs.commit("flannel.1")
+    assert repairs.due == inf
 
 
 def test_who_it_may_be_is_looked_up_among_the_processes(tmp_path: Path) -> None:
