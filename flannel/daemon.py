@@ -105,12 +105,14 @@ class Daemon:
                 await self._release(self._subnets)
 
     async def _live(self) -> None:
+        this = asyncio.current_task()
+        assert this is not None
         troubled, away = Backoff(), Backoff(0.1, 1.0)
         while True:
             began = monotonic()
             backoff: Backoff | None = troubled
             try:
-                await self._serve(await self._preparation.wait(self._state))
+                await asyncio.create_task(self._life())
             except* FlannelError as group:
                 why = _first(group)
                 self._status.end(str(why))
@@ -132,10 +134,10 @@ class Daemon:
                     backoff = away
                 else:
                     self._said.warn("life", f"{why}; trying again")
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                # By SIGTERM while the errors were gathered: until Python 3.13, a TaskGroup that has
-                # both raises the errors alone.
+            # Before Python 3.13 a `TaskGroup` with an error of its own forgets that its task was
+            # cancelled meanwhile, and miscounts it as well (CPython issue 116720). So a life has a
+            # task of its own, and whether this one was cancelled can be told.
+            if this.cancelling():
                 raise asyncio.CancelledError
             if monotonic() - began > troubled.longest:  # it had been a good life
                 troubled.reset()
@@ -143,6 +145,9 @@ class Daemon:
                 self._said.forget("life")
             if backoff is not None:
                 await backoff.wait()
+
+    async def _life(self) -> None:
+        await self._serve(await self._preparation.wait(self._state))
 
     async def _serve(self, plan: Plan) -> None:
         options, config = self._options, plan.config

@@ -5,7 +5,6 @@ cluster has to heal by itself. What is random about a fault comes from the ``ran
 so that a seed tells the whole story.
 """
 
-import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -214,7 +213,7 @@ def etcd_loses_everything(cluster: Cluster, random: Random) -> None:
     own = {f"{host.subnet.network_address}-24" for host in cluster.hosts}
     absent = {k: node["value"] for k, node in cluster.world.leases().items() if k not in own}
     cluster.world.stop_etcd(random.choice([signal.SIGTERM, signal.SIGKILL]))
-    shutil.rmtree(cluster.world.directory / "etcd")
+    cluster.world.etcd.wipe()
     cluster.world.start_etcd()
     cluster.world.put_leases(absent)
     cluster.world.configure(cluster.config)

@@ -223,6 +223,15 @@ class TestConfigChanges:
         assert world.leases().keys() == leases
         assert ping(one.add_container(1), other.add_container(1).address, 5) is not None
 
+    def test_told_to_end_in_the_midst_of_a_change_it_ends(self, world: World) -> None:
+        (host,) = start(world, UDP, 1)
+        for threads in (2, 1, 2, 1, 2):
+            world.configure({**UDP, "Backend": {"Type": "udp", "Threads": threads}})
+            began = time.monotonic()
+            assert host.daemon.stop() == 0
+            assert time.monotonic() - began < 1.5
+            host.start_flanneld("-iface=eth0").wait_ready()
+
 
 POISON = {
     "foo": "bar",
