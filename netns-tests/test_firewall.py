@@ -229,6 +229,28 @@ class TestRules:
         assert nat.count("FLANNEL-POSTRTG") == 7  # declared, jumped to, 5 rules
         assert TABLE not in re.findall(r"^table ip (\S+)", ruleset(), re.MULTILINE)
 
+    def test_the_older_iptables_is_left_alone_until_its_module_is_loaded(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        names = Path("/proc/thread-self/net/ip_tables_names")
+        monkeypatch.setattr("flannel.firewall.iptables._LEGACY_TABLES", tmp_path / "names")
+        monkeypatch.setenv("PATH", only(tmp_path / "bin", "iptables-legacy"))
+
+        def in_use() -> list[str]:
+            return names.read_text().split()
+
+        async def load(firewall: Firewall) -> None:
+            assert (firewall.repairs, in_use()) == (0, [])
+            (tmp_path / "names").symlink_to(names)
+            await until(lambda: "filter" in in_use())
+
+        keeping(load, Rules(NETWORK, SUBNET, forward=True))
+        assert "cannot masquerade" not in caplog.text
+        (tmp_path / "names").unlink()
+        keeping(nothing, RULES)
+        said = "the kernel module ip_tables is not loaded, and flanneld may not load it; trying"
+        assert caplog.text.count(said) == 1
+
     def test_without_either_it_says_so_and_goes_on(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -30,6 +30,8 @@ _LOCK_WAIT = "5"
 
 _SEARCH = "iptables", "iptables-nft", "iptables-legacy"
 
+_LEGACY_TABLES = Path("/proc/thread-self/net/ip_tables_names")
+
 
 @dataclass(frozen=True, slots=True)
 class _Place:
@@ -221,6 +223,13 @@ class Iptables:
         :return: what was amiss though it had been written before; None if nothing was.
         :raises FirewallError: iptables refuses.
         """
+        if self.legacy and _legacy_tables() is None:
+            if masquerade and rules.masquerade and self.preferred:
+                raise FirewallError(
+                    f"cannot masquerade with {self.name}: the kernel module ip_tables is not "
+                    "loaded, and flanneld may not load it"
+                )
+            return None  # nothing that could be dropped there; who uses it later loads it
         saved = await self._save()
         if saved == self._settled:
             return None
@@ -247,9 +256,10 @@ class Iptables:
     async def _save(self) -> str:
         """Both tables, without what changes by itself: the time and the counters."""
         text = ""
+        in_use = _legacy_tables() or ()
         for table in (_FORWARD.table, _POSTROUTING.table):
             # To ask the older one for a table is to make the kernel load it.
-            if self.legacy and table not in _legacy_tables():
+            if self.legacy and table not in in_use:
                 continue
             done = await programs.run([f"{self.name}-save", "-t", table], timeout=_TIMEOUT)
             if done.status != 0:
@@ -268,11 +278,17 @@ class Iptables:
             raise FirewallError(f"cannot write rules with {self.name}: {done.complaint}")
 
 
-def _legacy_tables() -> list[str]:
+def _legacy_tables() -> list[str] | None:
+    """The tables of the older iptables that are in use; None while ip_tables is not loaded.
+
+    The kernel does not load that module for whoever asks, as it does with those of each table,
+    match and target (xt_request_find_table_lock in net/netfilter/x_tables.c) and with all of
+    nftables: the program calls modprobe, for which flanneld has no CAP_SYS_MODULE any more.
+    """
     try:
-        return Path("/proc/thread-self/net/ip_tables_names").read_text().split()
-    except OSError:  # not loaded
-        return []
+        return _LEGACY_TABLES.read_text().split()
+    except OSError:
+        return None
 
 
 async def find_iptables(which: Callable[[str], str | None] = shutil.which) -> list[Iptables]:
