@@ -264,3 +264,15 @@ def without(peers: dict[IPv4Network, Lease], subnets: set[IPv4Network]) -> dict[
 
 TestFollowing = Following.TestCase
 TestFollowing.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
+
+
+def test_garbage_that_a_restore_numbers_like_our_lease_is_told_from_it() -> None:
+    world = Following()
+    try:
+        world.begin()
+        world.all_is_heard()
+        world.ours_is_garbled("garbage")
+        world.an_older_state_is_restored(0)
+        world.all_is_heard()
+    finally:
+        world.teardown()

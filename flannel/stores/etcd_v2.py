@@ -216,12 +216,14 @@ class EtcdV2Store:
             return {}, frozenset(), absent.index
         good, garbled = {}, set()
         for node in answer.document["node"].get("nodes", ()):
-            lease = self._readable(node, before)
-            if lease is not None:
-                good[_name(node)] = lease
-            if lease is None or lease.index != node["modifiedIndex"]:
+            name = _name(node)
+            kept = before.get(name)
+            lease = self._readable(node, kept)
+            if lease is None:
                 with suppress(BadLease):
-                    garbled.add(parse_subnet_key(_name(node)))
+                    garbled.add(parse_subnet_key(name))
+            if (stands := lease or kept) is not None:
+                good[name] = stands
         return good, frozenset(garbled), answer.etcd_index
 
     def _events(self, document: dict[str, Any]) -> tuple[list[LeaseEvent], bool]:
@@ -241,29 +243,28 @@ class EtcdV2Store:
             return [LeaseRemoved(gone.subnet)] if gone is not None else [], True
         if action not in _WRITTEN:
             return [], False
-        lease = self._readable(node, self._good)
+        kept = self._good.get(name)
+        lease = self._readable(node, kept)
         if lease is None:
-            return [], True
-        if lease.index != node["modifiedIndex"]:  # it is what it was before
-            return [LeaseGarbled(lease.subnet)], True
+            return [LeaseGarbled(kept.subnet)] if kept is not None else [], True
         self._good[name] = lease
         return [LeaseAdded(lease)], True
 
-    def _readable(self, node: dict[str, Any], before: dict[str, Lease]) -> Lease | None:
-        """The lease in a node. For one that cannot be read, that is said once, and the last good
-        state of that key stands until it is mended or removed."""
+    def _readable(self, node: dict[str, Any], kept: Lease | None) -> Lease | None:
+        """The lease in a node; None if it holds none, which is said once.
+
+        :param kept: the last good state of that key, which stands until it is mended or removed.
+        """
         name = _name(node)
         try:
-            lease = _lease(node)
+            return _lease(node)
         except BadLease as why:
-            kept = before.get(name)
             keeping = "; keeping what it was" if kept is not None else ""
             value = str(node.get("value", ""))[:200]
             self._unreadable.warn(
                 (name, value), f"skipping {self._subnets}/{name[:100]!r}: {why}{keeping}"
             )
-            return kept
-        return lease
+            return None
 
     async def _current_index(self) -> int:
         try:
