@@ -112,6 +112,11 @@ class LeaseAdded:
 
     lease: Lease
 
+    @property
+    def subnet(self) -> IPv4Network:
+        """What all events have."""
+        return self.lease.subnet
+
 
 @dataclass(frozen=True, slots=True)
 class LeaseRemoved:

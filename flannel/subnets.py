@@ -217,19 +217,16 @@ class SubnetManager:
                         rewound |= own.index > seen.index
                     changed = self._table.reset(leases, self._keep_until(rewound))
                     self._is_unverified = False
+                    self._check_own(seen, rewound, is_garbled=own.subnet in garbled)
                 case Changes(events):
-                    rewound = False
-                    garbled = frozenset(
-                        each.subnet for each in events if isinstance(each, LeaseGarbled)
-                    )
                     changed = self._table.update(events)
-                    seen = self._table.held(self.own.subnet)
+                    ours = [each for each in events if each.subnet == self.own.subnet]
+                    if ours:  # what is about others says nothing of our key
+                        seen = self._table.held(self.own.subnet)
+                        is_garbled = isinstance(ours[-1], LeaseGarbled)
+                        self._check_own(seen, rewound=False, is_garbled=is_garbled)
                 case _:
                     assert_never(news)
-            self._check_own(seen, rewound)
-            if self.own.subnet in garbled:
-                self.is_in_order = False
-                self._own_changed.set()
             yield self._update_peers(changed)
 
     def expire(self) -> set[IPv4Network]:
@@ -239,7 +236,11 @@ class SubnetManager:
     def _keep_until(self, forgotten: bool) -> float | None:
         return monotonic() + self._grace if forgotten else None
 
-    def _check_own(self, seen: Lease | None, rewound: bool) -> None:
+    def _check_own(self, seen: Lease | None, rewound: bool, is_garbled: bool) -> None:
+        if is_garbled:
+            self.is_in_order = False
+            self._own_changed.set()
+            return
         own = self.own
         if seen is None:
             # What is not there has no index: a later snapshot without others' leases is true.
