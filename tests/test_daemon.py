@@ -1,4 +1,4 @@
-"""The end of a life that coincides with the end of the daemon."""
+"""One life follows another, until somebody ends the daemon."""
 
 import asyncio
 from pathlib import Path
@@ -43,8 +43,10 @@ class Prepared:
         """All is there at once."""
 
 
-@pytest.mark.parametrize("moment", ["as it ends", "later"])
-def test_who_stops_it_while_a_life_ends_gets_no_other_life(tmp_path: Path, moment: str) -> None:
+@pytest.mark.parametrize(("n_lives", "seconds"), [(1, 0), (1, 0.02), (2, 0), (3, 0), (3, 0.02)])
+def test_it_is_stopped_at_once_as_a_life_ends_and_between_two(
+    tmp_path: Path, n_lives: int, seconds: float
+) -> None:
     async def scenario() -> int:
         options = parse([f"-state-dir={tmp_path}", f"-subnet-file={tmp_path}/subnet.env"], {})
         kernel = Kernel(cast(Any, None), cast(Any, None))
@@ -52,13 +54,15 @@ def test_who_stops_it_while_a_life_ends_gets_no_other_life(tmp_path: Path, momen
         daemon._preparation = cast(Any, Prepared())
         daemon.is_ending = asyncio.Event()
         running = asyncio.create_task(daemon.run())
-        await daemon.is_ending.wait()
-        if moment == "later":  # between two lives
-            await asyncio.sleep(0.02)
+        for _ in range(n_lives):
+            async with asyncio.timeout(5):
+                await daemon.is_ending.wait()
+            daemon.is_ending.clear()
+        await asyncio.sleep(seconds)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             async with asyncio.timeout(1):
                 await running
         return daemon.n_lives
 
-    assert asyncio.run(scenario()) == 1
+    assert asyncio.run(scenario()) == n_lives
