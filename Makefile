@@ -9,6 +9,8 @@ LOOKUPS ?= 10000000
 FAULTS ?= 70
 SEED ?=
 MINUTES ?= 60
+# Tests in namespaces at a time. Those of a class, or of a module without, stay together.
+JOBS ?= 3
 # With 1, the demo's containers are docker's.
 DOCKER ?=
 PREFIX ?= /usr
@@ -36,7 +38,7 @@ help: ## say what can be made
 	@echo "tree and for install, DESTDIR= PREFIX=$(PREFIX) for install and uninstall."
 	@echo "FUZZ_RUNS=$(FUZZ_RUNS) for fuzz, VERDICTS=$(VERDICTS) for verdicts," \
 		"SWAPS=$(SWAPS) LOOKUPS=$(LOOKUPS) for race."
-	@echo "FAULTS=$(FAULTS) SEED= BACKEND= for chaos, MINUTES=$(MINUTES) for soak."
+	@echo "JOBS=$(JOBS) for netns, FAULTS=$(FAULTS) SEED= BACKEND= for chaos, MINUTES=$(MINUTES) for soak."
 
 setup: packages .venv/.installed ## .venv/, with the flanneld of this checkout in .venv/bin/
 
@@ -49,7 +51,7 @@ unit: setup ## tests that need no root and no network
 	@.venv/bin/python $(PYTEST) $(UNIT)
 
 netns: as-root setup ## tests in network namespaces, on the real kernel and etcd; needs root
-	@.venv/bin/python $(PYTEST) netns-tests
+	@.venv/bin/python $(PYTEST) netns-tests -n $(JOBS) --dist loadscope
 
 fuzz: packages ## libFuzzer on the pure C files; what it finds stays in csrc/fuzz/found/
 	@csrc/fuzz/run $(FUZZ_RUNS)

@@ -116,7 +116,8 @@ def test_without_ip_masq_docker_masquerades(world: World) -> None:
 def test_dockers_that_fit_are_no_reason_for_a_warning(cluster: Cluster) -> None:
     host = cluster.hosts[0]
     host.daemon.stop()
-    host.start_flanneld("-iface=eth0", "-ip-masq").wait_ready().wait_log("(?s)wrote .*wrote .*")
+    host.start_flanneld("-iface=eth0", "-ip-masq").wait_ready()
+    host.daemon.wait_log("(?s)subnet.env says: .*subnet.env says: ")
     assert "docker0" not in host.daemon.log
 
 
