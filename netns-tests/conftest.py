@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from private_network import private_network
 from world import World
 
 
@@ -22,6 +23,14 @@ def world() -> Iterator[World]:
     with World() as made:
         made.start_etcd()
         yield made
+
+
+@pytest.fixture
+def network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A namespace for this test alone, where nobody minds what the programs cost."""
+    monkeypatch.setattr("flannel.firewall._SHARE", 1)
+    with private_network():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -6,45 +6,20 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
-from world import ETCD, FLANNELD, PREFIX, Host, Pinger, World, ping, wait_for
-
-VXLAN = {"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan"}}
-HOST_GW = {"Network": "10.1.0.0/16", "Backend": {"Type": "host-gw"}}
-UDP = {"Network": "10.1.0.0/16"}
-ALL = pytest.mark.parametrize("config", [VXLAN, HOST_GW, UDP], ids=["vxlan", "host-gw", "udp"])
-BOTH = pytest.mark.parametrize("config", [VXLAN, HOST_GW], ids=["vxlan", "host-gw"])
-
-
-def start(world: World, config: dict[str, Any], n: int, *flags: str) -> list[Host]:
-    """Hosts whose daemons serve ``config``, each with its lease."""
-    world.configure(config)
-    hosts = [world.add_host(f"h{number}") for number in range(1, n + 1)]
-    for host in hosts:
-        host.start_flanneld("-iface=eth0", *flags)
-    for host in hosts:
-        host.daemon.wait_ready(20)
-    return hosts
-
-
-def overlay(host: Host) -> set[str]:
-    """The destinations of the host's routes into the network over other hosts."""
-    shown = host.run("ip", "route", "show", "root", "10.1.0.0/16")
-    return set(re.findall(r"^(\S+) .*via", shown, re.MULTILINE))
-
-
-def wait_overlay(host: Host, *subnets: object) -> None:
-    wanted = {str(subnet) for subnet in subnets}
-    wait_for(lambda: overlay(host) == wanted, 15, lambda: f"{wanted}, there is {overlay(host)}")
-
-
-def peer_value(address: str, mac: str = "02:00:00:00:00:07") -> str:
-    """A vxlan lease as upstream v0.13 writes it."""
-    return f'{{"PublicIP":"{address}","BackendType":"vxlan","BackendData":{{"VtepMAC":"{mac}"}}}}'
+from overlays import (
+    ALL,
+    BOTH,
+    HOST_GW,
+    VXLAN,
+    overlay,
+    peer_value,
+    start,
+    wait_overlay,
+)
+from world import FLANNELD, PREFIX, Host, Pinger, World, ping, wait_for
 
 
 class TestContainersReachEachOther:
@@ -373,67 +348,6 @@ class TestMending:
             "the device",
         )
         assert mac in one.run("ip", "link", "show", "flannel.1")
-
-
-class TestEtcdTrouble:
-    def test_while_etcd_is_away_packets_flow_and_afterwards_news_comes(self, world: World) -> None:
-        one, other = start(world, VXLAN, 2)
-        near, far = one.add_container(1), other.add_container(1)
-        assert ping(near, far.address, 5) is not None
-        with Pinger(near, far.address) as pinger:
-            world.stop_etcd()
-            one.daemon.wait_log("cannot follow the leases: .*; packets flow on")
-            time.sleep(1)
-            world.start_etcd()
-            world.put_leases({"10.1.70.0-24": peer_value("192.0.2.70")})
-            wait_overlay(one, other.subnet, "10.1.70.0/24")
-        assert pinger.lost == 0
-        assert one.daemon.log.count("cannot follow the leases") == 1
-
-    def test_a_dead_endpoint_among_several_is_no_trouble(self, world: World) -> None:
-        dead = "http://192.0.2.1:9"
-        (host,) = start(world, VXLAN, 1, f"-etcd-endpoints={dead},{ETCD}")
-        world.put_leases({"10.1.70.0-24": peer_value("192.0.2.70")})
-        wait_overlay(host, "10.1.70.0/24")
-
-    def test_over_tls_only_the_right_etcd_is_believed(self, tmp_path: Path) -> None:
-        ours, theirs = trustme.CA(), trustme.CA()
-        files = {
-            "ca": ours.cert_pem,
-            "other-ca": theirs.cert_pem,
-            "server": ours.issue_cert("192.0.2.1").private_key_and_cert_chain_pem,
-            "client": ours.issue_cert("h1.example").private_key_and_cert_chain_pem,
-        }
-        for name, content in files.items():
-            content.write_to_path(str(tmp_path / name))
-        url = "https://192.0.2.1:2389"
-        with World() as world:
-            world.start_etcd(
-                f"--listen-client-urls={ETCD},{url}",
-                f"--cert-file={tmp_path / 'server'}",
-                f"--key-file={tmp_path / 'server'}",
-                "--client-cert-auth",
-                f"--trusted-ca-file={tmp_path / 'ca'}",
-            )
-            world.configure(VXLAN)
-            host = world.add_host("h1")
-            flags = (
-                f"-etcd-endpoints={url}",
-                f"-etcd-certfile={tmp_path / 'client'}",
-                f"-etcd-keyfile={tmp_path / 'client'}",
-            )
-            daemon = host.start_flanneld(*flags, f"-etcd-cafile={tmp_path / 'other-ca'}")
-            daemon.wait_log(rf"at {url}: TLS: .*certificate.*; trying again")
-            daemon.stop()
-            assert world.leases() == {}
-            host.start_flanneld(*flags, f"-etcd-cafile={tmp_path / 'ca'}").wait_ready()
-            assert len(world.leases()) == 1
-
-    def test_it_ends_at_once_also_without_etcd(self, world: World) -> None:
-        world.stop_etcd()
-        daemon = world.add_host("h1").start_flanneld("-iface=eth0")
-        daemon.wait_log("trying again")
-        assert daemon.stop() == 0
 
 
 class TestBlackhole:

@@ -4,15 +4,27 @@ import os
 import re
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
+from overlays import (
+    ALL,
+    HOST_GW,
+    UDP,
+    VXLAN,
+    key_of,
+    overlay,
+    peer_value,
+    start,
+    value_of,
+    wait_overlay,
+    wait_value,
+)
 from slow_link import slow_link
-from test_leases import key_of, value_of, wait_value
-from test_overlay import HOST_GW, UDP, VXLAN, overlay, peer_value, start, wait_overlay
 from world import ETCD, PREFIX, Etcd, Host, Pinger, World, ping, wait_for
 
-ALL = pytest.mark.parametrize("config", [VXLAN, HOST_GW, UDP], ids=["vxlan", "host-gw", "udp"])
 ROUNDS = int(os.environ.get("FLANNEL_WIPE_ROUNDS", "2"))
 SMALL = {"Network": "10.1.0.0/22", "SubnetLen": 24, "Backend": {"Type": "alloc"}}  # three subnets
 
@@ -298,3 +310,64 @@ def test_where_it_may_only_be_read_peers_are_followed_and_the_lease_comes_back_l
     wait_value(world, key_of(one), 10, PublicIP="192.0.2.11")
     assert len(re.findall("cannot keep the lease yet", one.daemon.log)) == 1
     assert value_of(world, key_of(one))["NodeID"]
+
+
+class TestEtcdTrouble:
+    def test_while_etcd_is_away_packets_flow_and_afterwards_news_comes(self, world: World) -> None:
+        one, other = start(world, VXLAN, 2)
+        near, far = one.add_container(1), other.add_container(1)
+        assert ping(near, far.address, 5) is not None
+        with Pinger(near, far.address) as pinger:
+            world.stop_etcd()
+            one.daemon.wait_log("cannot follow the leases: .*; packets flow on")
+            time.sleep(1)
+            world.start_etcd()
+            world.put_leases({"10.1.70.0-24": peer_value("192.0.2.70")})
+            wait_overlay(one, other.subnet, "10.1.70.0/24")
+        assert pinger.lost == 0
+        assert one.daemon.log.count("cannot follow the leases") == 1
+
+    def test_a_dead_endpoint_among_several_is_no_trouble(self, world: World) -> None:
+        dead = "http://192.0.2.1:9"
+        (host,) = start(world, VXLAN, 1, f"-etcd-endpoints={dead},{ETCD}")
+        world.put_leases({"10.1.70.0-24": peer_value("192.0.2.70")})
+        wait_overlay(host, "10.1.70.0/24")
+
+    def test_over_tls_only_the_right_etcd_is_believed(self, tmp_path: Path) -> None:
+        ours, theirs = trustme.CA(), trustme.CA()
+        files = {
+            "ca": ours.cert_pem,
+            "other-ca": theirs.cert_pem,
+            "server": ours.issue_cert("192.0.2.1").private_key_and_cert_chain_pem,
+            "client": ours.issue_cert("h1.example").private_key_and_cert_chain_pem,
+        }
+        for name, content in files.items():
+            content.write_to_path(str(tmp_path / name))
+        url = "https://192.0.2.1:2389"
+        with World() as world:
+            world.start_etcd(
+                f"--listen-client-urls={ETCD},{url}",
+                f"--cert-file={tmp_path / 'server'}",
+                f"--key-file={tmp_path / 'server'}",
+                "--client-cert-auth",
+                f"--trusted-ca-file={tmp_path / 'ca'}",
+            )
+            world.configure(VXLAN)
+            host = world.add_host("h1")
+            flags = (
+                f"-etcd-endpoints={url}",
+                f"-etcd-certfile={tmp_path / 'client'}",
+                f"-etcd-keyfile={tmp_path / 'client'}",
+            )
+            daemon = host.start_flanneld(*flags, f"-etcd-cafile={tmp_path / 'other-ca'}")
+            daemon.wait_log(rf"at {url}: TLS: .*certificate.*; trying again")
+            daemon.stop()
+            assert world.leases() == {}
+            host.start_flanneld(*flags, f"-etcd-cafile={tmp_path / 'ca'}").wait_ready()
+            assert len(world.leases()) == 1
+
+    def test_it_ends_at_once_also_without_etcd(self, world: World) -> None:
+        world.stop_etcd()
+        daemon = world.add_host("h1").start_flanneld("-iface=eth0")
+        daemon.wait_log("trying again")
+        assert daemon.stop() == 0

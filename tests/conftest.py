@@ -1,10 +1,11 @@
-"""What the tests share: a window on the C functions behind the packet loop."""
+"""What the tests share: a window on the C functions behind the packet loop, and an etcd."""
 
 import ctypes
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+from etcd_server import EtcdServer
 from hypothesis import settings
 from internals import Internals
 
@@ -38,3 +39,19 @@ def at_page_end() -> Callable[[bytes], memoryview]:
         return view
 
     return place
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
+    made = EtcdServer(tmp_path_factory.mktemp("etcd"))
+    made.start()
+    made.wait_ready()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def etcd(server: EtcdServer) -> Iterator[EtcdServer]:
+    """An etcd without our keys."""
+    yield server
+    server.delete("")

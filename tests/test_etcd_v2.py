@@ -2,64 +2,32 @@
 
 import asyncio
 import http.server
-import logging
-import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Any, TypeVar
 
 import pytest
-import trustme
-from etcd_server import PREFIX, EtcdServer, free_port, losing_answers
+from etcd_leases import (
+    ME,
+    OTHER,
+    VALUE,
+    A,
+    B,
+    add,
+    run,
+    store_at,
+)
+from etcd_server import PREFIX, EtcdServer, free_port
 
-from flannel.errors import BadLease, LeaseChanged, LeaseTaken, StoreDenied, StoreUnavailable
-from flannel.lease import Lease, LeaseAdded, LeaseAttrs, LeaseRemoved
+from flannel.errors import BadLease, StoreUnavailable
+from flannel.lease import Lease, LeaseAdded, LeaseRemoved
 from flannel.stores import Changes, Snapshot
-from flannel.stores.etcd_members import Members
-from flannel.stores.etcd_v2 import EtcdV2Store
-
-T = TypeVar("T")
-A, B, C = (IPv4Network(f"10.5.{n}.0/24") for n in (1, 2, 3))
-ME, OTHER = (LeaseAttrs(IPv4Address(f"192.0.2.{n}"), "host-gw") for n in (1, 2))
-VALUE = OTHER.to_json()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
-    made = EtcdServer(tmp_path_factory.mktemp("etcd"))
-    made.start()
-    made.wait_ready()
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def etcd(server: EtcdServer) -> Iterator[EtcdServer]:
-    """An etcd without our keys."""
-    yield server
-    server.delete("")
-
-
-def store_at(*urls: str, **options: Any) -> EtcdV2Store:
-    return EtcdV2Store(Members(urls, **options), PREFIX)
-
-
-def run(work: Coroutine[Any, Any, T], seconds: float = 20) -> T:
-    return asyncio.run(asyncio.wait_for(work, seconds))
-
-
-def add(etcd: EtcdServer, subnet: IPv4Network, value: str = VALUE, **params: object) -> int:
-    """Another host's lease; returns its index."""
-    key = f"subnets/{subnet.network_address}-{subnet.prefixlen}"
-    index: int = etcd.put(key, value, **params)["node"]["modifiedIndex"]
-    return index
 
 
 def follow(etcd: EtcdServer, *steps: Callable[[], object]) -> list[Snapshot | Changes]:
@@ -259,133 +227,6 @@ class TestPoison:
         assert caplog.text.count("keeping what it was") == 1
 
 
-class TestWrites:
-    def test_a_lease_is_made_for_its_time_and_nobody_elses_is_touched(
-        self, etcd: EtcdServer
-    ) -> None:
-        async def main() -> None:
-            store = store_at(etcd.url)
-            lease = await store.create(A, ME, 86400)
-            assert (lease, lease.ttl) == (Lease(A, ME), 86400)
-            node = etcd.get(f"{PREFIX}/subnets/10.5.1.0-24")["node"]
-            assert node["value"] == '{"PublicIP":"192.0.2.1","BackendType":"host-gw"}'
-            with pytest.raises(LeaseTaken, match=r"10\.5\.1\.0/24: it is held by 192\.0\.2\.1"):
-                await store.create(A, OTHER, 86400)
-            assert etcd.get(f"{PREFIX}/subnets/10.5.1.0-24")["node"] == {**node, "ttl": node["ttl"]}
-
-        run(main())
-
-    def test_renewal_moves_the_end_and_wakes_no_watcher(self, etcd: EtcdServer) -> None:
-        async def main() -> None:
-            store = store_at(etcd.url)
-            lease = await store.create(A, ME, 100)
-            feed = store_at(etcd.url).follow_leases()
-            await anext(feed)
-            waiting = asyncio.ensure_future(anext(feed))
-            await asyncio.sleep(0.1)
-            renewed = await store.renew(lease, 5000)
-            assert (renewed, renewed.ttl) == (lease, 5000)
-            renewed = await store.renew(renewed, 6000)
-            add(etcd, B)
-            assert await waiting == Changes((LeaseAdded(Lease(B, OTHER)),))
-            assert etcd.get(f"{PREFIX}/subnets/10.5.1.0-24")["node"]["ttl"] > 5900
-
-        run(main())
-
-    def test_a_lease_that_another_has_written_is_not_written_over(self, etcd: EtcdServer) -> None:
-        async def main() -> None:
-            store = store_at(etcd.url)
-            lease = await store.create(A, ME, 100)
-            add(etcd, A)
-            for write in (
-                store.renew(lease, 100),
-                store.replace(lease, ME, 100),
-                store.release(lease),
-            ):
-                with pytest.raises(LeaseChanged, match=r"held by 192\.0\.2\.2"):
-                    await write
-            assert etcd.get(f"{PREFIX}/subnets/10.5.1.0-24")["node"]["value"] == VALUE
-
-        run(main())
-
-    def test_a_lease_that_is_gone_is_not_made_again_by_a_renewal(self, etcd: EtcdServer) -> None:
-        async def main() -> None:
-            store = store_at(etcd.url)
-            lease = await store.create(A, ME, 100)
-            etcd.delete("subnets/10.5.1.0-24")
-            with pytest.raises(LeaseChanged, match="not there any more"):
-                await store.renew(lease, 100)
-            await store.release(lease)
-            assert await store.snapshot() == Snapshot(())
-
-        run(main())
-
-    def test_a_replaced_reservation_has_no_end(self, etcd: EtcdServer) -> None:
-        async def main() -> None:
-            store = store_at(etcd.url)
-            add(etcd, A, ME.to_json())
-            (lease,) = (await store.snapshot()).leases
-            assert lease.ttl is None
-            assert (await store.replace(lease, OTHER, None)).ttl is None
-            assert "ttl" not in etcd.get(f"{PREFIX}/subnets/10.5.1.0-24")["node"]
-
-        run(main())
-
-    def test_a_released_lease_goes_by_an_event_that_old_watchers_survive(
-        self, etcd: EtcdServer
-    ) -> None:
-        async def main() -> None:
-            store = store_at(etcd.url)
-            await store.release(await store.create(A, ME, 100))
-            index = etcd.get(f"{PREFIX}/subnets")["node"]["nodes"][0]["modifiedIndex"]
-            key = f"{PREFIX}/subnets?wait=true&recursive=true&waitIndex={index + 1}"
-            event = await asyncio.to_thread(etcd.request, "GET", key)
-            assert event["action"] == "expire"
-
-        run(main())
-
-    @pytest.mark.parametrize("lost", [1, 2])
-    def test_a_lost_answer_leaves_exactly_one_lease_and_it_is_known(
-        self, etcd: EtcdServer, lost: int
-    ) -> None:
-        async def main() -> list[bytes]:
-            with losing_answers(etcd, lost) as (proxy, puts):
-                store = store_at(*[proxy] * lost, etcd.url)
-                lease = await store.create(A, ME, 100)
-                assert (
-                    lease.index
-                    == etcd.get(f"{PREFIX}/subnets/10.5.1.0-24")["node"]["modifiedIndex"]
-                )
-                assert await store.snapshot() == Snapshot((lease,))
-            return puts
-
-        assert len(run(main())) == lost  # none was sent again behind our back
-
-    def test_a_lost_answer_to_a_renewal_is_made_good(self, etcd: EtcdServer) -> None:
-        async def main() -> None:
-            lease = await store_at(etcd.url).create(A, ME, 100)
-            with losing_answers(etcd, 1) as (proxy, _):
-                renewed = await store_at(proxy, etcd.url).renew(lease, 5000)
-            assert renewed.ttl == 5000
-            await store_at(etcd.url).renew(renewed, 6000)
-
-        run(main())
-
-    def test_a_lease_is_found_by_its_subnet(self, etcd: EtcdServer) -> None:
-        async def main() -> None:
-            store = store_at(etcd.url)
-            assert await store.find(A) is None
-            assert await store.create(A, ME, 100) == await store.find(A)
-            index = add(etcd, A, "garbage")
-            with pytest.raises(BadLease) as bad:
-                await store.find(A)
-            assert bad.value.index == index
-            stray = Lease(A, ME, 100, index)
-            assert await store.replace(stray, ME, 100) == await store.find(A)
-
-        run(main())
-
-
 class TestFaults:
     def test_without_any_member_it_says_which_and_why(self) -> None:
         dead = [f"http://127.0.0.1:{free_port()}" for _ in range(2)]
@@ -490,112 +331,3 @@ class TestFaults:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30)
         assert (done.stdout, done.stderr) == ("cancelled\n", "")
         assert time.monotonic() - began < 8  # a poll lasts 10 s
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("tls")
-    good, bad = trustme.CA(), trustme.CA()
-    good.cert_pem.write_to_path(str(directory / "ca.pem"))
-    bad.cert_pem.write_to_path(str(directory / "bad-ca.pem"))
-    for name, issued in (
-        ("server", good.issue_cert("127.0.0.1")),
-        ("client", good.issue_cert("client.example")),
-        ("bad", bad.issue_cert("client.example")),
-    ):
-        issued.private_key_pem.write_to_path(str(directory / f"{name}-key.pem"))
-        issued.cert_chain_pems[0].write_to_path(str(directory / f"{name}.pem"))
-    return directory
-
-
-@pytest.fixture(params=["server", "mutual"])
-def tls(request: pytest.FixtureRequest, certificates: Path, tmp_path: Path) -> Iterator[EtcdServer]:
-    server = EtcdServer(tmp_path, scheme="https")
-    flags = [
-        f"--cert-file={certificates / 'server.pem'}",
-        f"--key-file={certificates / 'server-key.pem'}",
-    ]
-    if request.param == "mutual":
-        flags += ["--client-cert-auth", f"--trusted-ca-file={certificates / 'ca.pem'}"]
-    server.name = f"tls-{request.param}"
-    server.start(flags=flags)
-    server.wait_ready()
-    yield server
-    server.stop()
-
-
-class TestWhoIsWho:
-    def client(self, server: EtcdServer, certificates: Path, ca: str, name: str) -> EtcdV2Store:
-        return store_at(
-            server.url,
-            cafile=certificates / ca if ca else None,
-            certfile=certificates / f"{name}.pem" if name else None,
-            keyfile=certificates / f"{name}-key.pem" if name else None,
-        )
-
-    def create(self, store: EtcdV2Store) -> Lease:
-        async def main() -> Lease:
-            for _ in range(50):
-                try:
-                    return await store.create(A, ME, 100)
-                except StoreUnavailable:  # it listens, but has no leader yet
-                    await asyncio.sleep(0.1)
-            raise AssertionError("etcd had no leader for 5 s")
-
-        return run(main())
-
-    def test_the_right_certificates_are_enough(self, tls: EtcdServer, certificates: Path) -> None:
-        name = "client" if tls.name == "tls-mutual" else ""  # a CA alone checks the server
-        assert self.create(self.client(tls, certificates, "ca.pem", name)) == Lease(A, ME)
-
-    @pytest.mark.parametrize(("ca", "name"), [("bad-ca.pem", "client"), ("", "client")])
-    def test_a_server_that_cannot_be_trusted_is_refused_and_the_reason_said(
-        self, tls: EtcdServer, certificates: Path, ca: str, name: str
-    ) -> None:
-        with pytest.raises(StoreDenied, match=r"TLS: .*(self-signed|unable to get)"):
-            run(self.client(tls, certificates, ca, name).snapshot())
-
-    @pytest.mark.parametrize("name", ["", "bad"])
-    def test_a_client_that_the_server_does_not_know_gets_nowhere(
-        self, tls: EtcdServer, certificates: Path, name: str
-    ) -> None:
-        if tls.name != "tls-mutual":
-            assert self.create(self.client(tls, certificates, "ca.pem", name)) == Lease(A, ME)
-            return
-        with pytest.raises((StoreDenied, StoreUnavailable)) as error:
-            run(self.client(tls, certificates, "ca.pem", name).snapshot())
-        assert "certificate" in str(error.value)
-
-    def test_a_password_opens_and_is_never_told(
-        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        server = EtcdServer(tmp_path)
-        server.start()
-        server.wait_ready()
-        caplog.set_level(logging.DEBUG)
-        secret = "s3cret-w0rd"
-
-        def etcdctl(*arguments: str) -> None:
-            subprocess.run(
-                ["etcdctl", f"--endpoints={server.url}", *arguments],
-                env={**os.environ, "ETCDCTL_API": "2"},
-                check=True,
-                capture_output=True,
-            )
-
-        try:
-            etcdctl("user", "add", f"root:{secret}")
-            etcdctl("auth", "enable")
-            etcdctl("-u", f"root:{secret}", "role", "revoke", "guest", "-path", "/*", "-readwrite")
-            right = store_at(server.url, username="root", password=secret)
-            assert run(right.create(A, ME, 100)) == Lease(A, ME)
-            for wrong in (
-                store_at(server.url, username="root", password=secret + "x"),
-                store_at(server.url),
-            ):
-                with pytest.raises(StoreDenied, match="user name or password refused") as error:
-                    run(wrong.create(B, ME, 100))
-                assert secret not in str(error.value)
-            assert secret not in caplog.text
-        finally:
-            server.stop()

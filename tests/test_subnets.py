@@ -1,111 +1,29 @@
 """Who gets which subnet, on a store that is real but kept in memory."""
 
 import asyncio
-import time
-from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network
 from random import Random
-from time import monotonic
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from fake_store import FakeStore
-from hypothesis import given
-from hypothesis import strategies as st
+from managers import (
+    CONFIG,
+    LONG_AGO,
+    ME,
+    OTHER,
+    SMALL,
+    UPSTREAMS,
+    Cluster,
+    net,
+    run,
+)
 
 from flannel.errors import AddressTaken, IdentityTaken, LeaseLost, NoFreeSubnet
 from flannel.lease import Lease, LeaseAttrs, LeaseTable
-from flannel.network_config import NetworkConfig
 from flannel.stores import Snapshot
-from flannel.subnet_choice import choose_free, is_free
-from flannel.subnets import LEASE_TTL, SubnetManager, retry_pause
-
-T = TypeVar("T")
-CONFIG = NetworkConfig.from_json('{"Network":"10.5.0.0/16"}')
-SMALL = NetworkConfig.from_json('{"Network":"10.5.0.0/22","SubnetLen":24}')  # .1 to .3
-ME, OTHER = (LeaseAttrs(IPv4Address(f"192.0.2.{n}"), "host-gw", node_id=f"n{n}") for n in (1, 2))
-UPSTREAMS = LeaseAttrs(ME.public_ip, "host-gw")
-LONG_AGO = 0.0
-"""A store that has been answering since then has nothing to put back."""
-
-
-def net(text: str) -> IPv4Network:
-    return IPv4Network(text)
-
-
-def run(work: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run(asyncio.wait_for(work, 10))
-
-
-class TestChoosing:
-    """Every free subnet with the same chance, no other ever."""
-
-    def test_all_free_subnets_come_up_about_equally_often(self) -> None:
-        config = NetworkConfig.from_json('{"Network":"10.5.0.0/20"}')  # .1 to .15
-        taken = [net("10.5.1.0/24"), net("10.5.7.0/24"), net("10.5.15.0/24")]
-        random = Random(1)
-        counts = Counter(choose_free(config, taken, random) for _ in range(12_000))
-        assert len(counts) == 12
-        assert not counts.keys() & set(taken)
-        assert min(counts.values()) > 850
-        assert max(counts.values()) < 1150
-
-    def test_the_last_free_subnet_is_found(self) -> None:
-        taken = [net("10.5.1.0/24"), net("10.5.3.0/24")]
-        assert choose_free(SMALL, taken, Random()) == net("10.5.2.0/24")
-
-    def test_when_all_are_leased_it_says_how_many_and_where(self) -> None:
-        taken = [net(f"10.5.{n}.0/24") for n in (1, 2, 3)]
-        with pytest.raises(NoFreeSubnet, match=r"all 3 between 10\.5\.1\.0 and 10\.5\.3\.0"):
-            choose_free(SMALL, taken, Random())
-
-    def test_leases_of_another_length_keep_what_they_cover(self) -> None:
-        config = NetworkConfig.from_json('{"Network":"10.5.0.0/16","SubnetLen":26}')
-        taken = [net("10.5.1.0/24"), net("10.5.2.0/28")]
-        for address in ("10.5.1.0", "10.5.1.192", "10.5.2.0"):
-            assert not is_free(config, net(f"{address}/26"), taken)
-        assert is_free(config, net("10.5.2.64/26"), taken)
-
-    @pytest.mark.parametrize("poison", ["0.0.0.0/0", "10.0.0.0/8", "10.5.0.0/22", "10.5.0.0/23"])
-    def test_a_key_for_most_of_the_network_keeps_nobody_from_a_lease(self, poison: str) -> None:
-        assert choose_free(SMALL, [net(poison)], Random()) in {
-            net(f"10.5.{n}.0/24") for n in (1, 2, 3)
-        }
-
-    @given(st.data())
-    def test_a_chosen_subnet_fits_and_overlaps_nothing(self, data: st.DataObject) -> None:
-        config = NetworkConfig.from_json('{"Network":"10.5.0.0/21","SubnetLen":25}')
-        low, high = int(config.network.network_address) - 512, 4096
-        prefixes = st.tuples(st.integers(0, high), st.integers(23, 32))
-        taken = [
-            IPv4Network((low + offset, length), strict=False)
-            for offset, length in data.draw(st.lists(prefixes, max_size=12))
-        ]
-        free = [
-            subnet
-            for subnet in config.network.subnets(new_prefix=25)
-            if config.fits(subnet) and not any(subnet.overlaps(each) for each in taken)
-        ]
-        random = Random(data.draw(st.integers()))
-        if free:
-            assert choose_free(config, taken, random) in free
-        else:
-            with pytest.raises(NoFreeSubnet):
-                choose_free(config, taken, random)
-
-
-class Cluster:
-    """A store and a manager for this host."""
-
-    def __init__(self, config: NetworkConfig = CONFIG) -> None:
-        self.store = FakeStore()
-        self.config = config
-        self.manager = SubnetManager(self.store, config, Random(7))
-
-    def acquire(self, previous: str = "", attrs: LeaseAttrs = ME) -> Lease:
-        subnet = net(previous) if previous else None
-        return run(self.manager.acquire(attrs, subnet, seen_since=LONG_AGO))
+from flannel.subnets import LEASE_TTL, SubnetManager
 
 
 class TestAcquiring:
@@ -245,229 +163,6 @@ class TestWhoseItIs:
         cluster = Cluster()
         theirs = cluster.store.put(net("10.5.9.0/24"), OTHER, 50)
         assert cluster.acquire("10.5.9.0/24").subnet != theirs.subnet
-
-
-class TestForgottenLeases:
-    """A store that was emptied does not end what is in use."""
-
-    A, B, C = (net(f"10.5.{n}.0/24") for n in (7, 8, 9))
-    THIRD = LeaseAttrs(IPv4Address("192.0.2.3"), "host-gw", node_id="n3")
-
-    def following(self, *steps: Callable[[FakeStore], object], grace: float = 300) -> SubnetManager:
-        """A manager with peers A and B, after its store has done ``steps`` and told of it."""
-        store = FakeStore()
-        manager = SubnetManager(store, CONFIG, Random(7), grace=grace)
-
-        async def main() -> None:
-            store.put(self.A, OTHER, 50)
-            store.put(self.B, self.THIRD, 50)
-            await manager.acquire(ME, None, seen_since=LONG_AGO)
-            feed = manager.follow()
-            await anext(feed)
-            for step in steps:
-                step(store)
-                await anext(feed)
-
-        run(main())
-        return manager
-
-    @staticmethod
-    def wipe(store: FakeStore) -> None:
-        store.leases.clear()
-        store.index = 0
-        store.tell(Snapshot(()))
-
-    def test_peers_of_a_wiped_store_stay(self) -> None:
-        assert self.following(self.wipe).peers.keys() == {self.A, self.B}
-
-    def test_peers_of_a_store_restored_from_an_older_state_stay(self) -> None:
-        def restore(store: FakeStore) -> None:
-            del store.leases[self.A]
-            store.tell(Snapshot(tuple(store.leases.values()), rewound=True))
-
-        assert self.following(restore).peers.keys() == {self.A, self.B}
-
-    def test_a_peer_that_a_store_in_good_memory_does_not_have_any_more_goes_at_once(self) -> None:
-        def miss(store: FakeStore) -> None:  # its history was too short for the event
-            del store.leases[self.A]
-            store.tell(Snapshot(tuple(store.leases.values())))
-
-        assert self.following(miss).peers.keys() == {self.B}
-
-    def test_a_peer_that_is_removed_goes_at_once(self) -> None:
-        manager = self.following(lambda store: store.remove(self.A))
-        assert manager.peers.keys() == {self.B}
-
-    def test_after_the_grace_they_go(self) -> None:
-        manager = self.following(self.wipe, grace=0)
-        assert manager.expire() == {self.A, self.B}
-        assert manager.peers == {}
-
-    def test_before_its_end_they_do_not(self) -> None:
-        manager = self.following(self.wipe)
-        assert manager.expire() == set()
-
-    def test_a_peer_that_puts_its_lease_back_is_an_ordinary_one_again(self) -> None:
-        manager = self.following(self.wipe, lambda store: store.put(self.A, OTHER, 50), grace=0)
-        assert manager.expire() == {self.B}
-        assert manager.peers.keys() == {self.A}
-
-    def test_a_peer_that_leases_another_subnet_has_left_the_old_one(self) -> None:
-        manager = self.following(self.wipe, lambda store: store.put(self.C, OTHER, 50))
-        assert manager.peers.keys() == {self.B, self.C}
-
-    def test_a_subnet_that_another_host_leases_is_that_ones(self) -> None:
-        fourth = LeaseAttrs(IPv4Address("192.0.2.4"), "host-gw", node_id="n4")
-        manager = self.following(self.wipe, lambda store: store.put(self.A, fourth, 50))
-        assert manager.peers[self.A].attrs == fourth
-
-    def test_what_is_in_use_is_not_chosen_though_the_store_has_forgotten_it(self) -> None:
-        store = FakeStore()
-        known = [Lease(net(f"10.5.{n}.0/24"), OTHER) for n in (1, 3)]
-        manager = SubnetManager(store, SMALL, Random(1), table=LeaseTable(known))
-        before = Lease(net("10.9.9.0/24"), ME, 50, index=17)
-        lease = run(manager.acquire(ME, None, before=before, seen_since=LONG_AGO))
-        assert lease.subnet == net("10.5.2.0/24")
-        assert manager.peers.keys() == {each.subnet for each in known}
-
-    def test_what_went_while_we_were_away_is_over_after_the_grace_whatever_comes(self) -> None:
-        """Each life tries anew, with the same table, and what keeps it from a lease ends."""
-        store = FakeStore()
-        store.put(net("10.5.2.0/24"), OTHER, 50)
-        table = LeaseTable([Lease(net(f"10.5.{n}.0/24"), self.THIRD) for n in (1, 3)])
-        before = Lease(net("10.5.2.0/24"), ME, 50, index=17)
-
-        def life(grace: float) -> Lease:
-            manager = SubnetManager(store, SMALL, Random(1), grace=grace, table=table)
-            return run(manager.acquire(ME, None, before=before, seen_since=LONG_AGO))
-
-        with pytest.raises(NoFreeSubnet):
-            life(grace=0.1)
-        time.sleep(0.1)
-        assert life(grace=1000).subnet in {net("10.5.1.0/24"), net("10.5.3.0/24")}
-
-    def test_what_the_store_has_forgotten_stays_over_another_life(self) -> None:
-        store = FakeStore()
-        table = LeaseTable([Lease(self.A, OTHER)])
-        before: Lease | None = Lease(net("10.9.9.0/24"), ME, 50, index=17)
-        for _ in range(2):
-            manager = SubnetManager(store, CONFIG, Random(1), table=table)
-            before = run(manager.acquire(ME, None, before=before, seen_since=LONG_AGO))
-            assert manager.peers.keys() == {self.A}
-
-    def test_our_own_subnet_is_taken_again_in_a_store_that_has_forgotten_it(self) -> None:
-        mine = Lease(net("10.5.2.0/24"), ME, 50, index=17)
-        manager = SubnetManager(FakeStore(), CONFIG, Random(1), table=LeaseTable([mine]))
-        lease = run(manager.acquire(ME, mine.subnet, before=mine, seen_since=LONG_AGO))
-        assert lease.subnet == mine.subnet
-
-    def test_leases_that_went_while_we_were_away_are_not_missed(self) -> None:
-        store = FakeStore()
-        mine = store.put(net("10.5.2.0/24"), ME, 50)
-        known = [Lease(net(f"10.5.{n}.0/24"), OTHER) for n in (1, 3)]
-        manager = SubnetManager(store, SMALL, Random(1), table=LeaseTable(known))
-        run(manager.acquire(ME, None, before=mine))
-        assert manager.peers == {}
-
-
-class TestGarbled:
-    """Somebody has written what is no lease over a key."""
-
-    def test_over_ours_while_we_serve_it_is_written_again_however_we_hear_of_it(self) -> None:
-        cluster = Cluster()
-        mine = cluster.acquire("10.5.1.0/24")
-
-        async def main() -> None:
-            feed = cluster.manager.follow()
-            await anext(feed)
-            cluster.store.garble(mine.subnet)
-            cluster.store.tell(Snapshot((mine,), garbled=frozenset({mine.subnet})))
-            await anext(feed)
-            assert not cluster.manager.is_in_order
-            await cluster.manager.keep()
-
-        run(main())
-        assert cluster.manager.is_in_order
-        assert cluster.store.leases[mine.subnet].attrs == ME
-
-    @pytest.mark.parametrize("ttl", [50, None])
-    def test_over_ours_while_we_were_away_it_is_written_again(self, ttl: int | None) -> None:
-        cluster = Cluster()
-        mine = cluster.store.put(net("10.5.1.0/24"), ME, ttl)
-        cluster.store.garble(mine.subnet)
-        lease = run(cluster.manager.acquire(ME, mine.subnet, before=mine, seen_since=LONG_AGO))
-        assert lease.subnet == mine.subnet
-        assert cluster.store.leases[mine.subnet].attrs == ME
-        assert (cluster.store.leases[mine.subnet].ttl is None) == (ttl is None)
-
-    def test_over_what_another_host_had_taken_meanwhile_it_is_left_alone(self) -> None:
-        cluster = Cluster()
-        mine = Lease(net("10.5.1.0/24"), ME, 50, 17)
-        cluster.store.put(mine.subnet, OTHER, 50)
-        cluster.store.garble(mine.subnet)
-        lease = run(cluster.manager.acquire(ME, mine.subnet, before=mine, seen_since=LONG_AGO))
-        assert lease.subnet != mine.subnet
-        assert cluster.store.garbled.keys() == {mine.subnet}
-
-    def test_a_garbled_key_is_nobodys_to_take(self) -> None:
-        cluster = Cluster(SMALL)
-        for n in (1, 3):
-            cluster.store.garble(net(f"10.5.{n}.0/24"))
-        assert cluster.acquire("10.5.1.0/24").subnet == net("10.5.2.0/24")
-
-    def test_what_cannot_be_written_over_is_given_up(self) -> None:
-        cluster = Cluster()
-        mine = cluster.acquire()
-        cluster.store.garble(mine.subnet, index=0)
-        with pytest.raises(LeaseLost, match="is garbage"):
-            run(cluster.manager.keep())
-
-
-class TestANewStore:
-    """Where it may just have been emptied, those who use their subnets come first."""
-
-    def acquire(self, store: FakeStore, *, seen_for: float = 0) -> tuple[Lease, float]:
-        """The lease of a newcomer and the seconds it took."""
-
-        async def main() -> tuple[Lease, float]:
-            began = monotonic()
-            manager = SubnetManager(store, SMALL, Random(1))
-            lease = await manager.acquire(ME, net("10.5.1.0/24"), seen_since=began - seen_for)
-            return lease, monotonic() - began
-
-        return run(main())
-
-    def test_a_newcomer_leaves_time_to_those_who_put_their_leases_back(self) -> None:
-        store = FakeStore()
-
-        async def main() -> Lease:
-            manager = SubnetManager(store, SMALL, Random(1))
-            newcomer = asyncio.create_task(manager.acquire(ME, net("10.5.1.0/24")))
-            await asyncio.sleep(1.5 * retry_pause(1))  # the longest pause of a host that serves
-            store.put(net("10.5.1.0/24"), OTHER, LEASE_TTL)
-            return await newcomer
-
-        assert run(main()).subnet != net("10.5.1.0/24")
-
-    @pytest.mark.parametrize("ttl", [LEASE_TTL, LEASE_TTL - 4, 3600, None])
-    def test_young_leases_say_nothing_of_the_age_of_a_store(self, ttl: int | None) -> None:
-        store = FakeStore()
-        store.put(net("10.5.3.0/24"), OTHER, ttl)
-        assert self.acquire(store)[1] > 1
-
-    def test_in_an_older_store_nobody_waits(self) -> None:
-        store = FakeStore()
-        store.put(net("10.5.2.0/24"), LeaseAttrs(IPv4Address("192.0.2.8")), LEASE_TTL)
-        store.put(net("10.5.3.0/24"), OTHER, LEASE_TTL - 10)
-        assert self.acquire(store)[1] < 0.5
-
-    def test_who_has_seen_the_store_for_a_while_does_not_wait(self) -> None:
-        assert self.acquire(FakeStore(), seen_for=2)[1] < 0.5
-
-    def test_who_finds_its_lease_does_not_wait(self) -> None:
-        store = FakeStore()
-        store.put(net("10.5.2.0/24"), ME, LEASE_TTL)
-        assert self.acquire(store)[1] < 0.5
 
 
 class TestResuming:

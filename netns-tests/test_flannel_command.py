@@ -1,150 +1,16 @@
-"""What an operator sees of a running flanneld, and what the command `flannel` finds and does."""
+"""What the command `flannel` finds and does."""
 
-import http.client
 import json
 import re
-import socket
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import pytest
 from etcd_node import ETCD
 from hosts import FLANNELD, Host
 from namespaces import Completed, Namespace, wait_for
-from prometheus_client.parser import text_string_to_metric_families
+from overlays import UDP, VXLAN, start
 from world import World
-
-VXLAN = {"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan"}}
-UDP = {"Network": "10.1.0.0/16"}
-
-GET = (
-    "import http.client, sys\n"
-    "connection = http.client.HTTPConnection('127.0.0.1', 9000, timeout=10)\n"
-    "connection.request('GET', sys.argv[1])\n"
-    "answer = connection.getresponse()\n"
-    "print(answer.status)\n"
-    "print(answer.read().decode(), end='')\n"
-)
-
-
-def start(world: World, config: dict[str, Any], n: int, *flags: str) -> list[Host]:
-    """Hosts whose daemons serve ``config``."""
-    world.configure(config)
-    hosts = [world.add_host(f"h{number}") for number in range(1, n + 1)]
-    for host in hosts:
-        host.start_flanneld("-iface=eth0", *flags)
-    for host in hosts:
-        host.daemon.wait_ready(20)
-    return hosts
-
-
-def get(host: Host, path: str) -> tuple[int, str]:
-    """The status and the body of a page on the health port."""
-    status, _, body = host.run(sys.executable, "-c", GET, path).partition("\n")
-    return int(status), body
-
-
-def document(host: Host, path: str = "/status") -> Any:
-    """A page of the unix socket."""
-    connection = http.client.HTTPConnection("localhost", timeout=10)
-    connection.sock = socket.socket(socket.AF_UNIX)
-    connection.sock.connect(str(host.subnet_file.with_name("flanneld.sock")))
-    connection.request("GET", path)
-    found = json.loads(connection.getresponse().read())
-    connection.close()
-    return found
-
-
-class TestHealth:
-    def test_it_is_ready_when_true_and_unready_again_when_not(self, world: World) -> None:
-        (host,) = start(world, VXLAN, 1, "-healthz-port=9000")
-        assert get(host, "/healthz") == (200, "flanneld is running")
-        assert get(host, "/readyz") == (200, "flanneld is ready\n")
-        key = str(host.subnet).replace("/", "-")
-        # Another host's, so that this one has to find a new subnet, of which there is none.
-        world.configure({**VXLAN, "SubnetMin": str(host.subnet.network_address),
-                         "SubnetMax": str(host.subnet.network_address)})  # fmt: skip
-        world.etcdctl("set", f"/coreos.com/network/subnets/{key}", '{"PublicIP":"192.0.2.99"}')
-        _, why = wait_for(
-            lambda: get(host, "/readyz") if get(host, "/readyz")[0] == 503 else None, 15, "unready"
-        )
-        assert "cannot lease a subnet" in why or "192.0.2.99 holds it now" in why
-        assert get(host, "/healthz")[0] == 200
-        world.etcdctl("rm", f"/coreos.com/network/subnets/{key}")
-        wait_for(lambda: get(host, "/readyz")[0] == 200, 30, "ready again")
-
-    def test_a_missing_etcd_is_shown_and_does_not_make_it_unready(self, world: World) -> None:
-        (host,) = start(world, VXLAN, 1, "-healthz-port=9000")
-        assert document(host)["etcd"]["trouble"] == ""
-        world.stop_etcd()
-        wait_for(lambda: document(host)["etcd"]["trouble"], 15, "etcd's absence to be seen")
-        assert get(host, "/readyz")[0] == 200
-        world.start_etcd()
-        wait_for(lambda: not document(host)["etcd"]["trouble"], 20, "etcd to be followed again")
-
-    def test_prometheus_can_read_the_metrics(self, world: World) -> None:
-        host, other = start(world, UDP, 2, "-healthz-port=9000")
-        near, far = host.add_container(1), other.add_container(1)
-        near.run("ping", "-c1", "-W5", str(far.address))
-        # From no lease: the loop refuses it, and counts.
-        world.net.run(
-            sys.executable, "-c",
-            "import socket; socket.socket(type=socket.SOCK_DGRAM)"
-            f".sendto(bytes(40), ('{host.address}', 8285))",
-        )  # fmt: skip
-
-        def samples() -> dict[tuple[str, ...], float]:
-            status, text = get(host, "/metrics")
-            assert status == 200
-            return {
-                (sample.name, *sample.labels.values()): sample.value
-                for family in text_string_to_metric_families(text)
-                for sample in family.samples
-            }
-
-        wait_for(
-            lambda: samples()["flannel_dropped_packets_total", "rx_unknown_peer"] == 1, 10, "a drop"
-        )
-        found = samples()
-        assert found["flannel_ready",] == 1
-        assert found["flannel_leases",] == 2
-        assert found["flannel_peers",] == 1
-        assert found["flannel_mtu_bytes",] == 1472
-        assert 3600 < found["flannel_lease_renewal_seconds",] < 86400
-        assert found["flannel_device_packets_total", "rx"] >= 1
-        assert found["flannel_store_answer_age_seconds",] < 15
-
-    def test_who_may_not_send_is_counted(self, world: World) -> None:
-        (host,) = start(world, VXLAN, 1, "-healthz-port=9000")
-        # VXLAN with our VNI, from no lease: the guard drops it before the device sees it.
-        world.net.run(
-            sys.executable, "-c",
-            "import socket; socket.socket(type=socket.SOCK_DGRAM)"
-            f".sendto(bytes([8, 0, 0, 0, 0, 0, 1, 0]) + bytes(60), ('{host.address}', 8472))",
-        )  # fmt: skip
-        wait_for(
-            lambda: document(host)["firewall"]["dropped"].get("unknown_peer") == 1, 10, "a drop"
-        )
-        assert re.search(
-            r'flannel_guard_dropped_packets_total\{reason="unknown_peer"\} 1\.0',
-            get(host, "/metrics")[1],
-        )
-
-    def test_nothing_listens_on_the_network_unless_asked(self, world: World) -> None:
-        (host,) = start(world, VXLAN, 1, "-healthz-port=9000")
-        listening = re.findall(r"(\S+):9000 ", host.run("ss", "-Hltn"))
-        assert listening == ["127.0.0.1"]
-        assert Path(host.subnet_file.with_name("flanneld.sock")).stat().st_mode & 0o777 == 0o600
-
-    def test_the_watchdog_is_fed_while_all_turns(self, world: World) -> None:
-        world.configure(VXLAN)
-        host = world.add_host("h1")
-        daemon = host.start_flanneld("-iface=eth0", env={"WATCHDOG_USEC": "300000"}).wait_ready()
-        for _ in range(3):
-            wait_for(lambda: b"WATCHDOG=1" in daemon.heard(), 5, "WATCHDOG=1")
 
 
 def flannel(host: Host, *arguments: str) -> Completed:

@@ -1,0 +1,66 @@
+"""Hosts whose daemons serve a network, and the routes that they have then."""
+
+import json
+import re
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from world import Host, World, wait_for
+
+VXLAN = {"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan"}}
+HOST_GW = {"Network": "10.1.0.0/16", "Backend": {"Type": "host-gw"}}
+UDP = {"Network": "10.1.0.0/16"}
+ALL = pytest.mark.parametrize("config", [VXLAN, HOST_GW, UDP], ids=["vxlan", "host-gw", "udp"])
+BOTH = pytest.mark.parametrize("config", [VXLAN, HOST_GW], ids=["vxlan", "host-gw"])
+
+
+def start(world: World, config: dict[str, Any], n: int, *flags: str) -> list[Host]:
+    """Hosts whose daemons serve ``config``, each with its lease."""
+    world.configure(config)
+    hosts = [world.add_host(f"h{number}") for number in range(1, n + 1)]
+    for host in hosts:
+        host.start_flanneld("-iface=eth0", *flags)
+    for host in hosts:
+        host.daemon.wait_ready(20)
+    return hosts
+
+
+def overlay(host: Host) -> set[str]:
+    """The destinations of the host's routes into the network over other hosts."""
+    shown = host.run("ip", "route", "show", "root", "10.1.0.0/16")
+    return set(re.findall(r"^(\S+) .*via", shown, re.MULTILINE))
+
+
+def wait_overlay(host: Host, *subnets: object) -> None:
+    wanted = {str(subnet) for subnet in subnets}
+    wait_for(lambda: overlay(host) == wanted, 15, lambda: f"{wanted}, there is {overlay(host)}")
+
+
+def peer_value(address: str, mac: str = "02:00:00:00:00:07") -> str:
+    """A vxlan lease as upstream v0.13 writes it."""
+    return f'{{"PublicIP":"{address}","BackendType":"vxlan","BackendData":{{"VtepMAC":"{mac}"}}}}'
+
+
+def key_of(host: Host) -> str:
+    """The last part of the key of a host's lease."""
+    return str(host.subnet).replace("/", "-")
+
+
+def value_of(world: World, key: str) -> dict[str, Any]:
+    """What a lease says; nothing if it is not there."""
+    node = world.leases().get(key)
+    value: dict[str, Any] = {}
+    if node is not None:
+        with suppress(json.JSONDecodeError):
+            value = json.loads(node["value"])
+    return value
+
+
+def wait_value(world: World, key: str, seconds: float = 5, **members: str) -> None:
+    """Wait until a lease says so."""
+    wait_for(
+        lambda: members.items() <= value_of(world, key).items(),
+        seconds,
+        lambda: f"{members} in lease {key}, which says {value_of(world, key)}",
+    )

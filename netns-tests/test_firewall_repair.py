@@ -1,0 +1,166 @@
+"""The firewall kept: what others change is put back, peers come and go."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from firewalls import (
+    RULES,
+    Peers,
+    elements,
+    has_peer,
+    keeping,
+    listing,
+    reaches_us,
+    until,
+)
+from private_network import ip, run
+
+from flannel import sysctls
+from flannel.firewall import Firewall, Rules
+from flannel.firewall.nftables import TABLE, generation
+
+
+@pytest.mark.usefixtures("network")
+class TestRepair:
+    @pytest.mark.parametrize(
+        "harm",
+        [
+            "nft flush ruleset",
+            f"nft delete table ip {TABLE}",
+            f"nft flush chain ip {TABLE} input",
+            f"nft add rule ip {TABLE} input accept",
+            f"nft insert rule ip {TABLE} postrouting accept",
+            f"nft add element ip {TABLE} peers {{ 192.0.2.66 }}",
+            f"nft flush set ip {TABLE} peers",
+            "iptables -F",
+            "iptables -D FORWARD 1",
+            "iptables -I FLANNEL-FWD -j DROP",
+            "iptables -I FORWARD -j REJECT",
+        ],
+    )
+    def test_what_others_change_is_put_back(
+        self, harm: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async def damage(firewall: Firewall) -> None:
+            before = listing()
+            run(*harm.split())
+            assert listing() != before
+            if "REJECT" in harm:  # somebody's last word, and not ours to remove
+                await until(reaches_us)
+            else:
+                await until(lambda: listing() == before)
+            await until(lambda: firewall.repairs > 0)
+
+        keeping(damage)
+        assert 1 <= caplog.text.count("repaired the firewall") <= 2  # nft and iptables
+
+    def test_what_others_change_again_and_again_is_said_once_and_counted(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async def damage(firewall: Firewall) -> None:
+            for n in (1, 2):
+                run("nft", "delete", "table", "ip", TABLE)
+                await until(lambda: firewall.repairs == n)  # noqa: B023 - awaited in its turn
+
+        keeping(damage)
+        assert caplog.text.count("repaired the firewall: table ip flannel was gone") == 1
+
+    @pytest.mark.parametrize("rules", [RULES, replace(RULES, guard=None)], ids=["all", "unguarded"])
+    def test_nothing_is_run_while_nothing_changes(
+        self, rules: Rules, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        ran: list[object] = []
+
+        async def wait(firewall: Firewall) -> None:
+            from flannel import programs
+
+            await asyncio.sleep(0.4)  # what the first look has written is looked at once more
+            really = programs.run
+
+            async def spy(argv: Any, **options: Any) -> Any:
+                ran.append(argv)
+                return await really(argv, **options)
+
+            monkeypatch.setattr(programs, "run", spy)
+            await asyncio.sleep(0.5)
+
+        keeping(wait, rules)
+        assert [argv for argv in ran if "legacy" not in argv[0]] == []  # type: ignore[index]
+        assert caplog.text == ""
+
+    def test_the_generation_tells_of_every_change_of_nftables_and_of_no_other(self) -> None:
+        first = generation()
+        assert first is not None
+        assert generation() == first
+        run("iptables-legacy", "-P", "FORWARD", "DROP")
+        assert generation() == first
+        run("iptables-nft", "-A", "FORWARD", "-j", "ACCEPT")
+        second = generation()
+        run("nft", "add", "table", "ip", "other")
+        assert len({first, second, generation()}) == 3
+
+    def test_peers_come_and_go_by_elements(self) -> None:
+        peers = Peers(10_000)
+
+        async def change(firewall: Firewall) -> None:
+            handles = run("nft", "-a", "list", "chain", "ip", TABLE, "input")
+            firewall.peers_changed({peers.move(1, to=20_000)})
+            await until(lambda: has_peer(20_000))
+            # They are the rules that were: those of a table made anew have other handles.
+            assert run("nft", "-a", "list", "chain", "ip", TABLE, "input") == handles
+
+        assert keeping(change, peers=peers).repairs == 0
+        assert elements() == peers.addresses
+
+    def test_every_change_arrives_whenever_it_comes(self) -> None:
+        peers = Peers(3)
+
+        async def change(firewall: Firewall) -> None:
+            for n in range(4, 40):  # some of them at the moment of a look
+                firewall.peers_changed({peers.move(n, to=n), peers.move(1, to=n + 100)})
+                await until(lambda: has_peer(n) and has_peer(n + 100))  # noqa: B023 - as above
+
+        assert keeping(change, peers=peers).repairs == 0
+        assert elements() == peers.addresses
+
+    def test_many_changes_are_few_calls_of_nft(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        peers = Peers(10)
+        written: list[object] = []
+
+        async def change(firewall: Firewall) -> None:
+            from flannel import programs
+
+            really = programs.run
+
+            async def spy(argv: Any, **options: Any) -> Any:
+                if argv[-2:] == ["-f", "-"]:
+                    written.append(argv)
+                return await really(argv, **options)
+
+            monkeypatch.setattr(programs, "run", spy)
+            for n in range(1000):
+                firewall.peers_changed({peers.move(1 + n % 10, to=100 + n)})
+                await asyncio.sleep(0.001)
+            await until(lambda: has_peer(1099))
+
+        assert keeping(change, peers=peers).repairs == 0
+        assert 0 < len(written) < 100
+        assert elements() == peers.addresses
+
+    def test_sysctls_of_the_device_are_set_and_put_back(self) -> None:
+        ip("link add flannel.1 type vxlan id 1 dstport 8472")
+        path = Path("/proc/thread-self/root/proc/sys/net/ipv4/conf/flannel.1")
+        for name, value in (("rp_filter", "0"), ("accept_redirects", "1"), ("send_redirects", "1")):
+            (path / name).write_text(value)
+
+        async def disturb(firewall: Firewall) -> None:
+            assert sysctls.ensure("flannel.1") == []
+            assert (path / "rp_filter").read_text() == "1\n"
+            (path / "rp_filter").write_text("0")
+            await until(lambda: firewall.repairs == 1)
+            assert (path / "rp_filter").read_text() == "1\n"
+
+        keeping(disturb, device="flannel.1")

@@ -1,0 +1,132 @@
+"""The store and a real etcd with TLS and passwords: who is who."""
+
+import asyncio
+import logging
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+from etcd_leases import (
+    ME,
+    A,
+    B,
+    run,
+    store_at,
+)
+from etcd_server import EtcdServer
+
+from flannel.errors import StoreDenied, StoreUnavailable
+from flannel.lease import Lease
+from flannel.stores.etcd_v2 import EtcdV2Store
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("tls")
+    good, bad = trustme.CA(), trustme.CA()
+    good.cert_pem.write_to_path(str(directory / "ca.pem"))
+    bad.cert_pem.write_to_path(str(directory / "bad-ca.pem"))
+    for name, issued in (
+        ("server", good.issue_cert("127.0.0.1")),
+        ("client", good.issue_cert("client.example")),
+        ("bad", bad.issue_cert("client.example")),
+    ):
+        issued.private_key_pem.write_to_path(str(directory / f"{name}-key.pem"))
+        issued.cert_chain_pems[0].write_to_path(str(directory / f"{name}.pem"))
+    return directory
+
+
+@pytest.fixture(params=["server", "mutual"])
+def tls(request: pytest.FixtureRequest, certificates: Path, tmp_path: Path) -> Iterator[EtcdServer]:
+    server = EtcdServer(tmp_path, scheme="https")
+    flags = [
+        f"--cert-file={certificates / 'server.pem'}",
+        f"--key-file={certificates / 'server-key.pem'}",
+    ]
+    if request.param == "mutual":
+        flags += ["--client-cert-auth", f"--trusted-ca-file={certificates / 'ca.pem'}"]
+    server.name = f"tls-{request.param}"
+    server.start(flags=flags)
+    server.wait_ready()
+    yield server
+    server.stop()
+
+
+class TestWhoIsWho:
+    def client(self, server: EtcdServer, certificates: Path, ca: str, name: str) -> EtcdV2Store:
+        return store_at(
+            server.url,
+            cafile=certificates / ca if ca else None,
+            certfile=certificates / f"{name}.pem" if name else None,
+            keyfile=certificates / f"{name}-key.pem" if name else None,
+        )
+
+    def create(self, store: EtcdV2Store) -> Lease:
+        async def main() -> Lease:
+            for _ in range(50):
+                try:
+                    return await store.create(A, ME, 100)
+                except StoreUnavailable:  # it listens, but has no leader yet
+                    await asyncio.sleep(0.1)
+            raise AssertionError("etcd had no leader for 5 s")
+
+        return run(main())
+
+    def test_the_right_certificates_are_enough(self, tls: EtcdServer, certificates: Path) -> None:
+        name = "client" if tls.name == "tls-mutual" else ""  # a CA alone checks the server
+        assert self.create(self.client(tls, certificates, "ca.pem", name)) == Lease(A, ME)
+
+    @pytest.mark.parametrize(("ca", "name"), [("bad-ca.pem", "client"), ("", "client")])
+    def test_a_server_that_cannot_be_trusted_is_refused_and_the_reason_said(
+        self, tls: EtcdServer, certificates: Path, ca: str, name: str
+    ) -> None:
+        with pytest.raises(StoreDenied, match=r"TLS: .*(self-signed|unable to get)"):
+            run(self.client(tls, certificates, ca, name).snapshot())
+
+    @pytest.mark.parametrize("name", ["", "bad"])
+    def test_a_client_that_the_server_does_not_know_gets_nowhere(
+        self, tls: EtcdServer, certificates: Path, name: str
+    ) -> None:
+        if tls.name != "tls-mutual":
+            assert self.create(self.client(tls, certificates, "ca.pem", name)) == Lease(A, ME)
+            return
+        with pytest.raises((StoreDenied, StoreUnavailable)) as error:
+            run(self.client(tls, certificates, "ca.pem", name).snapshot())
+        assert "certificate" in str(error.value)
+
+    def test_a_password_opens_and_is_never_told(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        server = EtcdServer(tmp_path)
+        server.start()
+        server.wait_ready()
+        caplog.set_level(logging.DEBUG)
+        secret = "s3cret-w0rd"
+
+        def etcdctl(*arguments: str) -> None:
+            subprocess.run(
+                ["etcdctl", f"--endpoints={server.url}", *arguments],
+                env={**os.environ, "ETCDCTL_API": "2"},
+                check=True,
+                capture_output=True,
+            )
+
+        try:
+            etcdctl("user", "add", f"root:{secret}")
+            etcdctl("auth", "enable")
+            etcdctl("-u", f"root:{secret}", "role", "revoke", "guest", "-path", "/*", "-readwrite")
+            right = store_at(server.url, username="root", password=secret)
+            assert run(right.create(A, ME, 100)) == Lease(A, ME)
+            for wrong in (
+                store_at(server.url, username="root", password=secret + "x"),
+                store_at(server.url),
+            ):
+                with pytest.raises(StoreDenied, match="user name or password refused") as error:
+                    run(wrong.create(B, ME, 100))
+                assert secret not in str(error.value)
+            assert secret not in caplog.text
+        finally:
+            server.stop()

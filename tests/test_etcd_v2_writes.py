@@ -1,0 +1,147 @@
+"""What the store writes to a real etcd: compared and swapped, for its time, once."""
+
+import asyncio
+
+import pytest
+from etcd_leases import (
+    ME,
+    OTHER,
+    VALUE,
+    A,
+    B,
+    add,
+    run,
+    store_at,
+)
+from etcd_server import PREFIX, EtcdServer, losing_answers
+
+from flannel.errors import BadLease, LeaseChanged, LeaseTaken
+from flannel.lease import Lease, LeaseAdded
+from flannel.stores import Changes, Snapshot
+
+
+class TestWrites:
+    def test_a_lease_is_made_for_its_time_and_nobody_elses_is_touched(
+        self, etcd: EtcdServer
+    ) -> None:
+        async def main() -> None:
+            store = store_at(etcd.url)
+            lease = await store.create(A, ME, 86400)
+            assert (lease, lease.ttl) == (Lease(A, ME), 86400)
+            node = etcd.get(f"{PREFIX}/subnets/10.5.1.0-24")["node"]
+            assert node["value"] == '{"PublicIP":"192.0.2.1","BackendType":"host-gw"}'
+            with pytest.raises(LeaseTaken, match=r"10\.5\.1\.0/24: it is held by 192\.0\.2\.1"):
+                await store.create(A, OTHER, 86400)
+            assert etcd.get(f"{PREFIX}/subnets/10.5.1.0-24")["node"] == {**node, "ttl": node["ttl"]}
+
+        run(main())
+
+    def test_renewal_moves_the_end_and_wakes_no_watcher(self, etcd: EtcdServer) -> None:
+        async def main() -> None:
+            store = store_at(etcd.url)
+            lease = await store.create(A, ME, 100)
+            feed = store_at(etcd.url).follow_leases()
+            await anext(feed)
+            waiting = asyncio.ensure_future(anext(feed))
+            await asyncio.sleep(0.1)
+            renewed = await store.renew(lease, 5000)
+            assert (renewed, renewed.ttl) == (lease, 5000)
+            renewed = await store.renew(renewed, 6000)
+            add(etcd, B)
+            assert await waiting == Changes((LeaseAdded(Lease(B, OTHER)),))
+            assert etcd.get(f"{PREFIX}/subnets/10.5.1.0-24")["node"]["ttl"] > 5900
+
+        run(main())
+
+    def test_a_lease_that_another_has_written_is_not_written_over(self, etcd: EtcdServer) -> None:
+        async def main() -> None:
+            store = store_at(etcd.url)
+            lease = await store.create(A, ME, 100)
+            add(etcd, A)
+            for write in (
+                store.renew(lease, 100),
+                store.replace(lease, ME, 100),
+                store.release(lease),
+            ):
+                with pytest.raises(LeaseChanged, match=r"held by 192\.0\.2\.2"):
+                    await write
+            assert etcd.get(f"{PREFIX}/subnets/10.5.1.0-24")["node"]["value"] == VALUE
+
+        run(main())
+
+    def test_a_lease_that_is_gone_is_not_made_again_by_a_renewal(self, etcd: EtcdServer) -> None:
+        async def main() -> None:
+            store = store_at(etcd.url)
+            lease = await store.create(A, ME, 100)
+            etcd.delete("subnets/10.5.1.0-24")
+            with pytest.raises(LeaseChanged, match="not there any more"):
+                await store.renew(lease, 100)
+            await store.release(lease)
+            assert await store.snapshot() == Snapshot(())
+
+        run(main())
+
+    def test_a_replaced_reservation_has_no_end(self, etcd: EtcdServer) -> None:
+        async def main() -> None:
+            store = store_at(etcd.url)
+            add(etcd, A, ME.to_json())
+            (lease,) = (await store.snapshot()).leases
+            assert lease.ttl is None
+            assert (await store.replace(lease, OTHER, None)).ttl is None
+            assert "ttl" not in etcd.get(f"{PREFIX}/subnets/10.5.1.0-24")["node"]
+
+        run(main())
+
+    def test_a_released_lease_goes_by_an_event_that_old_watchers_survive(
+        self, etcd: EtcdServer
+    ) -> None:
+        async def main() -> None:
+            store = store_at(etcd.url)
+            await store.release(await store.create(A, ME, 100))
+            index = etcd.get(f"{PREFIX}/subnets")["node"]["nodes"][0]["modifiedIndex"]
+            key = f"{PREFIX}/subnets?wait=true&recursive=true&waitIndex={index + 1}"
+            event = await asyncio.to_thread(etcd.request, "GET", key)
+            assert event["action"] == "expire"
+
+        run(main())
+
+    @pytest.mark.parametrize("lost", [1, 2])
+    def test_a_lost_answer_leaves_exactly_one_lease_and_it_is_known(
+        self, etcd: EtcdServer, lost: int
+    ) -> None:
+        async def main() -> list[bytes]:
+            with losing_answers(etcd, lost) as (proxy, puts):
+                store = store_at(*[proxy] * lost, etcd.url)
+                lease = await store.create(A, ME, 100)
+                assert (
+                    lease.index
+                    == etcd.get(f"{PREFIX}/subnets/10.5.1.0-24")["node"]["modifiedIndex"]
+                )
+                assert await store.snapshot() == Snapshot((lease,))
+            return puts
+
+        assert len(run(main())) == lost  # none was sent again behind our back
+
+    def test_a_lost_answer_to_a_renewal_is_made_good(self, etcd: EtcdServer) -> None:
+        async def main() -> None:
+            lease = await store_at(etcd.url).create(A, ME, 100)
+            with losing_answers(etcd, 1) as (proxy, _):
+                renewed = await store_at(proxy, etcd.url).renew(lease, 5000)
+            assert renewed.ttl == 5000
+            await store_at(etcd.url).renew(renewed, 6000)
+
+        run(main())
+
+    def test_a_lease_is_found_by_its_subnet(self, etcd: EtcdServer) -> None:
+        async def main() -> None:
+            store = store_at(etcd.url)
+            assert await store.find(A) is None
+            assert await store.create(A, ME, 100) == await store.find(A)
+            index = add(etcd, A, "garbage")
+            with pytest.raises(BadLease) as bad:
+                await store.find(A)
+            assert bad.value.index == index
+            stray = Lease(A, ME, 100, index)
+            assert await store.replace(stray, ME, 100) == await store.find(A)
+
+        run(main())
