@@ -74,7 +74,8 @@ def _flanneld() -> str:
             "DESCRIPTION",
             [
                 "Leases a subnet for this host from etcd, writes subnet.env for docker, and keeps",
-                "the kernel in step with the leases of all other hosts. Stopping it stops no packet.",
+                "the kernel in step with the leases of all other hosts. Stopping it stops no packet,",
+                "but those of the backend udp, which it carries itself.",
                 ".PP",
                 "A flag beats the variable that is named after it, which beats the default. Flags",
                 "may begin with one dash or two. A BOOL is never a word of its own.",
