@@ -16,8 +16,10 @@ BOTH = pytest.mark.parametrize("config", [VXLAN, HOST_GW], ids=["vxlan", "host-g
 
 
 def start(world: World, config: dict[str, Any], n: int, *flags: str) -> list[Host]:
-    """Hosts whose daemons serve ``config``, each with its lease."""
-    world.configure(config)
+    """Hosts whose daemons serve ``config``, each with its lease; in 10.1.0.0/16 it is 10.1.100.0 or
+    above, for what is below are the leases that tests write."""
+    low = {"SubnetMin": "10.1.100.0"} if config["Network"] == "10.1.0.0/16" else {}
+    world.configure({**low, **config})
     hosts = [world.add_host(f"h{number}") for number in range(1, n + 1)]
     for host in hosts:
         host.start_flanneld("-iface=eth0", *flags)

@@ -54,6 +54,7 @@ def pair() -> Iterator[tuple[World, Host, Host]]:
         world.start_etcd()
         # Or flanneld mends what is planted.
         one, other = start(world, VXLAN, 2, "-iptables-forward-rules=false")
+        world.configure(VXLAN)  # what is below their subnets may be reserved
         yield world, one, other
 
 
@@ -273,6 +274,7 @@ class TestCommands:
 
     def test_a_config_is_checked_shown_and_swapped(self, world: World) -> None:
         (host,) = start(world, VXLAN, 1)
+        world.configure(VXLAN)
         before = json.dumps(VXLAN)
         assert json.loads(flannel(host, "config", "get").stdout) == VXLAN
         network = '"Network": "10.1.0.0/16"'

@@ -155,10 +155,10 @@ class TestWhoseItIs:
         assert ping(near, far.address, 10) is not None
 
     def test_upstream_may_have_served_this_host_before(self, world: World) -> None:
-        world.put_leases({"10.1.77.0-24": peer_value("192.0.2.11")})
+        world.put_leases({"10.1.177.0-24": peer_value("192.0.2.11")})
         (host,) = start(world, VXLAN, 1)
-        assert str(host.subnet) == "10.1.77.0/24"
-        assert value_of(world, "10.1.77.0-24")["NodeID"]
+        assert str(host.subnet) == "10.1.177.0/24"
+        assert value_of(world, "10.1.177.0-24")["NodeID"]
 
     def test_without_a_place_for_its_identity_it_serves_all_the_same(self, world: World) -> None:
         (host,) = start(world, VXLAN, 1, "-state-dir=/proc/no")

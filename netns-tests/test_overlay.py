@@ -304,10 +304,10 @@ class TestLivingWithOthers:
         assert host.daemon.is_running
 
     def test_a_reservation_is_used_and_gets_no_end(self, world: World) -> None:
-        world.etcdctl("set", f"{PREFIX}/subnets/10.1.77.0-24", '{"PublicIP":"192.0.2.11"}')
+        world.etcdctl("set", f"{PREFIX}/subnets/10.1.177.0-24", '{"PublicIP":"192.0.2.11"}')
         (host,) = start(world, VXLAN, 1)
-        assert str(host.subnet) == "10.1.77.0/24"
-        assert "ttl" not in world.leases()["10.1.77.0-24"]
+        assert str(host.subnet) == "10.1.177.0/24"
+        assert "ttl" not in world.leases()["10.1.177.0-24"]
 
     def test_a_lease_that_ends_soon_is_renewed_in_time(self, world: World) -> None:
         (host,) = start(world, VXLAN, 1)
