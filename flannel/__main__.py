@@ -59,14 +59,7 @@ async def _run(options: Options) -> None:
 
     etcd = options.etcd
     log.info("flanneld %s, etcd at %s", __version__, ", ".join(etcd.endpoints))
-    members = Members(
-        etcd.endpoints,
-        certfile=etcd.certfile,
-        keyfile=etcd.keyfile,
-        cafile=etcd.cafile,
-        username=etcd.username,
-        password=etcd.password,
-    )
+    members = Members(**etcd.access)
     store = EtcdV2Store(members, etcd.prefix)
     status = Status(options, members.health)
     serving = asyncio.create_task(daemon.run(options, store, status))

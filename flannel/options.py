@@ -40,6 +40,12 @@ class EtcdOptions:
     username: str
     password: str = field(repr=False)
 
+    @property
+    def access(self) -> dict[str, Any]:
+        """What `flannel.stores.etcd_members.Members` has to know, as its arguments."""
+        names = ("endpoints", "certfile", "keyfile", "cafile", "username", "password")
+        return {name: getattr(self, name) for name in names}
+
 
 @dataclass(frozen=True, slots=True)
 class Options:

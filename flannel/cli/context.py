@@ -47,15 +47,7 @@ class Context:
     def store(self) -> EtcdV2Store:
         """The cluster's store, as flanneld's options name it."""
         etcd = self.options.etcd
-        members = Members(
-            etcd.endpoints,
-            certfile=etcd.certfile,
-            keyfile=etcd.keyfile,
-            cafile=etcd.cafile,
-            username=etcd.username,
-            password=etcd.password,
-        )
-        return EtcdV2Store(members, etcd.prefix)
+        return EtcdV2Store(Members(**etcd.access), etcd.prefix)
 
     async def config_document(self) -> ConfigDocument | None:
         """The network config in the store as it is now.
