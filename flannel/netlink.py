@@ -17,10 +17,18 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any, Self
 
 from pyroute2 import AsyncIPRoute
+from pyroute2.netlink import NLM_F_REQUEST
 from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.rtnl import RTM_GETLINK, RTM_GETROUTE
 
 from flannel.errors import KernelError
 from flannel.reconcile import PROTOCOL
+
+_GET_LINK, _GET_ROUTE = (RTM_GETLINK, NLM_F_REQUEST), (RTM_GETROUTE, NLM_F_REQUEST)
+"""What pyroute2 calls "get", but for NLM_F_ACK: the answer is the acknowledgement, or an error is.
+An acknowledgement of its own would come when pyroute2 has forgotten the request, and lie for ever
+in its queue for what nobody has asked for: 36 bytes, and as its buffer was large, a hole of some
+2 kB before the next in the heap."""
 
 _IFF_UP = 0x1
 _RTN_LOCAL = 2  # rtnetlink.h
@@ -116,7 +124,7 @@ class Netlink:
         """The link called ``name``."""
         try:
             async with self._kernel(f"look at link {name}"):
-                return _link((await self._ipr.link("get", ifname=name))[0])
+                return _link((await self._ipr.link(_GET_LINK, ifname=name))[0])
         except KernelError as error:
             if error.errno == errno.ENODEV:
                 return None
@@ -136,7 +144,7 @@ class Netlink:
         """The index of the link to ``address``, as ``ip route get`` tells; None: no way there."""
         try:
             async with self._kernel(f"look up the route to {address}"):
-                index: int = (await self._ipr.route("get", dst=str(address)))[0].get("oif")
+                index: int = (await self._ipr.route(_GET_ROUTE, dst=str(address)))[0].get("oif")
                 return index
         except KernelError as error:
             if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES):
@@ -147,7 +155,7 @@ class Netlink:
         """What ``ip route get`` says of a packet that this host sends; None: no way there."""
         try:
             async with self._kernel(f"look up the route to {address}"):
-                found = (await self._ipr.route("get", dst=str(address)))[0]
+                found = (await self._ipr.route(_GET_ROUTE, dst=str(address)))[0]
         except KernelError as error:
             if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL):
                 return None
