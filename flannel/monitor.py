@@ -6,7 +6,8 @@ next comparison; when the kernel says that it has dropped some (ENOBUFS), that c
 
 What we write ourselves comes back as messages too. Those of `flannel.rtnetlink`, thousands, carry
 its port and a socket filter in the kernel drops them; so it does with the ARP traffic of other
-links. VXLAN's FDB messages carry no port (vxlan_fdb_notify in drivers/net/vxlan): they are
+links. Two kinds carry no port, whoever is behind them: VXLAN's FDB messages (vxlan_fdb_notify in
+drivers/net/vxlan), and that an ARP entry is gone (neigh_cleanup_and_release in net/core). They are
 compared with what we believe to be there.
 """
 
@@ -24,7 +25,7 @@ from typing import Self
 
 from flannel import rtmessages as rt
 from flannel.errors import KernelError
-from flannel.reconcile import Entry, Key, key
+from flannel.reconcile import Entry, Key, Neighbour, key
 
 QUIET = 0.05
 """Seconds from the first message to the hint: who takes one thing away often takes several."""
@@ -87,7 +88,8 @@ class Monitor:
         self._range = range(0)
         self._on_hint: Callable[[Hint], None] = lambda _: None
         self._hint = Hint.NOTHING
-        self._fdb: dict[Key, Entry | None] = {}
+        self._unsigned: dict[Key, Entry | None] = {}
+        """What the messages without a port say."""
         self._timer: asyncio.TimerHandle | None = None
         self.overruns = 0
         self.last_port = 0
@@ -127,7 +129,7 @@ class Monitor:
         network = watched.network
         self._range = range(int(network.network_address), int(network.broadcast_address) + 1)
         self._hint = Hint.NOTHING
-        self._fdb.clear()
+        self._unsigned.clear()
         self._find_links()
 
     def _find_links(self) -> None:
@@ -141,7 +143,7 @@ class Monitor:
     def _read(self) -> None:
         """Read what has come. Once there is a hint, what follows tells nothing new: it waits."""
         hint = self._drain()
-        if (hint or self._fdb) and self._timer is None:
+        if (hint or self._unsigned) and self._timer is None:
             loop = asyncio.get_running_loop()
             loop.remove_reader(self._socket)
             self._timer = loop.call_later(QUIET, self._tell)
@@ -154,9 +156,9 @@ class Monitor:
         if self._watched is None:
             return
         holds = self._watched.holds
-        if any(holds(each) != entry for each, entry in self._fdb.items()):
+        if any(holds(each) != entry for each, entry in self._unsigned.items()):
             self._hint |= Hint.OVERLAY
-        self._fdb.clear()
+        self._unsigned.clear()
         hint, self._hint = self._hint, Hint.NOTHING
         if hint:
             self._find_links()
@@ -225,11 +227,14 @@ class Monitor:
         if not self._device or link != self._device:
             return Hint.NOTHING
         if family == socket.AF_INET:
-            return Hint.OVERLAY
+            if is_there:
+                return Hint.OVERLAY
+            self._unsigned[Neighbour, rt.parse_neighbour_ip(payload), link] = None
+            return Hint.NOTHING
         fdb = rt.parse_fdb(payload, link)
         if fdb is not None:
             # The last message of each key is what counts, and it is not the time to judge yet.
-            self._fdb[key(fdb)] = fdb if is_there else None
+            self._unsigned[key(fdb)] = fdb if is_there else None
         return Hint.NOTHING
 
     def _attach_filter(self) -> None:

@@ -293,6 +293,11 @@ def parse_neighbour_link(payload: bytes) -> tuple[int, int]:
     return family, index
 
 
+def parse_neighbour_ip(payload: bytes) -> bytes:
+    """The address of an entry of an ARP table; b"" if the message does not tell."""
+    return _attributes(payload, _NDMSG.size).get(_NDA_DST, b"")
+
+
 def _attributes(payload: bytes, offset: int) -> dict[int, bytes]:
     found = {}
     end = len(payload)

@@ -14,6 +14,7 @@ from flannel.backends.vxlan.network import VxlanNetwork
 from flannel.firewall.rules import Guard
 from flannel.interface import ExternalInterface
 from flannel.lease import Lease, LeaseAttrs
+from flannel.monitor import QUIET, Hint, Monitor, Watched
 from flannel.netlink import Link, Netlink
 from flannel.network_config import NetworkConfig
 from flannel.reconcile import Nexthop
@@ -384,3 +385,33 @@ def test_what_somebody_fights_over_rests_and_the_rest_is_put_back(
     # A lease that goes takes its entries along, fought over or not.
     apply(network, *served[1:], changed=[2])
     assert [line.split()[0] for line in overlay_routes()] == ["10.5.3.0/24", "10.5.4.0/24"]
+
+
+def test_only_what_others_change_calls_for_a_comparison(either_form: Host) -> None:
+    network, hints = either_form.vxlan(), list[Hint]()
+    watched = Watched(CONFIG.network, "flannel.1", "eth0", network.holds)
+    steps = (
+        peers(vxlan_peer(2), vxlan_peer(3), vxlan_peer(4)),
+        peers(vxlan_peer(2), vxlan_peer(3, host=5, vtep=5)),
+        peers(vxlan_peer(2)),
+    )
+
+    async def scenario() -> None:
+        told = asyncio.Event()
+
+        def on_hint(hint: Hint) -> None:
+            hints.append(hint)
+            told.set()
+
+        await network.apply({})
+        with Monitor(either_form.tables.port) as monitor:
+            monitor.watch(watched, on_hint)
+            for served in steps:
+                await network.apply(served, [IPv4Network(f"10.5.{n}.0/24") for n in (2, 3, 4)])
+                await asyncio.sleep(2 * QUIET)
+            assert hints == []
+            ip("neigh del 10.5.2.0 dev flannel.1")
+            await asyncio.wait_for(told.wait(), 5)
+
+    asyncio.run(scenario())
+    assert hints[0] == Hint.OVERLAY
