@@ -127,7 +127,6 @@ static struct gro_group *open_group(struct gro *gro, const struct packet *packet
 	group->first = *packet;
 	group->len = packet->len;
 	group->n_segments = 1;
-	group->is_verified = false;
 	group->is_pushed = false;
 	group->iov[1].iov_base = packet->data;
 	group->iov[1].iov_len = packet->len;
@@ -177,7 +176,6 @@ int gro_add(struct gro *gro, const struct packet *packet)
 		group = open_group(gro, packet);
 		group->header_len = header_len;
 		group->segment_len = payload_len;
-		group->is_verified = true;
 		group->next_seq = get_be32(packet->data + packet->header_len + TCP_SEQ) +
 				  (uint32_t)payload_len;
 		*slot = (uint8_t)gro->n;
@@ -215,6 +213,9 @@ static void write_header(struct gro_group *group)
 /**
  * gro_finish() - make a group ready to be written
  * @group: then its @iov is a packet with its virtio_net_hdr
+ *
+ * Of a packet that stays alone nothing is said, verified or not: tun.c does not look at
+ * VIRTIO_NET_HDR_F_DATA_VALID.
  */
 void gro_finish(struct gro_group *group)
 {
@@ -230,9 +231,6 @@ void gro_finish(struct gro_group *group)
 		group->vnet.gso_size = (uint16_t)group->segment_len;
 		group->vnet.csum_start = IPV4_HEADER_MIN;
 		group->vnet.csum_offset = is_tcp ? TCP_CHECKSUM : UDP_CHECKSUM;
-	} else if (group->is_verified) {
-		/* Otherwise the kernel has to look for itself. */
-		group->vnet.flags = VIRTIO_NET_HDR_F_DATA_VALID;
 	}
 	group->iov[0].iov_base = &group->vnet;
 	group->iov[0].iov_len = sizeof(group->vnet);

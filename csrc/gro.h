@@ -23,7 +23,6 @@
  * @len:         bytes of the whole, headers once
  * @n_segments:  how many packets
  * @next_seq:    TCP sequence number that follows
- * @is_verified: its checksums are right
  * @is_pushed:   the last segment had TCP's PSH
  * @iov:         @vnet, the first packet, the payload of the others: 1 + @n_segments pieces
  */
@@ -35,7 +34,6 @@ struct gro_group {
 	size_t len;
 	size_t n_segments;
 	uint32_t next_seq;
-	bool is_verified;
 	bool is_pushed;
 	struct iovec iov[1 + GRO_MAX_SEGMENTS];
 };
