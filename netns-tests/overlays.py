@@ -3,29 +3,49 @@
 import json
 import re
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from world import Host, World, wait_for
+from world import Container, Host, World, ping, wait_for
 
 VXLAN = {"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan"}}
 HOST_GW = {"Network": "10.1.0.0/16", "Backend": {"Type": "host-gw"}}
 UDP = {"Network": "10.1.0.0/16"}
+RANGE = {"SubnetMin": "10.1.100.0", "SubnetMax": "10.1.239.0"}
 ALL = pytest.mark.parametrize("config", [VXLAN, HOST_GW, UDP], ids=["vxlan", "host-gw", "udp"])
 BOTH = pytest.mark.parametrize("config", [VXLAN, HOST_GW], ids=["vxlan", "host-gw"])
 
 
 def start(world: World, config: dict[str, Any], n: int, *flags: str) -> list[Host]:
-    """Hosts whose daemons serve ``config``, each with its lease; in 10.1.0.0/16 it is 10.1.100.0 or
-    above, for what is below are the leases that tests write."""
-    low = {"SubnetMin": "10.1.100.0"} if config["Network"] == "10.1.0.0/16" else {}
-    world.configure({**low, **config})
+    """Hosts whose daemons serve ``config``, each with its lease; in 10.1.0.0/16 it is of 10.1.100.0
+    to 10.1.239.0, for what is below are the leases that tests write, and above is nobody."""
+    world.configure({**(RANGE if config["Network"] == "10.1.0.0/16" else {}), **config})
     hosts = [world.add_host(f"h{number}") for number in range(1, n + 1)]
     for host in hosts:
         host.start_flanneld("-iface=eth0", *flags)
     for host in hosts:
         host.daemon.wait_ready(20)
     return hosts
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two hosts, and a container on each."""
+
+    world: World
+    one: Host
+    other: Host
+    near: Container
+    far: Container
+
+
+def start_pair(world: World, config: dict[str, Any]) -> Pair:
+    """Two hosts that serve ``config``, with containers that reach each other."""
+    one, other = start(world, config, 2)
+    near, far = one.add_container(1), other.add_container(1)
+    assert ping(near, far.address, 5) is not None
+    return Pair(world, one, other, near, far)
 
 
 def overlay(host: Host) -> set[str]:

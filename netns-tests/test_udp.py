@@ -4,16 +4,16 @@ import errno
 import re
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 import pytest
+from overlays import UDP as CONFIG
+from overlays import Pair, start_pair
 from packets import Sniffer, checksums_are_right, send_raw, transfer
 from scapy.layers.inet import IP, UDP
 from scapy.packet import Raw
-from world import Container, Host, World, ping, wait_for
+from world import World, wait_for
 
-CONFIG = {"Network": "10.1.0.0/16", "Backend": {"Type": "udp"}}
 PORT, MTU = 8285, 1472
 NO_LEASE = "10.1.250.7"
 ERROR_SOURCE = "10.1.0.0"
@@ -23,31 +23,12 @@ _IP_RECVERR = 11  # linux/in.h: errors of ICMP that are not fatal reach the sock
 _MEBIBYTE = 1 << 20
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Two hosts, and a container on each."""
-
-    world: World
-    one: Host
-    other: Host
-    near: Container
-    far: Container
-
-
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Pair]:
     """Shared by the whole file: nobody here does anything that lasts."""
     with World() as world:
         world.start_etcd()
-        world.configure(CONFIG)
-        one, other = world.add_host("h1"), world.add_host("h2")
-        for host in (one, other):
-            host.start_flanneld("-iface=eth0")
-        for host in (one, other):
-            host.daemon.wait_ready()
-        near, far = one.add_container(1), other.add_container(1)
-        assert ping(near, far.address, 5) is not None
-        yield Pair(world, one, other, near, far)
+        yield start_pair(world, CONFIG)
 
 
 class TestSizes:

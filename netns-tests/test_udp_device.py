@@ -7,24 +7,14 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from world import Container, Host, Pinger, World, ping, wait_for
+from overlays import RANGE, UDP, Pair, start_pair
+from world import Host, Pinger, World, ping, wait_for
 
-CONFIG = {"Network": "10.1.0.0/16", "Backend": {"Type": "udp"}}
+CONFIG = {**UDP, **RANGE, "Backend": {"Type": "udp"}}
 _TICKS = os.sysconf("SC_CLK_TCK")
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A host, a container on it, and one on another host."""
-
-    world: World
-    one: Host
-    near: Container
-    far: Container
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +22,7 @@ def pair() -> Iterator[Pair]:
     """Shared by the whole file: what a test breaks is mended, or the test fails."""
     with World() as world:
         world.start_etcd()
-        world.configure(CONFIG)
-        one, other = world.add_host("h1"), world.add_host("h2")
-        for host in (one, other):
-            host.start_flanneld("-iface=eth0")
-        for host in (one, other):
-            host.daemon.wait_ready()
-        near, far = one.add_container(1), other.add_container(1)
-        assert ping(near, far.address, 5) is not None
-        yield Pair(world, one, near, far)
+        yield start_pair(world, CONFIG)
 
 
 def device(host: Host) -> str:

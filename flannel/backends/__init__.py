@@ -88,6 +88,21 @@ class Network(Protocol):
         ...
 
 
+class CarriedByKernel:
+    """What a `Network` has to tell whose packets do not pass this process: nothing."""
+
+    def counters(self) -> Mapping[str, int]:
+        """See `Network`."""
+        return {}
+
+    def trouble(self) -> str:
+        """See `Network`."""
+        return ""
+
+    async def run(self) -> None:
+        """See `Network`."""
+
+
 class Backend(Protocol):
     """One way to carry packets between hosts."""
 

@@ -1,9 +1,9 @@
 """alloc: leases a subnet; others carry the packets (a cloud's router, static routes)."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from ipaddress import IPv4Network
 
-from flannel.backends import Backend, Kernel, Network, Peers
+from flannel.backends import Backend, CarriedByKernel, Kernel, Network, Peers
 from flannel.interface import ExternalInterface
 from flannel.lease import Lease, LeaseAttrs
 from flannel.network_config import NetworkConfig
@@ -39,7 +39,7 @@ class AllocBackend:
         return AllocNetwork(self._interface.mtu)
 
 
-class AllocNetwork:
+class AllocNetwork(CarriedByKernel):
     """Keeps nothing; containers may send what the external interface takes."""
 
     guard = None
@@ -53,14 +53,3 @@ class AllocNetwork:
 
     def holds(self, at: Key) -> Entry | None:
         """It writes none of them."""
-
-    def counters(self) -> Mapping[str, int]:
-        """See `flannel.backends.Network`."""
-        return {}
-
-    def trouble(self) -> str:
-        """See `flannel.backends.Network`."""
-        return ""
-
-    async def run(self) -> None:
-        """See `flannel.backends.Network`."""

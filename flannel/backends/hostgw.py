@@ -3,10 +3,10 @@
 No encapsulation and the full MTU; all hosts must be on one network.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from ipaddress import IPv4Network
 
-from flannel.backends import Backend, Kernel, Network, Peers
+from flannel.backends import Backend, CarriedByKernel, Kernel, Network, Peers
 from flannel.errors import BadLease, BadNetworkConfig
 from flannel.interface import ExternalInterface
 from flannel.lease import Lease, LeaseAttrs
@@ -53,7 +53,7 @@ class HostGwBackend:
         return HostGwNetwork(self._config, self._interface, self._kernel)
 
 
-class HostGwNetwork:
+class HostGwNetwork(CarriedByKernel):
     """One route a peer, on the external interface."""
 
     guard = None
@@ -77,17 +77,6 @@ class HostGwNetwork:
     def holds(self, at: Key) -> Entry | None:
         """See `flannel.backends.Network`."""
         return self._tables.holds(at)
-
-    def counters(self) -> Mapping[str, int]:
-        """See `flannel.backends.Network`."""
-        return {}
-
-    def trouble(self) -> str:
-        """See `flannel.backends.Network`."""
-        return ""
-
-    async def run(self) -> None:
-        """See `flannel.backends.Network`."""
 
     def plan(self, lease: Lease) -> Iterable[Entry]:
         """The route to one peer.

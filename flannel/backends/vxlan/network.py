@@ -1,10 +1,10 @@
 """VxlanNetwork: what a peer's lease means for routes, ARP and the FDB."""
 
 import re
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from ipaddress import IPv4Network
 
-from flannel.backends import Kernel, Peers
+from flannel.backends import CarriedByKernel, Kernel, Peers
 from flannel.document import Members, shown
 from flannel.errors import BadLease
 from flannel.firewall.rules import Guard
@@ -17,7 +17,7 @@ from flannel.reconcile import Entry, Fdb, Key, Neighbour, routed
 _MAC = re.compile(r"[0-9a-fA-F]{2}([:-])(?:[0-9a-fA-F]{2}\1){4}[0-9a-fA-F]{2}")
 
 
-class VxlanNetwork:
+class VxlanNetwork(CarriedByKernel):
     """Serves one lease over the link that ``ensure_link`` keeps."""
 
     def __init__(
@@ -55,17 +55,6 @@ class VxlanNetwork:
     def holds(self, at: Key) -> Entry | None:
         """See `flannel.backends.Network`."""
         return self._tables.holds(at)
-
-    def counters(self) -> Mapping[str, int]:
-        """See `flannel.backends.Network`."""
-        return {}
-
-    def trouble(self) -> str:
-        """See `flannel.backends.Network`."""
-        return ""
-
-    async def run(self) -> None:
-        """See `flannel.backends.Network`."""
 
     def plan(self, lease: Lease) -> Iterable[Entry]:
         """The entries for one peer.
