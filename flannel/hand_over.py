@@ -47,6 +47,8 @@ class HandOver:
         self.subnet = self._previous.subnet.network if self._previous is not None else None
         self._told = self.subnet
         """The subnet that the hook has been told of."""
+        self._notified: IPv4Network | None = None
+        """The one that systemd has been told of."""
 
     async def keep(self, network: IPv4Network, lease: Lease, mtu: int, ip_masq: bool) -> None:
         """Write subnet.env, and keep it so until cancelled; run the hook if the subnet is another
@@ -128,11 +130,12 @@ class HandOver:
 
     def has(self, part: str, lease: Lease) -> None:
         """Tell systemd when docker can start: all that it relies on is there, or was tried.
+        And tell it when the lease is another one later on.
 
         :param part: one of `flannel.status.PARTS`.
         """
         self._status.has(part)
-        if part in self._missing:
-            self._missing.remove(part)
-            if not self._missing:
-                notify(f"READY=1\nSTATUS=lease {lease}", os.environ)
+        self._missing.discard(part)
+        if not self._missing and lease.subnet != self._notified:
+            self._notified = lease.subnet
+            notify(f"READY=1\nSTATUS=lease {lease}", os.environ)

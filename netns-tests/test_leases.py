@@ -87,6 +87,9 @@ class TestLost:
         assert world.leases()[key]["value"] == theirs
         assert value_of(world, key_of(host))["PublicIP"] == "192.0.2.11"
         wait_overlay(host, before)  # it is a peer's now
+        said = list(iter(host.daemon.heard, b""))
+        words = "READY=1\nSTATUS=lease {} of 192.0.2.11"
+        assert said == [words.format(each).encode() for each in (before, host.subnet)]
         heard = dict(line.split("=", 1) for line in told.read_text().splitlines())
         assert heard == {
             "FLANNEL_OLD_SUBNET": f"{before.network_address + 1}/24",
