@@ -89,6 +89,21 @@ class TestMending:
         assert cpu_seconds(one) - used < 0.2 + 0.2 * (time.monotonic() - began)
         assert one.daemon.is_running
 
+    def test_all_threads_notice_that_it_is_deleted_and_nobody_complains(self, pair: Pair) -> None:
+        one, near, far = pair.one, pair.near, pair.far
+        pair.world.configure({**CONFIG, "Backend": {"Type": "udp", "Threads": 2}})
+        wait_kept(one, 2)
+        before = device(one)
+        one.ip("link del flannel0")
+        wait_for(lambda: device(one) == before, 15, "the device")
+        assert ping(near, far.address, 5) is not None
+        one.daemon.stop()  # what was left unsaid, Python says at its end
+        said = one.daemon.log
+        pair.world.configure(CONFIG)
+        one.start_flanneld("-iface=eth0").wait_ready()
+        assert ping(near, far.address, 5) is not None
+        assert "Traceback" not in said
+
     def test_a_link_in_its_place_is_left_alone_and_named_once(self, pair: Pair) -> None:
         one, near, far = pair.one, pair.near, pair.far
         used, before = cpu_seconds(one), device(one)

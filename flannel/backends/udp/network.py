@@ -139,8 +139,8 @@ class UdpNetwork:
                 await asyncio.sleep(_WATCH)
 
     @asynccontextmanager
-    async def _attached(self) -> AsyncIterator["asyncio.Future[None]"]:
-        """The loop's threads, running; the future is done when one of them has ended."""
+    async def _attached(self) -> AsyncIterator["asyncio.Future[list[None]]"]:
+        """The loop's threads, running; the future is done when one of them has failed."""
         tunnel = self._tunnel
         store, n, port = self._kernel.store, tunnel.n_threads, tunnel.settings.port
         await tun.ensure_usable(self._kernel, tunnel.settings.network, n)
@@ -164,11 +164,12 @@ class UdpNetwork:
             log.info("carrying packets between %s and UDP port %d", tun.NAME, port)
             self._carrying.set()
             try:
-                yield asyncio.ensure_future(_first_ended(runs))
+                # When the device goes, all of them fail: of the others it forgets why.
+                yield asyncio.gather(*runs)
             finally:
                 self._carrying.clear()
 
-    async def _watch(self, ended: "asyncio.Future[None]") -> None:
+    async def _watch(self, ended: "asyncio.Future[list[None]]") -> None:
         """Tell what the loop drops, until it ends."""
         while True:
             done, _ = await asyncio.wait([ended], timeout=_WATCH)
@@ -210,12 +211,6 @@ class UdpNetwork:
 
 class _DeviceGone(Exception):
     """Somebody has deleted the TUN device."""
-
-
-async def _first_ended(runs: "list[asyncio.Future[None]]") -> None:
-    done, _ = await asyncio.wait(runs, return_when=asyncio.FIRST_COMPLETED)
-    for each in done:
-        each.result()
 
 
 @contextmanager
