@@ -102,7 +102,7 @@ static int receive_packet(struct worker *worker, const struct udp_received *from
 	count_drop(&worker->stats, verdict);
 	if (verdict == VERDICT_TTL)
 		report_to_peer(worker, ICMP_TIME_EXCEEDED, from->host, &packet);
-	if (verdict == VERDICT_TOO_BIG && !packet_may_fragment(&packet))
+	if (verdict == VERDICT_TOO_BIG)
 		report_to_peer(worker, ICMP_FRAGMENTATION_NEEDED, from->host, &packet);
 	return 0;
 }

@@ -61,7 +61,8 @@ enum verdict verdict_of(const struct flannel_settings *settings, const struct ro
 		return VERDICT_SPOOFED;
 	if ((packet_destination(packet) & in_subnet) != settings->subnet)
 		return VERDICT_NOT_MINE;
-	if (packet->len > settings->mtu)
+	/* Others the kernel fragments where the next link is too small for them: RFC 791, 2.3. */
+	if (packet->len > settings->mtu && !packet_may_fragment(packet))
 		return VERDICT_TOO_BIG;
 	if (packet_decrement_ttl(packet))
 		return VERDICT_TTL;

@@ -93,6 +93,17 @@ class TestPlainPeer:
             assert "Frag needed and DF set (mtu = 1472)" in larger.stdout
             far.run(*f"ping -n -c1 -W2 -Mdo -s1444 {near.address}".split())
 
+    def test_what_it_lets_routers_cut_is_cut(self, world: World) -> None:
+        """Fragments of its own MTU, and whole packets without DF: senders hear nothing of those."""
+        host = start_host(world)
+        other = add_lease_holder(world, host, mtu=1500)
+        near = host.containers[0]
+        with plain_peer(other, 1500, host):
+            far = other.add_container(1)
+            assert ping(far, near.address, 5) is not None
+            for size in (1445, 1472, 4000, 65_507):
+                far.run(*f"ping -n -c1 -W2 -Mdont -s{size} {near.address}".split())
+
 
 @dataclass(frozen=True)
 class Forgery:

@@ -66,7 +66,7 @@ def judge(host: Host, sender: int, tos: int, datagram: bytes) -> tuple[str, byte
         return "SPOOFED", b""
     if not host.subnet.covers(destination):
         return "NOT_MINE", b""
-    if total_len > host.mtu:
+    if total_len > host.mtu and datagram[6] & 0x40:  # DF
         return "TOO_BIG", b""
     if datagram[8] <= 1:
         return "TTL", b""

@@ -19,6 +19,8 @@ from flannel.backends.udp.dataplane import ENCAP_LEN, Dataplane, Settings, pack_
 NO_VNET = bytes(10)  # struct virtio_net_hdr
 OWN, PEER = IPv4Network("10.1.15.0/24"), IPv4Network("10.1.16.0/24")
 HOST = IPv4Address("127.0.0.1")
+TOO_BIG = bytes(1445)
+"""A byte more of UDP payload than fits an MTU of 1472."""
 
 
 class Loop:
@@ -66,8 +68,10 @@ def loop() -> Iterator[Loop]:
     made.close()
 
 
-def packet(src: str, dst: str, *, ttl: int = 64, payload: bytes = b"payload") -> bytes:
-    return bytes(IP(src=src, dst=dst, ttl=ttl) / UDP(sport=7, dport=9) / Raw(payload))
+def packet(
+    src: str, dst: str, *, ttl: int = 64, flags: str = "", payload: bytes = b"payload"
+) -> bytes:
+    return bytes(IP(src=src, dst=dst, ttl=ttl, flags=flags) / UDP(sport=7, dport=9) / Raw(payload))
 
 
 def test_a_packet_leaves_as_the_payload_of_one_datagram_with_a_hop_less(loop):
@@ -104,7 +108,7 @@ def test_a_super_packet_leaves_as_segments_that_scapy_would_build(loop):
         ("127.0.0.2", packet("10.1.15.3", "10.1.15.2"), "rx_spoofed"),
         ("127.0.0.2", packet("10.1.16.2", "10.1.17.2"), "rx_not_mine"),
         ("127.0.0.2", packet("10.1.16.2", "224.0.0.1"), "rx_not_mine"),
-        ("127.0.0.2", packet("10.1.16.2", "10.1.15.2", payload=bytes(1500)), "rx_too_big"),
+        ("127.0.0.2", packet("10.1.16.2", "10.1.15.2", flags="DF", payload=TOO_BIG), "rx_too_big"),
         ("127.0.0.2", packet("10.1.16.2", "10.1.15.2", ttl=0), "rx_ttl"),
         ("127.0.0.2", b"", "rx_short"),
         ("127.0.0.2", b"\x45" + bytes(18), "rx_short"),

@@ -98,9 +98,16 @@ def test_lengths_that_contradict_each_other_are_malformed(internals, data):
 
 
 def test_the_tunnels_mtu_is_the_limit(internals):
-    assert verdict(internals, packet(size=1472)) == "CARRIED"
-    assert verdict(internals, packet(size=1473)) == "TOO_BIG"
-    assert verdict(internals, packet(size=1472) + bytes(500)) == "CARRIED"
+    assert verdict(internals, packet(size=1472, flags="DF")) == "CARRIED"
+    assert verdict(internals, packet(size=1473, flags="DF")) == "TOO_BIG"
+    assert verdict(internals, packet(size=1472, flags="DF") + bytes(500)) == "CARRIED"
+
+
+@pytest.mark.parametrize("fields", [{}, {"flags": "MF"}, {"flags": "evil"}, {"frag": 185}])
+def test_what_may_be_fragmented_is_not_too_big(internals, fields):
+    """As a fragment of a peer with a larger MTU is: nobody would learn that it was dropped."""
+    assert verdict(internals, packet(size=1473, **fields)) == "CARRIED"
+    assert verdict(internals, packet(size=65507, **fields)) == "CARRIED"
 
 
 @pytest.mark.parametrize(
@@ -186,7 +193,7 @@ def test_without_the_check_of_sources_some_rules_remain(internals, data, name):
 
 def test_the_first_rule_that_applies_decides(internals):
     """Everything is wrong with it; the rules are mended one by one, in the order of the enum."""
-    data = bytearray(packet("10.1.17.2", "10.1.17.2", size=1500, ttl=1, version=6))
+    data = bytearray(packet("10.1.17.2", "10.1.17.2", size=1500, ttl=1, version=6, flags="DF"))
     sender, tos, names = STRANGER, 3, []
     names.append(verdict(internals, bytes(data[:19]), sender, tos))
     sender = PEER

@@ -22,8 +22,9 @@ PACKETS_PER_HOST = 1000
 CHANGES = [
     *["nothing"] * 6,
     *["stranger", "tunnel in tunnel", "short", "version", "header length", "total length"],
-    *["source", "another's source", "own source", "destination", "near destination", "size"],
-    *["ttl", "congestion", "congestion", "trailing bytes", "a bit", "a bit", "noise"],
+    *["source", "another's source", "own source", "destination", "near destination"],
+    *["size", "size", "ttl", "congestion", "congestion", "a bit", "a bit"],
+    *["trailing bytes", "noise"],
 ]
 
 
@@ -75,7 +76,7 @@ def datagrams(rng: random.Random, host: Host, n: int) -> Iterator[tuple[int, int
             case "near destination":
                 destination ^= 1 << (bits >> 40) % 32
             case "size":
-                payload_len = host.mtu - header_len + (bits >> 40) % 3 - 1
+                payload_len = host.mtu - header_len + (bits >> 40) % 4 - 1
             case "ttl":
                 ttl = (bits >> 40) % 3
             case "congestion":
