@@ -82,7 +82,7 @@ class Daemon:
                 self._ready.set()
             self._heard.put(message)
 
-    def wait_ready(self, seconds: float = 15) -> Self:
+    def wait_ready(self, seconds: float = 30) -> Self:
         """Wait for READY=1."""
         wait_for(
             lambda: self.is_ready or not self.is_running,

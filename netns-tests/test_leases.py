@@ -206,7 +206,7 @@ class TestConfigChanges:
         world.etcdctl("rm", f"{PREFIX}/config")
         one.daemon.wait_log("there is no network config at .* any more; serving on")
         world.configure({**VXLAN, "SubnetMax": "10.1.254.0"})
-        one.daemon.wait_log(r"SubnetMax 10\.1\.255\.0 is 10\.1\.254\.0 now")
+        one.daemon.wait_log(r"SubnetMax 10\.1\.239\.0 is 10\.1\.254\.0 now")
         assert "starting over" not in one.daemon.log
         world.configure(HOST_GW)
         one.daemon.wait_log("Backend.Type vxlan is host-gw now.*; starting over")

@@ -127,15 +127,15 @@ class TestRestarting:
     ) -> None:
         one, near, far = pair.one, pair.near, pair.far
         before = index(one), device(one), one.subnet
-        # A TUN device has room for 500 packets: for 10 s.
-        with Pinger(near, far.address, 50) as out, Pinger(far, near.address, 50) as back:
+        # A TUN device has room for 500 packets: for 25 s, should this machine be busy.
+        with Pinger(near, far.address, 20) as out, Pinger(far, near.address, 20) as back:
             time.sleep(0.2)
             one.daemon.stop(number)
             time.sleep(seconds)
             one.start_flanneld("-iface=eth0").wait_ready()
             assert ping(near, far.address, 5) is not None
         assert (index(one), device(one), one.subnet) == before
-        assert out.sent > 25 * seconds
+        assert out.sent > 10 * seconds
         assert out.lost == 0
         assert back.lost == 0
         wait_kept(one, 1)
