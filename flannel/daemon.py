@@ -275,8 +275,9 @@ class Daemon:
     async def _release(self, subnets: SubnetManager) -> None:
         """Give the lease up at the end; a store that does not answer lets it expire later."""
         try:
-            async with asyncio.timeout(_RELEASE):
-                await subnets.release()
+            # Not by asyncio.timeout(): this task is being cancelled, and before Python 3.11.3, such
+            # as in Debian 12, it lets that out instead of a TimeoutError (CPython issue 102780).
+            await asyncio.wait_for(subnets.release(), _RELEASE)
             log.info("released lease %s", subnets.own)
             self._state_file.unlink(missing_ok=True)
         except (FlannelError, TimeoutError, OSError) as why:
