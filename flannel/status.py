@@ -176,11 +176,12 @@ class Status:
         """
         life, told = self._life, self.said.told
         if life is None:
-            standing = told("interface") or told("config") or told("life") or self.ended
-            return standing or "starting"
+            waited_for = (told(each) for each in ("interface", "store", "config", "life"))
+            return next(filter(None, waited_for), self.ended) or "starting"
         for part in PARTS:
             if part not in life.done:
-                return told(part) or told("kernel") or f"{part}: not there yet"
+                reason = told(part) or told("kernel") or life.network.trouble()
+                return reason or f"{part}: not there yet"
         device = life.network.device
         if device and not _has_link(device):
             return f"device {device} is gone"
@@ -230,7 +231,7 @@ class Status:
                 "prefix": etcd.prefix,
                 "answered_ago": _ago(store.answered_at),
                 "errors": store.errors,
-                "trouble": self.said.told("watch") or self.said.told("lease"),
+                "trouble": next(filter(None, map(self.said.told, ("watch", "lease", "store"))), ""),
             },
             "repairs": {
                 "count": repairs.total,

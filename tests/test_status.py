@@ -103,10 +103,24 @@ def test_a_lost_lease_makes_it_unready_until_all_is_done_again(made: Made) -> No
         assert made.status.unready() == "subnet.env: not there yet"
 
 
-@pytest.mark.parametrize("subject", ["interface", "config", "life"])
+@pytest.mark.parametrize("subject", ["interface", "store", "config", "life"])
 def test_what_is_waited_for_is_the_reason(made: Made, subject: str) -> None:
     made.status.said.warn(subject, "cannot do it: because")
     assert made.status.unready() == "cannot do it: because"
+
+
+def test_a_store_that_a_newcomer_does_not_reach_is_said_where_etcd_is(made: Made) -> None:
+    made.status.said.warn("store", "cannot read /config: connection refused; trying again")
+    assert "refused" in made.status.document()["etcd"]["trouble"]
+
+
+def test_what_keeps_packets_from_being_carried_is_the_reason_why_a_part_is_missing(
+    made: Made,
+) -> None:
+    with made.serve():
+        made.status.has("subnet.env")
+        made.network.wrong = "cannot carry packets: cannot bind UDP port 8285"
+        assert made.status.unready() == "cannot carry packets: cannot bind UDP port 8285"
 
 
 def test_a_kernel_that_refuses_makes_it_unready_while_that_lasts(made: Made) -> None:
@@ -216,7 +230,7 @@ def test_health_says_upstreams_words_or_what_is_dead(made: Made) -> None:
     made.network.wrong = "the packet loop is not running"
     with made.serve():
         assert health._health(made.status).status == 503
-        assert health._readiness(made.status).body == b"subnet.env: not there yet\n"
+        assert health._readiness(made.status).body == b"the packet loop is not running\n"
 
 
 @pytest.mark.parametrize(
