@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
@@ -68,6 +69,16 @@ def ensure(
             published=published,
         )
     )
+
+
+def test_a_port_that_another_program_has_is_named() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("0.0.0.0", 8472))
+        with pytest.raises(
+            KernelError, match=r"bind UDP port 8472 for flannel\.1: Address already"
+        ):
+            ensure()
+    assert ensure().name == "flannel.1"
 
 
 def test_the_device_is_made_as_upstreams_is() -> None:

@@ -81,7 +81,7 @@ async def ensure_device(
             settings.port,
             link.mac,
         )
-        await netlink.ensure_link_up(link, mtu)
+        await _bring_up(netlink, link, mtu, settings.port)
         return link
     if published and link.mac != mac:
         repairs.note(f"its MAC was {link.mac}")
@@ -90,8 +90,18 @@ async def ensure_device(
         repairs.note(f"its MTU was {link.mtu}")
     if not link.up:
         repairs.note("it was down")
-    await netlink.ensure_link_up(link, mtu)
+    await _bring_up(netlink, link, mtu, settings.port)
     return link
+
+
+async def _bring_up(netlink: Netlink, link: Link, mtu: int, port: int) -> None:
+    try:
+        await netlink.ensure_link_up(link, mtu)
+    except KernelError as why:
+        if why.errno != errno.EADDRINUSE:
+            raise
+        # A VXLAN link opens its socket when it goes up; the kernel does not say which port.
+        raise KernelError(f"bind UDP port {port} for {link.name}", why.errno) from why
 
 
 def incompatibility(link: Link, settings: VxlanSettings) -> str:
