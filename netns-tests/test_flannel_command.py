@@ -1,6 +1,7 @@
 """What the command `flannel` finds and does."""
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +14,17 @@ from overlays import UDP, VXLAN, start
 from world import World
 
 
-def flannel(host: Host, *arguments: str) -> Completed:
-    """Run the operator's command on a host, with the daemon's variables."""
+def flannel(host: Host, *arguments: str, within: tuple[str, ...] = ()) -> Completed:
+    """Run the operator's command on a host, with the daemon's variables.
+
+    :param within: what starts it, such as setpriv with its options.
+    """
     variables = (
         f"FLANNELD_ETCD_ENDPOINTS={ETCD}",
         f"FLANNELD_SUBNET_FILE={host.subnet_file}",
         f"FLANNELD_STATE_DIR={host.state_dir}",
     )
-    return host.try_run("env", *variables, str(FLANNELD.with_name("flannel")), *arguments)
+    return host.try_run("env", *variables, *within, str(FLANNELD.with_name("flannel")), *arguments)
 
 
 def findings(host: Host) -> dict[str, str]:
@@ -188,6 +192,26 @@ class TestCheck:
         assert "nothing listens at UDP port 8285 of 192.0.2.12" in found["peer-daemon-dead"]
         wait_for(lambda: findings(one) == {}, 10, "the daemon to answer")
 
+    def test_who_may_not_look_is_told_so_and_hears_no_verdict(self, pair: Pair) -> None:
+        _, one, other = pair
+        socket = one.subnet_file.with_name("flanneld.sock")
+        os.chown(socket, 65534, 65534)  # so that root without capabilities is nobody to it
+        powerless = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
+        try:
+            checked, status, explained = (
+                flannel(one, *words, within=powerless)
+                for words in (("check",), ("status",), ("explain", str(other.subnet[2])))
+            )
+        finally:
+            os.chown(socket, 0, 0)
+        assert checked.returncode == status.returncode == 1
+        assert re.search("^FAULT daemon-unseen: .*: Permission denied;", checked.stdout)
+        assert "daemon-down" not in checked.stdout
+        assert "Permission denied; run flannel as root" in status.stdout
+        assert "DOWN" not in status.stdout
+        assert "masquerade  no: the other side sees" in explained.stdout
+        assert explained.stdout.count("(perhaps: the firewall could not be read as a whole)") == 2
+
     def test_a_finding_says_what_and_why_and_what_to_do_on_one_line(self, pair: Pair) -> None:
         _, one, _ = pair
         with planted(one, IP_FORWARD.format(0), IP_FORWARD.format(1)):
@@ -289,6 +313,9 @@ class TestCommands:
         shown = flannel(host, "config", "check", new).stdout
         assert 'Network: "10.1.0.0/16" -> "10.9.0.0/16"' in shown
         assert f"no longer fits, gets another subnet: lease {host.subnet} of 192.0.2.11" in shown
+        assert "NOT FOR THIS HOST" not in shown
+        shown = flannel(host, "config", "check", '{"Network": "192.0.0.0/16"}').stdout
+        assert "NOT FOR THIS HOST: it has address 192.0.2.11/24 of eth0, in that network" in shown
         host.daemon.stop()
         assert flannel(host, "config", "set", "--yes", new).returncode == 0
         assert json.loads(flannel(host, "config", "get").stdout) == json.loads(new)
@@ -305,7 +332,8 @@ class TestCommands:
         one.run("iptables", "-A", "FORWARD", "-j", "ACCEPT")
         assert "FLANNEL-FWD" in one.run("iptables-save")
         assert "table ip flannel" in one.run("nft", "list", "ruleset")
-        done = flannel(one, "cleanup", "--yes")
+        # As Debian's su leaves it to root: nft and iptables are not in it.
+        done = flannel(one, "cleanup", "--yes", within=("env", "PATH=/usr/bin:/bin"))
         assert done.returncode == 0, done.stderr
         assert "device flannel.1" in done.stdout
         after = one.run("ip", "route")

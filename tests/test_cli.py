@@ -187,6 +187,14 @@ def test_a_change_of_config_says_who_is_affected() -> None:
     assert config.report(before, before, [LEASE])["changes"] == []
 
 
+def test_upper_and_lower_case_make_no_difference_of_a_config() -> None:
+    before = '{"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan"}}'
+    after = '{"network": "10.1.0.0/16", "backend": {"type": "vxlan", "vni": 7}}'
+    assert config.report(before, after, [])["changes"] == [
+        {"member": "backend.vni", "before": None, "after": 7}
+    ]
+
+
 def test_only_our_chains_are_taken_from_iptables() -> None:
     saved = (
         "*nat\n:POSTROUTING ACCEPT [0:0]\n-A POSTROUTING -j MASQUERADE\nCOMMIT\n"

@@ -10,7 +10,7 @@ from typing import Any
 
 from flannel import backends, docker_bridge
 from flannel.cli.config import validate
-from flannel.cli.context import Context, DaemonDown, duration
+from flannel.cli.context import Context, DaemonDown, DaemonUnseen, duration
 from flannel.cli.findings import KINDS, Finding
 from flannel.cli.host_view import Host, first_container, saved_subnet, sysctl
 from flannel.cli.peers import Peer, probe_peers
@@ -110,6 +110,8 @@ async def examine(context: Context) -> list[Finding]:
 async def _ask_daemon(context: Context, facts: Facts) -> list[Finding]:
     try:
         facts.status = status = await context.ask_daemon("/status")
+    except DaemonUnseen as why:
+        return [Finding("daemon-unseen", str(why))]
     except DaemonDown as why:
         return [Finding("daemon-down", str(why))]
     findings = []

@@ -8,10 +8,14 @@ from typing import Any
 
 from flannel import backends
 from flannel.cli.context import Context
+from flannel.cli.host_view import saved_subnet
 from flannel.document import BadDocument, load
-from flannel.errors import BadNetworkConfig, BadOption, StoreError
+from flannel.errors import BadNetworkConfig, BadOption, KernelError, StoreError
+from flannel.host import find_overlap
 from flannel.lease import Lease
+from flannel.netlink import Netlink
 from flannel.network_config import NetworkConfig
+from flannel.rtnetlink import RtNetlink
 
 
 async def get(context: Context) -> int:
@@ -96,7 +100,21 @@ async def _report(context: Context, text: str) -> dict[str, Any]:
     """What is different from what is in the store, and who would feel it."""
     before = await context.config_document()
     leases = (await context.store.snapshot()).leases
-    return report(before.text if before is not None else "{}", text, leases)
+    found = report(before.text if before is not None else "{}", text, leases)
+    return {**found, "overlap": await _overlap(context, NetworkConfig.from_json(text), leases)}
+
+
+async def _overlap(context: Context, config: NetworkConfig, leases: Iterable[Lease]) -> str:
+    """What this host has in the range, for which its flanneld would refuse it."""
+    env = saved_subnet(context.options.subnet_file)
+    own = {env.subnet.network} if env is not None else set()
+    gateways = {lease.attrs.public_ip for lease in leases}
+    try:
+        async with Netlink() as netlink:
+            with RtNetlink() as tables:
+                return await find_overlap(netlink, tables, config.network, own, gateways)
+    except KernelError:
+        return ""
 
 
 def report(before: str, after: str, leases: Iterable[Lease]) -> dict[str, Any]:
@@ -125,14 +143,17 @@ def _changes(before: str, after: str) -> list[dict[str, Any]]:
     except BadDocument:
         old = {}
     new = _flat(load(after))
+    names = {each.lower(): each for each in [*old, *new]}
+    old, new = ({name.lower(): value for name, value in each.items()} for each in (old, new))
     return [
-        {"member": name, "before": old.get(name), "after": new.get(name)}
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
+        {"member": names[key], "before": old.get(key), "after": new.get(key)}
+        for key in sorted(names)
+        if old.get(key) != new.get(key)
     ]
 
 
 def _flat(document: dict[str, Any], where: str = "") -> dict[str, Any]:
+    """The members of all objects by their paths, such as ``Backend.Type``."""
     found: dict[str, Any] = {}
     for name, value in document.items():
         if isinstance(value, dict):
@@ -150,6 +171,8 @@ def _lines(report: dict[str, Any]) -> list[str]:
     lines.append(f"  room for {report['subnets']} hosts; {report['leases']} have a lease")
     if report["subnets"] < report["leases"]:
         lines.append("  NOT ENOUGH: some hosts would be left without a subnet")
+    if report["overlap"]:
+        lines.append(f"  NOT FOR THIS HOST: it has {report['overlap']}, in that network")
     lines += [f"  no longer fits, gets another subnet: lease {each}" for each in report["losing"]]
     if report["other_backend"]:
         n = len(report["other_backend"])

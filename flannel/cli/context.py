@@ -31,6 +31,10 @@ class DaemonDown(FlannelError):
     """flanneld does not answer on its socket."""
 
 
+class DaemonUnseen(DaemonDown):
+    """It may be asked by root only: nobody knows whether it would answer."""
+
+
 @dataclass(frozen=True)
 class Context:
     """What a command works with.
@@ -62,6 +66,7 @@ class Context:
         """A document of the running flanneld: ``/status`` or ``/peers``.
 
         :raises DaemonDown: it does not answer.
+        :raises DaemonUnseen: we may not ask.
         """
         return await asyncio.to_thread(_ask, socket_path(self.options.subnet_file), path)
 
@@ -94,7 +99,8 @@ def _ask(path: Path, page: str) -> Any:
         return json.loads(connection.getresponse().read())
     except (OSError, http.client.HTTPException, ValueError) as why:
         reason = why.strerror if isinstance(why, OSError) and why.strerror else str(why)
-        raise DaemonDown(f"cannot ask flanneld at {path}: {reason}") from why
+        kind = DaemonUnseen if isinstance(why, PermissionError) else DaemonDown
+        raise kind(f"cannot ask flanneld at {path}: {reason}") from why
     finally:
         connection.close()
 

@@ -113,13 +113,16 @@ def _forwarded(host: Host, source: IPv4Address, destination: IPv4Address, way: W
         steps.append(Step("forwarding", "net.ipv4.ip_forward is 0: dropped", True))
     packet = Packet(source, destination, _BRIDGE, host.name(way.link))
     verdict = judge(host.tables, "forward", packet)
-    sure = "" if verdict.sure else " (perhaps: some rules could not be understood)"
+    doubt = " (perhaps: some rules could not be understood)"
+    if host.unseen:
+        doubt = " (perhaps: the firewall could not be read as a whole)"
+    sure = doubt if host.unseen or not verdict.sure else ""
     by = f" by {verdict.by}" if verdict.by else ": no rule forbids it"
     dropped = verdict.outcome == "drop"
     word = "dropped" if dropped else "accepted"
     steps.append(Step("firewall", f"{word}{by}{sure}", dropped and verdict.sure))
     translated = judge(host.tables, "postrouting", packet, "nat")
-    sure = "" if translated.sure else " (perhaps: some rules could not be understood)"
+    sure = doubt if host.unseen or not translated.sure else ""
     if translated.outcome == "masquerade":
         text = f"yes, by {translated.by}: the other side sees this host's address{sure}"
     else:

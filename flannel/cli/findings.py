@@ -24,6 +24,9 @@ KINDS: dict[str, Kind] = {
     "daemon-down": Kind(
         "changes of other hosts are not followed, and the lease ends within a day",
         "systemctl status flanneld; journalctl -u flanneld"),
+    "daemon-unseen": Kind(
+        "only root may ask it: whether all is well cannot be told",
+        "run flannel as root"),
     "not-ready": Kind(
         "containers may not reach other hosts",
         "mend what it names; journalctl -u flanneld has more"),
@@ -99,7 +102,7 @@ KINDS: dict[str, Kind] = {
         "sysctl -w net.ipv4.conf.INTERFACE.rp_filter=2", "warning"),
     "unseen": Kind(
         "what depends on it was not checked",
-        "run flannel as root, with the program that is named", "warning"),
+        "mend what it names; run flannel as root", "warning"),
 }
 # fmt: on
 

@@ -49,6 +49,9 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="flannel: %(message)s")
     for name in ("asyncio", "etcd", "pyroute2", "urllib3"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    # Debian's su leaves the caller's $PATH, without these: a firewall whose program is not found
+    # would be said to be none, and be left behind by cleanup.
+    os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     argv = sys.argv[1:]
     if argv[:1] == ["docker-opts"]:  # it has a command line of its own, upstream's
         return docker_opts.main(argv[1:], "flannel docker-opts")

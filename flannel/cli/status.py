@@ -4,7 +4,7 @@ import asyncio
 import sys
 from typing import Any
 
-from flannel.cli.context import Context, DaemonDown, duration, facts
+from flannel.cli.context import Context, DaemonDown, DaemonUnseen, duration, facts
 from flannel.cli.host_view import is_ours, saved_subnet
 from flannel.errors import FlannelError, StoreError
 from flannel.netlink import Netlink
@@ -28,7 +28,12 @@ async def _once(context: Context) -> int:
     try:
         found: dict[str, Any] = {"daemon": await context.ask_daemon("/status")}
     except DaemonDown as why:
-        found = {"daemon": None, "daemon_error": str(why), **await _without_daemon(context)}
+        found = {
+            "daemon": None,
+            "daemon_error": str(why),
+            "daemon_unseen": isinstance(why, DaemonUnseen),
+            **await _without_daemon(context),
+        }
     context.show(found, _text(found))
     return 0 if found["daemon"] is not None and found["daemon"]["ready"] else 1
 
@@ -92,7 +97,7 @@ def _text(found: dict[str, Any]) -> str:
     lines.append(("etcd", _etcd(etcd)))
     if daemon.get("firewall") is not None:
         firewall = daemon["firewall"]
-        guard = "only peers may send" if firewall["guarded"] else "not guarded by the firewall"
+        guard = "only peers may send" if firewall["guarded"] else _unguarded(daemon["backend"])
         again = f", put right {firewall['repairs']} times" if firewall["repairs"] else ""
         lines.append(("firewall", guard + again))
     if repairs["count"]:
@@ -106,6 +111,12 @@ def _text(found: dict[str, Any]) -> str:
         lines.append(("drops", ", ".join(drops) or "none counted"))
     lines += [("trouble", text) for text in daemon["conditions"].values()]
     return facts(lines)
+
+
+def _unguarded(backend: str) -> str:
+    if backend == "vxlan":
+        return "no guard: whoever reaches the port can send"
+    return "no guard, for the packet loop has its own" if backend == "udp" else "no guard"
 
 
 def _lease(lease: dict[str, Any]) -> str:
@@ -129,7 +140,11 @@ def _etcd(etcd: dict[str, Any]) -> str:
 
 def _text_without_daemon(found: dict[str, Any]) -> str:
     env, lease, devices = found["subnet_env"], found["lease"], found["device"]
-    lines: list[tuple[str, object]] = [("flanneld", f"DOWN: {found['daemon_error']}")]
+    error = found["daemon_error"]
+    state = (
+        f"NOT SEEN: {error}; run flannel as root" if found["daemon_unseen"] else f"DOWN: {error}"
+    )
+    lines: list[tuple[str, object]] = [("flanneld", state)]
     if env is not None:
         lines.append(("subnet.env", f"{env['subnet']} of {env['network']}, MTU {env['mtu']}"))
     else:
