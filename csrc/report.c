@@ -16,26 +16,35 @@
 #include <netinet/in.h>
 #include <unistd.h>
 
-/* Errors of one kind in a second, as the kernel's own routers are told to be sparing. */
-#define ICMP_PER_SECOND 10
+/* Errors in a second (RFC 1812, 4.3.2.8). Altogether as the kernel's icmp_msgs_per_sec. */
+#define ICMP_PER_SENDER 10
+#define ICMP_PER_SECOND 1000
 
-static bool may_send(struct worker *worker, enum icmp_error error)
+static bool take(struct icmp_limit *limit, time_t second, unsigned int most)
 {
-	size_t kind = error == ICMP_NET_UNREACHABLE ? 0 : error == ICMP_TIME_EXCEEDED ? 1 : 2;
-	struct icmp_limit *limit = &worker->limits[kind];
+	if (limit->second != second) {
+		limit->second = second;
+		limit->n = 0;
+	}
+	if (limit->n == most)
+		return false;
+	limit->n++;
+	return true;
+}
+
+/* One who sends much in vain must not keep others from being told. */
+static bool may_send(struct worker *worker, enum icmp_error error, uint32_t sender)
+{
+	uint32_t hash = (sender * 31 + error) * UINT32_C(2654435769);
+	struct icmp_limit *told = &worker->told[hash >> (32 - ICMP_SLOT_BITS)];
 	struct timespec now;
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
-	if (now.tv_sec != limit->last) {
-		limit->last = now.tv_sec;
-		limit->tokens = ICMP_PER_SECOND;
-	}
-	if (!limit->tokens) {
-		worker->stats.icmp_limited++;
-		return false;
-	}
-	limit->tokens--;
-	return true;
+	if (take(told, now.tv_sec, ICMP_PER_SENDER) &&
+	    take(&worker->told_all, now.tv_sec, ICMP_PER_SECOND))
+		return true;
+	worker->stats.icmp_limited++;
+	return false;
 }
 
 static size_t build(struct worker *worker, uint8_t buffer[ICMP_ERROR_MAX], enum icmp_error error,
@@ -44,7 +53,7 @@ static size_t build(struct worker *worker, uint8_t buffer[ICMP_ERROR_MAX], enum 
 	uint32_t mtu = error == ICMP_FRAGMENTATION_NEEDED ? worker->settings.mtu : 0;
 	size_t len = icmp_build(buffer, error, mtu, source, about);
 
-	return len && may_send(worker, error) ? len : 0;
+	return len && may_send(worker, error, packet_source(about)) ? len : 0;
 }
 
 /**

@@ -14,7 +14,7 @@
 #include "routes.h"
 #include "udp.h"
 
-#define N_ICMP_KINDS 3
+#define ICMP_SLOT_BITS 10
 
 /* Bytes read from the TUN device before they are sent, and room for one more packet at the end. */
 #define TUN_BATCH_LEN (256 * 1024)
@@ -46,12 +46,12 @@ struct inbound {
 
 /**
  * struct icmp_limit - keeps ICMP errors few
- * @tokens: errors that may be sent now
- * @last:   when tokens were last added, in seconds
+ * @second: the last one in which there were any, of the monotonic clock
+ * @n:      how many there were in it
  */
 struct icmp_limit {
-	unsigned int tokens;
-	time_t last;
+	time_t second;
+	unsigned int n;
 };
 
 /**
@@ -59,6 +59,8 @@ struct icmp_limit {
  * @settings: a copy, refreshed between batches
  * @routes:   likewise, a reference
  * @stats:    copied out between batches
+ * @told:     errors to one sender about one thing; each hash of both has a slot
+ * @told_all: errors altogether
  */
 struct worker {
 	int tun_fd;
@@ -66,7 +68,8 @@ struct worker {
 	struct flannel_settings settings;
 	const struct routes *routes;
 	struct flannel_stats stats;
-	struct icmp_limit limits[N_ICMP_KINDS];
+	struct icmp_limit told[1 << ICMP_SLOT_BITS];
+	struct icmp_limit told_all;
 	struct outbound out;
 	struct inbound in;
 };

@@ -142,6 +142,18 @@ def test_a_sender_is_told_why_its_packet_was_dropped(loop, data, counter, type_,
     loop.wait(counter)
 
 
+def test_who_sends_much_in_vain_keeps_nobody_else_from_being_told(loop):
+    for _ in range(50):
+        loop.tun.send(NO_VNET + packet("10.1.15.2", "10.1.99.2"))
+    loop.wait("tx_no_route", 50)
+    loop.tun.send(NO_VNET + packet("10.1.15.3", "10.1.99.2"))
+    told = []
+    while not told or told[-1] != "10.1.15.3":
+        told.append(IP(loop.tun.recv(70000)[10:]).dst)
+    assert len(told) <= 2 * 10 + 1  # a second may begin meanwhile
+    assert loop.dataplane.stats()["icmp_limited"] == 51 - len(told)
+
+
 def test_consecutive_segments_arrive_as_one_super_packet(loop):
     def segment(n: int) -> bytes:
         ip = IP(src="10.1.16.2", dst="10.1.15.2", flags="DF", id=n)
