@@ -19,8 +19,6 @@
 #include "bytes.h"
 
 #define VNET_LEN sizeof(struct virtio_net_hdr)
-/* Where in a slot of the buffer a read begins, so that the packet itself is aligned. */
-#define READ_AT (16 - VNET_LEN)
 
 static void flush(struct worker *worker)
 {
@@ -153,8 +151,8 @@ int outbound_turn(struct worker *worker)
 
 	while (used < TUN_BATCH_LEN) {
 		struct virtio_net_hdr vnet;
-		uint8_t *at = out->buffer + used + READ_AT;
-		ssize_t len = read(worker->tun_fd, at, TUN_READ_MAX - 16);
+		uint8_t *at = out->buffer + used;
+		ssize_t len = read(worker->tun_fd, at, TUN_READ_MAX);
 
 		if (len < 0 && errno == EINTR)
 			continue;
@@ -170,7 +168,7 @@ int outbound_turn(struct worker *worker)
 		}
 		memcpy(&vnet, at, VNET_LEN);
 		send_packet(worker, &vnet, at + VNET_LEN, (size_t)len - VNET_LEN);
-		used += READ_AT + (((size_t)len + 15) & ~(size_t)15);
+		used += (size_t)len;
 	}
 	flush(worker);
 	return (int)used;

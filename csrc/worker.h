@@ -18,7 +18,7 @@
 
 /* Bytes read from the TUN device before they are sent, and room for one more packet at the end. */
 #define TUN_BATCH_LEN (256 * 1024)
-#define TUN_READ_MAX  (65535 + 64)
+#define TUN_READ_MAX  (sizeof(struct virtio_net_hdr) + UINT16_MAX)
 
 /**
  * struct outbound - a batch on its way from the TUN device to the peers
