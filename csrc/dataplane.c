@@ -17,9 +17,8 @@
  * in one call. The wire shows nothing of this, and a peer that moves one packet at a time is served
  * all the same.
  *
- * flannel_run() is one thread's loop. Each turn carries at most one batch in each direction, so
- * neither starves the other nor keeps the loop from hearing that it should stop. Nothing is
- * allocated for a packet; what a batch needs has its place in struct worker.
+ * flannel_run() is one thread's loop; worker.c has its turns. Nothing is allocated for a packet:
+ * what a batch needs has its place in struct worker.
  *
  * Threads
  *
@@ -33,12 +32,8 @@
 #include "dataplane.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/epoll.h>
-#include <unistd.h>
 
 #include "worker.h"
 
@@ -80,13 +75,6 @@ struct flannel_dataplane {
 	struct table *table;
 	struct flannel_stats past;
 	struct member *members;
-};
-
-enum event {
-	EVENT_STOP,
-	EVENT_TUN,
-	EVENT_UDP,
-	N_EVENTS,
 };
 
 static int table_new(struct table **table, const struct flannel_route *routes, size_t n)
@@ -295,66 +283,20 @@ static void synchronise(flannel_dataplane *dataplane, struct member *member)
 	table_free(old);
 }
 
-static int watch(int epoll_fd, int fd, enum event event)
+static int run_member(flannel_dataplane *dataplane, struct member *member)
 {
-	struct epoll_event wanted = {.events = EPOLLIN, .data.u32 = event};
-
-	return epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &wanted) ? -errno : 0;
-}
-
-/* One batch in each direction that has something. 0, 1 to stop, -errno if a descriptor is gone. */
-static int take_turn(struct worker *worker, const struct epoll_event *events, int n)
-{
-	for (int i = 0; i < n; i++) {
-		bool is_broken = events[i].events & (EPOLLERR | EPOLLHUP);
-		int done;
-
-		switch (events[i].data.u32) {
-		case EVENT_STOP:
-			return 1;
-		case EVENT_TUN:
-			done = outbound_turn(worker);
-			/* It would be reported again and again; a read has nothing to tell of it.
-			 */
-			if (!done && is_broken)
-				return -ENODEV;
-			break;
-		default:
-			/* An error of the socket is about some datagram: reading it clears it. */
-			done = inbound_turn(worker);
-			if (done < 0 && is_broken && done != -EBADF && done != -EBADFD)
-				done = 0;
-			break;
-		}
-		if (done < 0)
-			return done;
-	}
-	return 0;
-}
-
-static int run_member(flannel_dataplane *dataplane, struct member *member, int epoll_fd)
-{
-	struct epoll_event events[N_EVENTS];
-	int n;
 	int done;
 
 	do {
 		synchronise(dataplane, member);
-		n = epoll_wait(epoll_fd, events, N_EVENTS, -1);
-		if (n < 0 && errno != EINTR)
-			return -errno;
+		done = worker_wait(&member->worker);
+		if (done)
+			break;
 		/* What changed while we slept counts for what has woken us. */
 		synchronise(dataplane, member);
-		done = take_turn(&member->worker, events, n);
+		done = worker_turn(&member->worker);
 	} while (!done);
 	return done < 0 ? done : 0;
-}
-
-static int set_nonblocking(int fd)
-{
-	int flags = fcntl(fd, F_GETFL);
-
-	return flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) ? -errno : 0;
 }
 
 /**
@@ -373,36 +315,17 @@ static int set_nonblocking(int fd)
 int flannel_run(flannel_dataplane *dataplane, int tun_fd, int udp_fd, int stop_fd)
 {
 	struct member *member = calloc(1, sizeof(*member));
-	int epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	int err;
 
-	if (!member || epoll_fd < 0) {
-		err = member ? -errno : -ENOMEM;
-		goto out;
+	if (!member)
+		return -ENOMEM;
+	err = worker_open(&member->worker, tun_fd, udp_fd, stop_fd);
+	if (!err) {
+		join(dataplane, member);
+		err = run_member(dataplane, member);
+		leave(dataplane, member);
+		worker_close(&member->worker);
 	}
-	err = set_nonblocking(tun_fd);
-	if (!err)
-		err = watch(epoll_fd, stop_fd, EVENT_STOP);
-	if (!err)
-		err = watch(epoll_fd, tun_fd, EVENT_TUN);
-	if (!err)
-		err = watch(epoll_fd, udp_fd, EVENT_UDP);
-	if (err)
-		goto out;
-
-	member->worker.tun_fd = tun_fd;
-	member->worker.udp_fd = udp_fd;
-	member->worker.stats.given_up = udp_prepare(udp_fd);
-	udp_queue_init(&member->worker.out.queue, udp_fd,
-		       !(member->worker.stats.given_up & FLANNEL_NO_UDP_SEGMENT));
-	udp_batch_init(&member->worker.in.batch);
-
-	join(dataplane, member);
-	err = run_member(dataplane, member, epoll_fd);
-	leave(dataplane, member);
-out:
-	if (epoll_fd >= 0)
-		close(epoll_fd);
 	free(member);
 	return err;
 }

@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/epoll.h>
 #include <time.h>
 
 #include "dataplane.h"
@@ -14,7 +15,8 @@
 #include "routes.h"
 #include "udp.h"
 
-#define ICMP_SLOT_BITS 10
+#define ICMP_SLOT_BITS	10
+#define WORKER_N_EVENTS 3 /* one for each descriptor */
 
 /* Bytes read from the TUN device before they are sent, and room for one more packet at the end. */
 #define TUN_BATCH_LEN (256 * 1024)
@@ -61,18 +63,28 @@ struct icmp_limit {
  * @stats:    copied out between batches
  * @told:     errors to one sender about one thing; each hash of both has a slot
  * @told_all: errors altogether
+ * @n_events: descriptors that have something, for the next turn
+ * @events:   which, and what
  */
 struct worker {
 	int tun_fd;
 	int udp_fd;
+	int epoll_fd;
 	struct flannel_settings settings;
 	const struct routes *routes;
 	struct flannel_stats stats;
 	struct icmp_limit told[1 << ICMP_SLOT_BITS];
 	struct icmp_limit told_all;
+	int n_events;
+	struct epoll_event events[WORKER_N_EVENTS];
 	struct outbound out;
 	struct inbound in;
 };
+
+int worker_open(struct worker *worker, int tun_fd, int udp_fd, int stop_fd);
+void worker_close(struct worker *worker);
+int worker_wait(struct worker *worker);
+int worker_turn(struct worker *worker);
 
 int outbound_turn(struct worker *worker);
 int inbound_turn(struct worker *worker);
