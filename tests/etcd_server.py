@@ -1,4 +1,4 @@
-"""Real etcd servers on loopback, and a proxy that loses answers."""
+"""Real etcd servers on loopback, and proxies before them that lose answers or are older."""
 
 import http.client
 import json
@@ -9,7 +9,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,6 @@ def losing_answers(server: EtcdServer, n: int) -> Iterator[tuple[str, list[bytes
 
     Yields its URL and a list of the PUTs it has carried to the server.
     """
-    listener = socket.create_server(("127.0.0.1", 0))
     puts: list[bytes] = []
     lock = threading.Lock()
 
@@ -150,6 +149,29 @@ def losing_answers(server: EtcdServer, n: int) -> Iterator[tuple[str, list[bytes
                         return
                 client.sendall(answer)
 
+    with _proxy(serve) as url:
+        yield url, puts
+
+
+@contextmanager
+def without_refresh(server: EtcdServer) -> Iterator[str]:
+    """The URL of what behaves as etcd 2.0 to 2.2: ``refresh`` is a word like any other to them."""
+
+    def serve(client: socket.socket) -> None:
+        with client, socket.create_connection(("127.0.0.1", server.port)) as upstream:
+            while request := _whole_request(client):
+                upstream.sendall(request.replace(b"refresh=", b"unknown="))
+                client.sendall(upstream.recv(65536))
+
+    with _proxy(serve) as url:
+        yield url
+
+
+@contextmanager
+def _proxy(serve: Callable[[socket.socket], None]) -> Iterator[str]:
+    """The URL of a server that hands each of its clients to ``serve``."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
     def accept() -> None:
         with suppress(OSError):
             while True:
@@ -158,6 +180,6 @@ def losing_answers(server: EtcdServer, n: int) -> Iterator[tuple[str, list[bytes
 
     threading.Thread(target=accept, daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}", puts
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         listener.close()

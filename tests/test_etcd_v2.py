@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -25,9 +26,10 @@ from etcd_leases import (
 )
 from etcd_server import PREFIX, EtcdServer, free_port
 
-from flannel.errors import BadLease, StoreUnavailable
+from flannel.errors import BadLease, FlannelError, StoreUnavailable
 from flannel.lease import Lease, LeaseAdded, LeaseRemoved
 from flannel.stores import Changes, Snapshot
+from flannel.stores.etcd_v2 import EtcdV2Store
 
 
 def follow(etcd: EtcdServer, *steps: Callable[[], object]) -> list[Snapshot | Changes]:
@@ -198,6 +200,23 @@ class TestPoison:
         assert follow(etcd) == [Snapshot((Lease(B, OTHER),))]
         assert "\n\n" not in caplog.text
 
+    def test_what_was_removed_or_mended_is_named_again(
+        self, etcd: EtcdServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        good = Changes((LeaseAdded(Lease(B, OTHER)),))
+        gone = Changes((LeaseRemoved(B),))
+
+        def mend(by: Callable[[], object]) -> Callable[[], object]:
+            return lambda: (by(), etcd.delete("subnets/10.5.2.0-24"))
+
+        def spoil() -> None:
+            add(etcd, A, "garbage")
+            add(etcd, B)
+
+        removed = mend(lambda: etcd.delete("subnets/10.5.1.0-24"))
+        assert follow(etcd, spoil, removed, spoil)[1:] == [good, gone, good]
+        assert caplog.text.count("skipping") == 2
+
     def test_a_directory_among_the_leases_stops_nothing(self, etcd: EtcdServer) -> None:
         def step() -> None:
             etcd.put("subnets/10.5.1.0-24/inner", "x")
@@ -227,6 +246,23 @@ class TestPoison:
         assert caplog.text.count("keeping what it was") == 1
 
 
+# What no etcd says: the endpoint may be a proxy, or anything else.
+STRANGE = [
+    "", "null", "[]", "7", "<html>", '{"node":', "[" * 100_000, '{"node":null}', '{"node":[]}',
+    '{"action":[],"node":{"modifiedIndex":6}}',
+    *(f'{{"action":"set","node":{{"key":"{PREFIX}/subnets/10.5.1.0-24",{members}}}}}'
+      for members in (
+        '"modifiedIndex":null', '"modifiedIndex":"x"', '"modifiedIndex":1e999', '"value":""',
+        '"modifiedIndex":6,"nodes":7', '"modifiedIndex":6,"nodes":[7]',
+        '"modifiedIndex":6,"nodes":[{}]', '"modifiedIndex":6,"ttl":"x"',
+        '"modifiedIndex":6,"value":[]',
+    )),
+    *(f'{{"errorCode":{code},"index":{index}}}' for code, index in (
+        (100, "null"), (100, '"x"'), (100, 7), (101, "[]"), (105, 7), (401, 7), ("[]", 7),
+    )),
+]  # fmt: skip
+
+
 class TestFaults:
     def test_without_any_member_it_says_which_and_why(self) -> None:
         dead = [f"http://127.0.0.1:{free_port()}" for _ in range(2)]
@@ -248,6 +284,46 @@ class TestFaults:
         try:
             with pytest.raises(StoreUnavailable, match="does not serve the v2 API"):
                 run(store_at(url).snapshot())
+        finally:
+            server.shutdown()
+            server.server_close()
+
+    @pytest.mark.parametrize("status", [200, 404, 412])
+    @pytest.mark.parametrize("body", STRANGE)
+    def test_no_answer_makes_it_raise_anything_else(self, body: str, status: int) -> None:
+        class Strange(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                self.send_response(status)
+                self.send_header("X-Etcd-Index", "5")
+                self.end_headers()
+                self.wfile.write(body.encode())
+
+            do_PUT = do_GET  # so it is called
+
+        async def main(store: EtcdV2Store) -> None:
+            ours = Lease(A, ME, 100, 1)
+            for doing in (
+                anext(store.follow_config()),
+                anext(store.follow_leases()),
+                store.snapshot(),
+                store.find(A),
+                store.create(A, ME, 100),
+                store.replace(ours, OTHER, 100),
+                store.renew(ours, 100),
+                store.release(ours),
+            ):
+                with suppress(FlannelError):
+                    await doing
+            with suppress(FlannelError):
+                feed = store.follow_leases()
+                await anext(feed)
+                await asyncio.wait_for(anext(feed), 0.1)
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Strange)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        try:
+            run(main(store_at(f"http://127.0.0.1:{server.server_port}")))
         finally:
             server.shutdown()
             server.server_close()

@@ -97,6 +97,30 @@ class TestWhoIsWho:
             run(self.client(tls, certificates, "ca.pem", name).snapshot())
         assert "certificate" in str(error.value)
 
+    def test_one_member_whose_certificate_is_no_good_is_passed_over(
+        self, tls: EtcdServer, certificates: Path, tmp_path: Path
+    ) -> None:
+        other = EtcdServer(tmp_path, "other", scheme="https")
+        other.start(
+            flags=[
+                f"--cert-file={certificates / 'bad.pem'}",
+                f"--key-file={certificates / 'bad-key.pem'}",
+            ]
+        )
+        other.wait_ready()
+        self.create(self.client(tls, certificates, "ca.pem", "client"))
+        store = store_at(
+            other.url,
+            tls.url,
+            cafile=certificates / "ca.pem",
+            certfile=certificates / "client.pem",
+            keyfile=certificates / "client-key.pem",
+        )
+        try:
+            assert run(store.find(A)) == Lease(A, ME)
+        finally:
+            other.stop()
+
     def test_a_password_opens_and_is_never_told(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -13,7 +13,7 @@ from etcd_leases import (
     run,
     store_at,
 )
-from etcd_server import PREFIX, EtcdServer, losing_answers
+from etcd_server import PREFIX, EtcdServer, losing_answers, without_refresh
 
 from flannel.errors import BadLease, LeaseChanged, LeaseTaken
 from flannel.lease import Lease, LeaseAdded
@@ -52,6 +52,45 @@ class TestWrites:
             assert etcd.get(f"{PREFIX}/subnets/10.5.1.0-24")["node"]["ttl"] > 5900
 
         run(main())
+
+    def test_an_etcd_that_knows_no_refresh_keeps_the_lease_as_well(self, etcd: EtcdServer) -> None:
+        async def main() -> None:
+            with without_refresh(etcd) as url:
+                store = store_at(url)
+                lease = await store.create(A, ME, 100)
+                for ttl in (5000, 6000):
+                    lease = await store.renew(lease, ttl)
+                    node = etcd.get(f"{PREFIX}/subnets/10.5.1.0-24")["node"]
+                    assert (node["value"], node["ttl"]) == (ME.to_json(), ttl)
+                    assert (lease.ttl, lease.index) == (ttl, node["modifiedIndex"])
+
+        run(main())
+
+    def test_a_lease_that_has_become_a_reservation_stays_one(self, etcd: EtcdServer) -> None:
+        async def main() -> None:
+            store = store_at(etcd.url)
+            lease = await store.create(A, ME, 100)
+            add(etcd, A, ME.to_json())
+            for write in (store.renew(lease, 500), store.replace(lease, OTHER, 500)):
+                with pytest.raises(LeaseChanged):
+                    await write
+            with pytest.raises(LeaseChanged):
+                await store.release(lease)
+            assert await store.find(A) == lease
+            assert "ttl" not in etcd.get(f"{PREFIX}/subnets/10.5.1.0-24")["node"]
+
+        run(main())
+
+    def test_a_lease_at_its_very_end_is_not_taken_for_a_reservation(self, etcd: EtcdServer) -> None:
+        async def main() -> set[int | None]:
+            store, seen = store_at(etcd.url), set()
+            add(etcd, A, ttl=1)
+            while lease := await store.find(A):
+                seen.add(lease.ttl)
+            return seen
+
+        # 0 from its end until the next sweep, every half a second: seldom that is at once.
+        assert run(main()) | {0} == {1, 0}
 
     def test_a_lease_that_another_has_written_is_not_written_over(self, etcd: EtcdServer) -> None:
         async def main() -> None:

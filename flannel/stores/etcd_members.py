@@ -47,11 +47,12 @@ class Answer(NamedTuple):
     etcd_index: int
 
 
-class Refused(Exception):
-    """etcd carried nothing out: the root of the three below."""
+class Refused(StoreUnavailable):
+    """etcd carried nothing out: the root of the four below. Where nobody expects one, as where a
+    read is told of a conflict, it is no answer that can be trusted."""
 
     def __init__(self, index: int = 0) -> None:
-        super().__init__(type(self).__name__)
+        super().__init__(f"etcd's answer makes no sense here: {type(self).__name__}")
         self.index = index
 
 
@@ -61,6 +62,10 @@ class NotFound(Refused):
 
 class Conflict(Refused):
     """A condition of a write (prevExist, prevIndex) does not hold."""
+
+
+class ValueRefused(Refused):
+    """A write of a value with ``refresh``: etcd knows what that is, 2.3 and later."""
 
 
 class HistoryLost(Refused):
@@ -119,9 +124,10 @@ class Members:
         :param doing: for messages, e.g. ``read the network config``.
         :raises Refused: etcd's answer is no.
         :raises StoreUnavailable: no member gave an answer.
-        :raises StoreDenied: a member refuses who we are, or is not who it should be.
+        :raises StoreDenied: none did, and one refuses who we are, or is not who it should be.
         """
         trouble = []
+        failed: type[StoreUnavailable | StoreDenied] = StoreUnavailable
         first = self._current
         for turn in range(len(self._clients)):
             number = (first + turn) % len(self._clients)
@@ -130,16 +136,16 @@ class Members:
             except Refused:
                 self._answered(number)
                 raise
-            except _Denied as why:
-                self._failed()
-                raise StoreDenied(f"cannot {doing} at {self._endpoints[number]}: {why}") from None
-            except _Trouble as why:
+            except (_Denied, _Trouble) as why:
+                # Certificates run out member by member: another one's may be good.
+                if isinstance(why, _Denied):
+                    failed = StoreDenied
                 trouble.append(f"{self._endpoints[number]}: {why}")
             else:
                 self._answered(number)
                 return answer
         self._failed()
-        raise StoreUnavailable(f"cannot {doing}: {'; '.join(trouble)}")
+        raise failed(f"cannot {doing}: {'; '.join(trouble)}")
 
     def poll(
         self, doing: str, key: str, params: Mapping[str, str], seconds: float
@@ -163,13 +169,11 @@ class Members:
         except Refused:
             self._answered(number)
             raise
-        except _Denied as why:
-            self._failed()
-            raise StoreDenied(f"cannot {doing} at {self._endpoints[number]}: {why}") from None
-        except _Trouble as why:
+        except (_Denied, _Trouble) as why:
             self._failed()
             self._current = (number + 1) % len(self._clients)
-            raise StoreUnavailable(f"cannot {doing}: {self._endpoints[number]}: {why}") from None
+            failed = StoreDenied if isinstance(why, _Denied) else StoreUnavailable
+            raise failed(f"cannot {doing}: {self._endpoints[number]}: {why}") from None
         self._answered(number)
         return answer
 
@@ -197,7 +201,7 @@ class _Trouble(Exception):
 
 
 class _Denied(Exception):
-    """Credentials or certificates are wrong, which no other member mends."""
+    """Credentials or certificates are wrong, this member's or ours."""
 
 
 _OUTCOMES: Sequence[tuple[Any, Callable[[int], Exception]]] = (
@@ -212,6 +216,9 @@ _OUTCOMES: Sequence[tuple[Any, Callable[[int], Exception]]] = (
     (etcd.EtcdNotDir, lambda _: _Trouble("a part of the key is not a directory")),
 )
 
+_REFRESH_VALUE = 211
+"""EcodeRefreshValue in etcd's error/error.go; python-etcd does not know it."""
+
 
 def _request(
     client: Any, method: str, key: str, params: Mapping[str, str], timeout: urllib3.Timeout
@@ -220,29 +227,52 @@ def _request(
         response = client.api_execute(
             client.key_endpoint + key, method, params=dict(params), timeout=timeout
         )
-        document = json.loads(response.data)
-        if not isinstance(document, dict) or not isinstance(document.get("node"), dict):
-            raise ValueError
-        return Answer(document, int(response.headers["X-Etcd-Index"]))
+        return Answer(_document(response.data), int(response.headers["X-Etcd-Index"]))
     except etcd.EtcdWatchTimedOut:
         raise
-    except etcd.EtcdKeyNotFound as error:
-        payload = error.payload or {}
-        if "errorCode" not in payload:
-            raise _Trouble(_NO_V2) from None
-        raise NotFound(int(payload.get("index", 0))) from None
     except etcd.EtcdConnectionFailed as error:
         raise _connection_trouble(error.cause) from None
     except etcd.EtcdException as error:
-        payload = error.payload or {}
-        for kind, outcome in _OUTCOMES:
-            if isinstance(error, kind):
-                raise outcome(int(payload.get("index", 0))) from None
-        # Without a status it was not JSON, as the 404 page of an etcd 3 without --enable-v2.
-        status = payload.get("status")
-        raise _Trouble(f"HTTP status {status}" if status else _NO_V2) from None
-    except (ValueError, KeyError, TypeError):
+        raise _outcome(error, error.payload or {}) from None
+    except (ValueError, KeyError, TypeError, RecursionError):  # of whatever speaks there
         raise _Trouble(_NO_V2) from None
+
+
+def _document(data: bytes) -> dict[str, Any]:
+    """An answer that says what its readers count on: a node, perhaps with others in it, of which
+    each has the number of its last write, and the types of values are right.
+
+    :raises ValueError: or KeyError, TypeError, RecursionError: it does not.
+    """
+    document: dict[str, Any] = json.loads(data)
+    root = document["node"]
+    if not isinstance(root, dict):
+        raise TypeError
+    for node in (root, *root.get("nodes", ())):
+        if not isinstance(node, dict) or type(node["modifiedIndex"]) is not int:
+            raise TypeError
+        if type(node.get("ttl", 0)) is not int or not isinstance(node.get("value", ""), str):
+            raise TypeError
+    if not isinstance(document["action"], str):
+        raise TypeError
+    return document
+
+
+def _outcome(error: etcd.EtcdException, payload: Mapping[str, Any]) -> Exception:
+    """What etcd's refusal means."""
+    index = payload.get("index")
+    if type(index) is not int:
+        index = 0
+    if isinstance(error, etcd.EtcdKeyNotFound):
+        return NotFound(index) if "errorCode" in payload else _Trouble(_NO_V2)
+    for kind, outcome in _OUTCOMES:
+        if isinstance(error, kind):
+            return outcome(index)
+    if payload.get("errorCode") == _REFRESH_VALUE:
+        return ValueRefused(index)
+    # Without a status it was not JSON, as the 404 page of an etcd 3 without --enable-v2.
+    status = payload.get("status")
+    return _Trouble(f"HTTP status {status}" if status else _NO_V2)
 
 
 def _connection_trouble(cause: object) -> Exception:

@@ -26,7 +26,14 @@ from flannel.lease import (
 )
 from flannel.once import Once
 from flannel.stores import Changes, ConfigDocument, Snapshot
-from flannel.stores.etcd_members import Answer, Conflict, HistoryLost, Members, NotFound
+from flannel.stores.etcd_members import (
+    Answer,
+    Conflict,
+    HistoryLost,
+    Members,
+    NotFound,
+    ValueRefused,
+)
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -55,6 +62,9 @@ class EtcdV2Store:
         self._listed: dict[str, Lease] = {}
         self._seen = 0
         """The index as of which the feed has told everything."""
+        self._refreshes = False
+        """Whether etcd is known to have ``refresh``: it came with 2.3. To an older one it is a word
+        like any other, and the rest a write of an empty value."""
         self._unreadable = Once(log)
 
     def close(self) -> None:
@@ -72,8 +82,8 @@ class EtcdV2Store:
             try:
                 answer = await self._ask(doing, "GET", self._config, quorum="true")
                 node, index = answer.document["node"], answer.etcd_index
-                version = int(node["modifiedIndex"])
-                document = ConfigDocument(str(node.get("value", "")), version)
+                version = node["modifiedIndex"]
+                document = ConfigDocument(node.get("value", ""), version)
             except NotFound as absent:
                 index = absent.index
             if first or version != last:
@@ -115,7 +125,7 @@ class EtcdV2Store:
                         break
                     continue
                 events, go_on = self._events(answer.document)
-                index = self._seen = int(answer.document["node"]["modifiedIndex"])
+                index = self._seen = answer.document["node"]["modifiedIndex"]
                 if events:
                     yield Changes(tuple(events))
                 if not go_on:
@@ -141,13 +151,13 @@ class EtcdV2Store:
         try:
             return _lease(node)
         except BadLease as why:
-            why.index = 0 if node.get("dir") else int(node["modifiedIndex"])
+            why.index = 0 if node.get("dir") else node["modifiedIndex"]
             raise
 
     async def create(self, subnet: IPv4Network, attrs: LeaseAttrs, ttl: int | None) -> Lease:
         """See `flannel.stores.Store`."""
         try:
-            return await self._put(subnet, value=attrs.to_json(), ttl=ttl, prevExist="false")
+            return await self._put(subnet, attrs, value=attrs.to_json(), ttl=ttl, prevExist="false")
         except Conflict:
             found = await self._read(subnet)
             # Ours: written by a request whose answer was lost.
@@ -161,6 +171,12 @@ class EtcdV2Store:
 
     async def renew(self, lease: Lease, ttl: int) -> Lease:
         """See `flannel.stores.Store`."""
+        if not self._refreshes:
+            value = lease.attrs.to_json()
+            try:
+                return await self._swap(lease, lease.attrs, value=value, ttl=ttl, refresh="true")
+            except ValueRefused:
+                self._refreshes = True
         return await self._swap(lease, lease.attrs, ttl=ttl, refresh="true")
 
     async def release(self, lease: Lease) -> None:
@@ -172,29 +188,35 @@ class EtcdV2Store:
         try:
             await self._swap(lease, lease.attrs, value=lease.attrs.to_json(), ttl=1)
         except LeaseChanged:
-            found = await self._read(lease.subnet)
-            if found is not None and found.attrs != lease.attrs:
+            if await self._read(lease.subnet) is not None:
                 raise
 
-    async def _swap(self, lease: Lease, attrs: LeaseAttrs, **params: str | int | None) -> Lease:
+    async def _swap(self, lease: Lease, attrs: LeaseAttrs, ttl: int | None, **params: str) -> Lease:
         """Write on condition that ``lease`` is as it was read, or is ours and only its index moved:
-        by a renewal, or by a request of ours whose answer was lost."""
-        index = lease.index
+        by a renewal, or by a request of ours whose answer was lost. One that somebody has made a
+        reservation meanwhile, or the other way round, is not what it was."""
+        index, kinds = lease.index, {lease.ttl is None, ttl is None}
         for _ in range(2):
             try:
-                return await self._put(lease.subnet, prevExist="true", prevIndex=index, **params)
+                return await self._put(
+                    lease.subnet, attrs, prevExist="true", prevIndex=index, ttl=ttl, **params
+                )
             except (Conflict, NotFound):
                 found = await self._read(lease.subnet)
                 if found is None or found.attrs not in (lease.attrs, attrs):
                     break
+                if (found.ttl is None) not in kinds:
+                    break
                 index = found.index
         raise LeaseChanged(f"cannot write lease {lease.subnet}: it is {_held_by(found)}")
 
-    async def _put(self, subnet: IPv4Network, **params: str | int | None) -> Lease:
+    async def _put(
+        self, subnet: IPv4Network, attrs: LeaseAttrs, **params: str | int | None
+    ) -> Lease:
         key = f"{self._subnets}/{subnet_key(subnet)}"
         given = {name: str(value) for name, value in params.items() if value is not None}
-        answer = await self._ask(f"write {key}", "PUT", key, **given)
-        return _lease(answer.document["node"])
+        node = (await self._ask(f"write {key}", "PUT", key, **given)).document["node"]
+        return Lease(subnet, attrs, _ttl(node), node["modifiedIndex"])
 
     async def _read(self, subnet: IPv4Network) -> Lease | None:
         """The lease for a subnet as the cluster has it; None if there is none that can be read."""
@@ -257,14 +279,15 @@ class EtcdV2Store:
         """
         name = _name(node)
         try:
-            return _lease(node)
+            lease = _lease(node)
         except BadLease as why:
             keeping = "; keeping what it was" if kept is not None else ""
-            value = str(node.get("value", ""))[:200]
-            self._unreadable.warn(
-                (name, value), f"skipping {self._subnets}/{name[:100]!r}: {why}{keeping}"
-            )
+            value = node.get("value", "")[:200]
+            message = f"skipping {self._subnets}/{name[:100]!r}: {why}{keeping}"
+            self._unreadable.warn(name, message, about=value)
             return None
+        self._unreadable.forget(name)
+        return lease
 
     async def _current_index(self) -> int:
         try:
@@ -300,9 +323,15 @@ def _lease(node: dict[str, Any]) -> Lease:
     if node.get("dir"):
         raise BadLease("it is a directory")
     subnet = parse_subnet_key(_name(node))
-    attrs = LeaseAttrs.from_json(str(node.get("value", "")))
-    ttl = node.get("ttl")
-    return Lease(subnet, attrs, int(ttl) if ttl is not None else None, int(node["modifiedIndex"]))
+    attrs = LeaseAttrs.from_json(node.get("value", ""))
+    return Lease(subnet, attrs, _ttl(node), node["modifiedIndex"])
+
+
+def _ttl(node: dict[str, Any]) -> int | None:
+    """Seconds; None of a key that stays. etcd leaves 0 out, which is what a lease has left from its
+    end until it is swept away."""
+    ttl: int | None = node.get("ttl", 0 if "expiration" in node else None)
+    return ttl
 
 
 def _held_by(found: Lease | None) -> str:
