@@ -11,6 +11,9 @@ from typing import Any
 
 MAX_BYTES = 64 * 1024
 """Far above any real config or lease (some hundred bytes); keeps one bad value cheap."""
+_MAX_DEPTH = 20
+"""Of values in values; real ones are three deep. What the decoder takes just before it runs out of
+stack would let the next one run out of it who compares, copies or writes the value."""
 
 
 class BadDocument(Exception):
@@ -39,7 +42,17 @@ def load(text: str, max_chars: int = MAX_BYTES) -> dict[str, Any]:
         raise BadDocument(f"it is not JSON: {error}") from None
     if not isinstance(document, dict):
         raise BadDocument(f"it is {shown(document)}, not an object")
+    # To count brackets is quick; most documents have fewer of them altogether.
+    if text.count("[") + text.count("{") > _MAX_DEPTH and _is_deeper(document, _MAX_DEPTH):
+        raise BadDocument("it is nested too deeply")
     return document
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deeper(each, levels - 1) for each in inner)
 
 
 def shown(value: Any) -> str:

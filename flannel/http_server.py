@@ -91,7 +91,8 @@ async def _serve(address: Address, pages: Pages) -> None:
         for task in clients:
             task.cancel()
         if isinstance(address, Path):
-            address.unlink(missing_ok=True)
+            with suppress(OSError):  # where it could not be made it is none to remove
+                address.unlink()
 
 
 def _listen(address: Address) -> socket.socket:

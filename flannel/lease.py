@@ -168,6 +168,8 @@ class LeaseTable:
     def __init__(self, leases: Iterable[Lease] = ()) -> None:
         self._leases = {lease.subnet: lease for lease in leases}
         self._missing: dict[IPv4Network, float] = {}
+        self._missing_of: dict[IPv4Address | str, set[IPv4Network]] = {}
+        """By host, those and perhaps some that are not missing any more."""
 
     @property
     def leases(self) -> dict[IPv4Network, Lease]:
@@ -187,15 +189,18 @@ class LeaseTable:
         before, self._leases = self._leases, {lease.subnet: lease for lease in leases}
         changed = {subnet for subnet, lease in self._leases.items() if before.get(subnet) != lease}
         gone = before.keys() - self._leases.keys()
-        deadlines, self._missing = self._missing, {}
+        deadlines, self._missing, self._missing_of = self._missing, {}, {}
         hosts = _hosts(leases) if gone else set()
         for subnet in gone:
             deadline = deadlines.get(subnet, keep_until)
-            if deadline is None or hosts & _hosts((before[subnet],)):
+            holder = _hosts((before[subnet],))
+            if deadline is None or hosts & holder:
                 changed.add(subnet)
-            else:
-                self._leases[subnet] = before[subnet]
-                self._missing[subnet] = deadline
+                continue
+            self._leases[subnet] = before[subnet]
+            self._missing[subnet] = deadline
+            for host in holder:
+                self._missing_of.setdefault(host, set()).add(subnet)
         return changed
 
     def update(self, events: Iterable[LeaseEvent]) -> set[IPv4Network]:
@@ -225,8 +230,10 @@ class LeaseTable:
 
     def _settle(self, lease: Lease) -> set[IPv4Network]:
         """Drop missing leases of the host that has made ``lease``."""
-        host = _hosts((lease,))
-        return self._drop({each for each in self._missing if host & _hosts((self._leases[each],))})
+        if not self._missing:
+            return set()
+        of_host = (self._missing_of.get(host, ()) for host in _hosts((lease,)))
+        return self._drop({each for some in of_host for each in some if each in self._missing})
 
     def _drop(self, subnets: set[IPv4Network]) -> set[IPv4Network]:
         for subnet in subnets:

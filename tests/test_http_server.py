@@ -202,3 +202,16 @@ def test_an_address_that_is_taken_is_said_once_and_had_when_it_is_free(
     assert [record.getMessage() for record in said] == [
         f"cannot listen on 127.0.0.1:{port}: Address already in use; trying again"
     ]
+
+
+def test_where_a_socket_cannot_be_it_ends_without_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+
+    async def main() -> None:
+        async with serving(tmp_path / "file" / "flanneld.sock", PAGES):
+            await asyncio.to_thread(wait_for, lambda: bool(caplog.records))
+
+    asyncio.run(main())
+    assert "flanneld.sock: File exists; trying again" in caplog.text

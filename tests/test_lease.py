@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import flannel.lease
 from flannel.errors import BadLease
 from flannel.lease import (
     Lease,
@@ -81,6 +82,9 @@ def test_values_in_other_spellings_are_read_as_go_reads_them(text: str, attrs: L
         ("\0", "not JSON"),
         ("[" * 50_000, "nested too deeply"),
         ('{"a":' * 12_000, "nested too deeply"),
+        # Decoded without trouble, it is too deep for what is done with a lease then.
+        ('{"PublicIP":"10.0.0.1","x":' + "[" * 900 + "]" * 900 + "}", "nested too deeply"),
+        ('{"PublicIP":"10.0.0.1","x":' + '[{"a":' * 10 + "7" + "}]" * 10 + "}", "too deeply"),
         ('{"PublicIP":"10.0.0.1","x":"' + "y" * 1_000_000 + '"}', "more than 65536"),
         ("{}", "PublicIP is null"),
         ('{"PublicIP":167772161}', "PublicIP is 167772161"),
@@ -189,6 +193,21 @@ class TestLeaseTable:
         assert table.update([LeaseAdded(lease(str(A))), LeaseAdded(lease(str(B)))]) == {A, B}
         assert table.update([LeaseRemoved(A), LeaseRemoved(C)]) == {A}
         assert table.leases.keys() == {B}
+
+    def test_each_of_many_that_come_back_to_an_emptied_store_is_settled_by_itself(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nobody looks through all that are still missing for each."""
+        subnets = [IPv4Network((0x0A000000 + 256 * n, 24)) for n in range(1_000)]
+        leases = [lease(str(each), str(each.network_address + 0x01000000)) for each in subnets]
+        table = LeaseTable(leases)
+        assert table.reset([], keep_until=1.0) == set()
+        looked_at = []
+        hosts = flannel.lease._hosts
+        monkeypatch.setattr("flannel.lease._hosts", lambda some: looked_at.append(1) or hosts(some))
+        assert table.update(map(LeaseAdded, leases[:-1])) == set()
+        assert len(looked_at) == len(leases) - 1
+        assert table.expire(1.0) == {subnets[-1]}
 
 
 class TestNodeId:
