@@ -44,7 +44,7 @@ claim() {
 put() {
 	claim "$3"
 	# Commands are named in full in units, and may be somewhere else than in /usr/bin here.
-	sed "s|/usr/bin/\(flanneld\|mk-docker-opts\)|$PREFIX/bin/\1|g" "$2" >"$DESTDIR$3"
+	sed "s#/usr/bin/\(flanneld\|mk-docker-opts\)#$PREFIX/bin/\1#g" "$2" >"$DESTDIR$3"
 	chmod "$1" "$DESTDIR$3"
 }
 
@@ -148,7 +148,8 @@ remove)
 		systemctl --quiet disable --now flanneld.service || true
 	fi
 	remove_all
-	echo "removed; /etc/default/flanneld, the lease in etcd, device and routes stay as they are"
+	echo "removed; /etc/default/flanneld, /var/lib/flannel, the lease in etcd, device, routes and"
+	echo "firewall rules stay as they are: flannel cleanup, before this, takes them from the host"
 	;;
 *) die "go on" "say install PYTHON, or remove" ;;
 esac

@@ -1,5 +1,6 @@
 """`make install`: what it puts where, on this machine with the result laid over it."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -131,6 +132,26 @@ def test_what_another_has_put_there_is_left_and_named(tmp_path: Path) -> None:
     done = make("uninstall", tmp_path)
     assert f"cannot remove: there is no {tmp_path}/usr/lib/flannel/installed" in done.stderr
     assert theirs.exists()
+
+
+def test_units_name_the_programs_where_another_prefix_has_them(tmp_path: Path) -> None:
+    """Seen in the midst of an installation by the Python that it is given; one that fails."""
+    destdir, seen = tmp_path / "destdir", tmp_path / "seen"
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\ncp -r {destdir} {seen}; exit 1\n")
+    python.chmod(0o755)
+    done = subprocess.run(
+        [CHECKOUT / "dist/install.sh", "install", python],
+        env={**os.environ, "DESTDIR": str(destdir), "PREFIX": "/opt/flannel"},
+    )
+    assert done.returncode != 0
+    assert list(destdir.iterdir()) == []  # half an installation is none
+    unit = (seen / "opt/flannel/lib/systemd/system/flanneld.service").read_text()
+    programs = re.findall(r"(?m)^Exec\w+=(/\S+(?:flanneld|mk-docker-opts))\b", unit)
+    assert programs == ["/opt/flannel/bin/flanneld", "/opt/flannel/bin/mk-docker-opts"]
+    for each in programs:
+        link = seen / each.lstrip("/")
+        assert str(link.readlink()) == f"/opt/flannel/lib/flannel/bin/{link.name}"
 
 
 def test_uninstall_takes_all_of_it_and_nothing_else(machine: Machine, tmp_path: Path) -> None:
