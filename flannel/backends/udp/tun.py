@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import platform
 import struct
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,10 +25,24 @@ NAME = "flannel0"
 
 _STORED = f"{NAME}/queue"
 
+
+def request(kind: str, number: int, machine: str = platform.machine()) -> int:
+    """A request of linux/if_tun.h, as asm/ioctl.h puts it together.
+
+    :param kind: "_IO" takes nothing, "_IOW" an int to the kernel, "_IOR" one from it.
+    """
+    if machine.startswith(("alpha", "mips", "ppc", "sparc")):
+        direction = {"_IO": 1 << 29, "_IOR": 2 << 29, "_IOW": 4 << 29}[kind]
+    else:
+        direction = {"_IO": 0, "_IOW": 1 << 30, "_IOR": 2 << 30}[kind]
+    size = 0 if kind == "_IO" else 4
+    return direction | size << 16 | ord("T") << 8 | number
+
+
 # linux/if_tun.h, linux/virtio_net.h
-_TUNSETIFF, _TUNSETPERSIST = 0x400454CA, 0x400454CB
-_TUNSETOFFLOAD, _TUNSETVNETHDRSZ = 0x400454D0, 0x400454D8
-_TUNGETIFF, _TUNGETDEVNETNS = 0x800454D2, 0x54E3
+_TUNSETIFF, _TUNSETPERSIST = request("_IOW", 202), request("_IOW", 203)
+_TUNSETOFFLOAD, _TUNSETVNETHDRSZ = request("_IOW", 208), request("_IOW", 216)
+_TUNGETIFF, _TUNGETDEVNETNS = request("_IOR", 210), request("_IO", 227)
 _IFF_TUN, _IFF_NO_PI, _IFF_MULTI_QUEUE, _IFF_VNET_HDR = 0x1, 0x1000, 0x100, 0x4000
 _IFF_TAP, _IFF_DETACH_QUEUE = 0x2, 0x400
 _IFREQ = struct.Struct("=16sH22x")
