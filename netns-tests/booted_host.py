@@ -75,7 +75,10 @@ else
     done
 fi
 systemctl --quiet --root="$PWD" enable "$@"
-exec chroot . env -i container=flannel PATH=/usr/sbin:/usr/bin:/sbin:/bin \
+# chroot would not do: runc puts a program for "docker exec" at the root of the mount namespace.
+pivot_root . mnt
+umount -l mnt
+exec env -i container=flannel PATH=/usr/sbin:/usr/bin:/sbin:/bin \
     /lib/systemd/systemd --system --log-target=console --unit=multi-user.target
 """
 
