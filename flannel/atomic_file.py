@@ -53,6 +53,7 @@ def _write(path: Path, content: bytes, mode: int, directory_mode: int) -> bool:
         try:
             _create(temporary, content, mode)
             temporary.replace(path)
+            _sync_directory(path.parent)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -85,6 +86,16 @@ def _is_written(path: Path, content: bytes, mode: int) -> bool:
             and found.st_size == len(content)
             and file.read(len(content)) == content
         )
+
+
+def _sync_directory(path: Path) -> None:
+    """Let the new name outlast a loss of power: a NodeID must not be another after it has been
+    published."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _create(path: Path, content: bytes, mode: int) -> None:

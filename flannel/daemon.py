@@ -111,6 +111,7 @@ class Daemon:
         while True:
             began = monotonic()
             backoff: Backoff | None = troubled
+            lost: SavedState | None = None
             try:
                 await asyncio.create_task(self._life())
             except* FlannelError as group:
@@ -119,7 +120,7 @@ class Daemon:
                 if isinstance(why, ConfigChanged | LeaseLost):
                     log.warning("%s; starting over", why)
                     if isinstance(why, LeaseLost) and self._state is not None:
-                        self._state = replace(self._state, lease=None)
+                        lost = replace(self._state, lease=None)
                     if isinstance(why, IdentityTaken):
                         self._node_id = identity.renew(self._options.state_dir)
                     backoff = away
@@ -139,6 +140,8 @@ class Daemon:
             # task of its own, and whether this one was cancelled can be told.
             if this.cancelling():
                 raise asyncio.CancelledError
+            if lost is not None:  # there may be no other subnet before this host boots again
+                await self._keep_state(lost)
             if monotonic() - began > troubled.longest:  # it had been a good life
                 troubled.reset()
                 away.reset()
@@ -264,7 +267,9 @@ class Daemon:
 
     async def _save(self, text: str, subnets: SubnetManager) -> None:
         peers = tuple(subnets.peers.values())
-        state = SavedState(self._options.etcd.prefix, text, subnets.own, peers)
+        await self._keep_state(SavedState(self._options.etcd.prefix, text, subnets.own, peers))
+
+    async def _keep_state(self, state: SavedState) -> None:
         self._state = state
         try:
             await asyncio.to_thread(saved_state.write, self._state_file, state)

@@ -86,22 +86,29 @@ def choose_free(config: NetworkConfig, taken: Iterable[IPv4Network], random: Ran
     :raises NoFreeSubnet: there is none.
     """
     size, low = config.subnet_size, int(config.subnet_min)
-    used: set[int] = set()
-    for subnet in taken:
-        if not _is_plausible(config, subnet):
-            continue
-        first = max(0, (int(subnet.network_address) - low) // size)
-        last = min(config.n_subnets - 1, (int(subnet.broadcast_address) - low) // size)
-        used.update(range(first, last + 1))
-    free = config.n_subnets - len(used)
-    if free <= 0:
+    ranges = sorted(
+        (
+            (int(subnet.network_address) - low) // size,
+            (int(subnet.broadcast_address) - low) // size + 1,
+        )
+        for subnet in taken
+        if _is_plausible(config, subnet)
+    )
+    used: list[tuple[int, int]] = []  # the number of the first, and that after the last
+    free, reached = config.n_subnets, 0
+    for first, end in ranges:
+        first, end = max(first, reached), min(end, config.n_subnets)
+        if first < end:
+            used.append((first, end))
+            free, reached = free - (end - first), end
+    if not free:
         raise NoFreeSubnet(
             f"cannot lease a subnet: all {config.n_subnets} between {config.subnet_min} and "
             f"{config.subnet_max} are leased"
         )
     number = random.randrange(free)
-    for each in sorted(used):  # step over the used ones at or below the chosen free one
-        if each > number:
+    for first, end in used:  # step over those at or below the chosen free one
+        if first > number:
             break
-        number += 1
+        number += end - first
     return IPv4Network((low + number * size, config.subnet_len))

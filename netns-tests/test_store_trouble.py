@@ -1,5 +1,6 @@
 """etcd down, cut off, frozen, emptied, read-only: packets flow, and afterwards all is right."""
 
+import json
 import os
 import re
 import signal
@@ -83,6 +84,14 @@ class TestStartWithoutEtcd:
         host.daemon.wait_log(r"192\.0\.2\.99 holds it now; starting over")
         wait_for(lambda: host.subnet != before, 10, "another subnet")
         assert world.leases()[key]["value"] == theirs
+
+    def test_a_subnet_that_was_lost_before_is_not_kept_for_that(self, world: World) -> None:
+        """Though this host has got no other one."""
+        (host,) = start(world, SMALL, 1)
+        others = [f"10.1.{n}.0-24" for n in (1, 2, 3)]
+        world.put_leases({key: peer_value(f"192.0.2.{90 + n}") for n, key in enumerate(others)})
+        host.daemon.wait_log("all 3 between .* are leased")
+        assert "Lease" not in json.loads((host.state_dir / "state.json").read_text())
 
     def test_a_config_that_changed_meanwhile_is_followed(self, world: World) -> None:
         (host,) = start(world, VXLAN, 1)
@@ -360,7 +369,7 @@ class TestEtcdTrouble:
                 f"-etcd-keyfile={tmp_path / 'client'}",
             )
             daemon = host.start_flanneld(*flags, f"-etcd-cafile={tmp_path / 'other-ca'}")
-            daemon.wait_log(rf"at {url}: TLS: .*certificate.*; trying again")
+            daemon.wait_log(rf"{url}: TLS: .*certificate.*; trying again")
             daemon.stop()
             assert world.leases() == {}
             host.start_flanneld(*flags, f"-etcd-cafile={tmp_path / 'ca'}").wait_ready()

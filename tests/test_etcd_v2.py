@@ -3,6 +3,7 @@
 import asyncio
 import http.server
 import signal
+import socketserver
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
+from typing import cast
 
 import pytest
 from etcd_leases import (
@@ -28,7 +30,7 @@ from etcd_server import PREFIX, EtcdServer, free_port
 
 from flannel.errors import BadLease, FlannelError, StoreUnavailable
 from flannel.lease import Lease, LeaseAdded, LeaseRemoved
-from flannel.stores import Changes, Snapshot
+from flannel.stores import Changes, Snapshot, etcd_v2
 from flannel.stores.etcd_v2 import EtcdV2Store
 
 
@@ -327,6 +329,37 @@ class TestFaults:
         finally:
             server.shutdown()
             server.server_close()
+
+    @pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 999999\r\n\r\n"])
+    def test_a_member_whose_answer_has_no_end_is_left_for_another(
+        self, etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch, head: bytes
+    ) -> None:
+        monkeypatch.setattr(etcd_v2, "_LONGEST_ANSWER", 0.5)
+
+        class Dribbling(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                with suppress(OSError):
+                    self.request.sendall(head)
+                    while True:
+                        self.request.sendall(b"H")
+                        time.sleep(0.1)
+
+        class Server(socketserver.ThreadingTCPServer):
+            daemon_threads = True
+
+        async def main(store: EtcdV2Store, url: str) -> None:
+            # Whoever asks at the same time finds out by itself, and none goes on to a third.
+            both = await asyncio.gather(store.snapshot(), store.find(A), return_exceptions=True)
+            for each in both:
+                with pytest.raises(StoreUnavailable, match=rf"{url}: its answer has no end"):
+                    raise cast(Exception, each)
+            assert await store.snapshot() == Snapshot(())
+
+        with Server(("127.0.0.1", 0), Dribbling) as server:
+            threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+            url = f"http://127.0.0.1:{server.server_address[1]}"
+            run(main(store_at(url, etcd.url), url))
+            server.shutdown()
 
     def test_it_waits_through_a_restart_of_etcd(self, tmp_path: Path) -> None:
         server = EtcdServer(tmp_path)

@@ -44,6 +44,9 @@ values = st.sampled_from(
 class ModelEtcd:
     """What `Members` is asked for, answered from a dictionary and a short history."""
 
+    first = 0
+    """The number of the member that is asked: there is one."""
+
     def __init__(self) -> None:
         self.nodes: dict[str, dict[str, Any]] = {}
         self.index = 0

@@ -1,5 +1,6 @@
 """Which subnet a new host gets."""
 
+import tracemalloc
 from collections import Counter
 from ipaddress import IPv4Network
 from random import Random
@@ -51,6 +52,16 @@ class TestChoosing:
         assert choose_free(SMALL, [net(poison)], Random()) in {
             net(f"10.5.{n}.0/24") for n in (1, 2, 3)
         }
+
+    def test_keys_for_much_of_a_large_network_cost_no_more_than_others(self) -> None:
+        config = NetworkConfig.from_json('{"Network":"10.0.0.0/8","SubnetLen":30}')
+        taken = [net(f"10.{n}.0.0/10") for n in (0, 64, 128)]
+        tracemalloc.start()
+        try:
+            assert choose_free(config, taken, Random()).subnet_of(net("10.192.0.0/10"))
+            assert tracemalloc.get_traced_memory()[1] < 100_000
+        finally:
+            tracemalloc.stop()
 
     @given(st.data())
     def test_a_chosen_subnet_fits_and_overlaps_nothing(self, data: st.DataObject) -> None:

@@ -126,6 +126,20 @@ def test_a_fifo_in_the_way_is_replaced(path: Path) -> None:
     assert path.read_text() == TEXT
 
 
+def test_content_and_name_outlast_a_loss_of_power(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The content is on the disk before the name is, and the name before it is relied on."""
+    synced = []
+
+    def fsync(fd: int) -> None:
+        synced.append((stat.S_ISDIR(os.fstat(fd).st_mode), path.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    subnet_env.write(path, ENV)
+    assert synced == [(False, False), (True, True)]
+
+
 def test_a_file_that_cannot_be_filled_leaves_the_old_one_and_no_other(path: Path) -> None:
     path.write_text("old")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -170,12 +170,23 @@ class Members:
             self._answered(number)
             raise
         except (_Denied, _Trouble) as why:
-            self._failed()
-            self._current = (number + 1) % len(self._clients)
+            self.leave(number)
             failed = StoreDenied if isinstance(why, _Denied) else StoreUnavailable
             raise failed(f"cannot {doing}: {self._endpoints[number]}: {why}") from None
         self._answered(number)
         return answer
+
+    @property
+    def first(self) -> int:
+        """The number of the member that is asked first now."""
+        return self._current
+
+    def leave(self, number: int) -> str:
+        """Ask the one after it first, unless another is by now; return its endpoint."""
+        self._failed()
+        if self._current == number:
+            self._current = (number + 1) % len(self._clients)
+        return self._endpoints[number]
 
     def health(self) -> StoreHealth:
         """How the members answer."""

@@ -42,6 +42,10 @@ _POLL = 10.0
 """Seconds that one long poll lasts. After each that brought nothing a quorum read finds out
 whether the member hangs, or the history began anew, as after a restore."""
 
+_LONGEST_ANSWER = 30.0
+"""Seconds for all of an answer: 60,000 leases are 15 MB. A member is asked no more once it has been
+silent for 2; one that sends a byte now and then would be heard out for ever."""
+
 _HISTORY = 500
 """etcd v2 keeps the last 1,000 events of all keys. A watch that has fallen behind by half of that
 on account of foreign keys takes a snapshot while nothing is lost."""
@@ -300,7 +304,9 @@ class EtcdV2Store:
     async def _ask(self, doing: str, method: str, key: str, **params: str) -> Answer:
         """`Members.ask`; a changed cluster is noticed, said, and asked again."""
         try:
-            return await _in_thread(lambda: self._members.ask(doing, method, key, params))
+            return await self._heard_out(
+                doing, _LONGEST_ANSWER, lambda: self._members.ask(doing, method, key, params)
+            )
         except HistoryLost:
             log.warning("another etcd cluster answers at this endpoint now")
             raise StoreUnavailable(f"cannot {doing}: the cluster has changed") from None
@@ -308,7 +314,21 @@ class EtcdV2Store:
     async def _poll(self, doing: str, key: str, index: int, **params: str) -> Answer | None:
         """Wait for the first event after ``index``; None if there was none for a while."""
         params["waitIndex"] = str(index + 1)
-        return await _in_thread(lambda: self._members.poll(doing, key, params, _POLL))
+        return await self._heard_out(
+            doing,
+            _POLL + _LONGEST_ANSWER,
+            lambda: self._members.poll(doing, key, params, _POLL),
+        )
+
+    async def _heard_out(self, doing: str, seconds: float, work: Callable[[], T]) -> T:
+        """The result of blocking ``work``, unless it takes longer."""
+        first = self._members.first
+        try:
+            async with asyncio.timeout(seconds):
+                return await _in_thread(work)
+        except TimeoutError:
+            left = self._members.leave(first)
+            raise StoreUnavailable(f"cannot {doing}: {left}: its answer has no end") from None
 
 
 def _name(node: dict[str, Any]) -> str:
