@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from etcd_node import ETCD
+from etcd_node import ETCD, PREFIX
 from hosts import FLANNELD, Host
 from namespaces import Completed, Namespace, wait_for
-from overlays import UDP, VXLAN, start
+from overlays import UDP, VXLAN, peer_value, start
 from world import World
 
 
@@ -38,6 +38,7 @@ def findings(host: Host) -> dict[str, str]:
     return {each["finding"]: each["what"] for each in found}
 
 
+ALLOC = {"Network": "10.1.0.0/16", "Backend": {"Type": "alloc"}}
 IP_FORWARD = "sysctl -qw net.ipv4.ip_forward={}"
 
 
@@ -86,6 +87,29 @@ class TestCheck:
         assert findings(one) == {}
         (peer,) = json.loads(flannel(one, "peers", "--json").stdout)["peers"]
         assert (peer["address"], peer["state"]) == (str(other.address), "reachable")
+
+    def test_nothing_is_found_on_alloc(self, world: World) -> None:
+        one, _ = start(world, ALLOC, 2)
+        assert findings(one) == {}
+        done = flannel(one, "peers")
+        assert (done.returncode, "reachable" in done.stdout) == (0, True)
+
+    @pytest.mark.parametrize(
+        ("key", "value", "why"),
+        [
+            ("10.1.77.0-24", '{"PublicIP":"192.0.2.1"}', "of backend udp, not vxlan"),
+            ("10.2.7.0-24", peer_value("192.0.2.1"), "no /24 of 10.1.0.0/16"),
+        ],
+    )
+    def test_a_host_of_another_config(self, pair: Pair, key: str, value: str, why: str) -> None:
+        world, one, _ = pair
+        world.put_leases({key: value})
+        try:
+            found = findings(one)
+        finally:
+            world.etcdctl("rm", f"{PREFIX}/subnets/{key}")
+        assert found.keys() == {"peer-not-ready"}
+        assert found["peer-not-ready"].endswith(f"is not of this network: its lease is {why}")
 
     def test_ip_forward_0(self, pair: Pair) -> None:
         _, one, _ = pair

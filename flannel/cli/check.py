@@ -253,9 +253,13 @@ async def _peers(context: Context, facts: Facts, host: Host) -> list[Finding]:
 
 async def _peer(facts: Facts, host: Host, peer: Peer) -> list[Finding]:
     who = f"{peer.public_ip} ({peer.subnet})"
+    misfit = _misfit(facts, peer)
+    if misfit and (peer.rtt is not None or peer.underlay_rtt is not None):
+        return [Finding("peer-not-ready", f"{who} is not of this network: {misfit}")]
     way = await host.netlink.find_way(first_container(IPv4Network(peer.subnet)))
     expected = {facts.device, (facts.interface or {}).get("name", "")} - {""}
-    if expected and (way is None or host.name(way.link) not in expected):
+    is_ours_to_route = not misfit and peer.backend != "alloc"
+    if is_ours_to_route and expected and (way is None or host.name(way.link) not in expected):
         there = f"over {host.name(way.link)}" if way is not None else "nowhere"
         return [Finding("route-missing", f"packets for {who} go {there}")]
     if peer.rtt is None:
@@ -277,6 +281,18 @@ async def _peer(facts: Facts, host: Host, peer: Peer) -> list[Finding]:
         what = f"{who} answers pings through the overlay, and flanneld there does not answer"
         findings.append(Finding("peer-silent", what))
     return findings
+
+
+def _misfit(facts: Facts, peer: Peer) -> str:
+    """Why flanneld here can make nothing of the peer's lease; "" if it can."""
+    config, subnet = facts.config, IPv4Network(peer.subnet)
+    if config is not None and not (
+        subnet.prefixlen == config.subnet_len and subnet.subnet_of(config.network)
+    ):
+        return f"its lease is no /{config.subnet_len} of {config.network}"
+    if facts.backend in ("vxlan", "host-gw") and peer.backend != facts.backend:
+        return f"its lease is of backend {peer.backend}, not {facts.backend}"
+    return ""
 
 
 async def _silent(facts: Facts, peer: Peer, who: str) -> Finding:

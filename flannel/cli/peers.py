@@ -2,13 +2,15 @@
 
 from dataclasses import asdict, dataclass
 from ipaddress import IPv4Address, IPv4Network
-from typing import Any
+from typing import Any, NamedTuple
 
 from flannel.cli.context import Context, DaemonDown, table
 from flannel.cli.host_view import saved_subnet
 from flannel.cli.leases import list_leases
 from flannel.cli.probe import Answer, Pinger, ask_peers
+from flannel.errors import BadNetworkConfig, StoreError
 from flannel.lease import Lease, LeaseAttrs
+from flannel.network_config import NetworkConfig
 from flannel.peer_probe import overlay_address
 
 _LEAST_MTU = 68
@@ -80,32 +82,55 @@ async def probe_peers(context: Context) -> tuple[list[Peer], str]:
     :raises StoreError: nobody can tell who they are.
     """
     documents, note = await list_leases(context)
-    own, public_ip, mtu = await _own(context)
+    own = await _own(context)
     leases = [
         Lease(
             IPv4Network(each["subnet"]),
-            LeaseAttrs(IPv4Address(each["public_ip"]), each["backend"], node_id=each["node_id"]),
+            LeaseAttrs(
+                IPv4Address(each["public_ip"]),
+                # The leases of alloc and of udp look alike: both name no backend.
+                "alloc" if own.backend == "alloc" else each["backend"],
+                node_id=each["node_id"],
+            ),
             each["ttl"],
         )
         for each in documents
-        if each["subnet"] != own and each["public_ip"] != public_ip
+        if each["subnet"] != own.subnet and each["public_ip"] != own.public_ip
     ]
-    return await _probe(leases, mtu, context.options.probe_port), note
+    return await _probe(leases, own.mtu, context.options.probe_port), note
 
 
-async def _own(context: Context) -> tuple[str, str, int | None]:
-    """Our subnet and public address, and the MTU of the overlay; empty if not known."""
+class _Own(NamedTuple):
+    """This host's part in the overlay; what is not known is empty."""
+
+    subnet: str
+    public_ip: str
+    mtu: int | None
+    backend: str
+
+
+async def _own(context: Context) -> _Own:
     try:
         status = await context.ask_daemon("/status")
     except DaemonDown:
         env = saved_subnet(context.options.subnet_file)
-        return (str(env.subnet.network), "", env.mtu) if env is not None else ("", "", None)
+        subnet, mtu = (str(env.subnet.network), env.mtu) if env is not None else ("", None)
+        return _Own(subnet, "", mtu, await _agreed_backend(context))
     lease = status["lease"] or {}
-    return lease.get("subnet", ""), lease.get("public_ip", ""), status.get("mtu")
+    subnet, public_ip = lease.get("subnet", ""), lease.get("public_ip", "")
+    return _Own(subnet, public_ip, status.get("mtu"), status["backend"] or "")
+
+
+async def _agreed_backend(context: Context) -> str:
+    """By the network config; "" if it cannot be read."""
+    try:
+        document = await context.config_document()
+        return NetworkConfig.from_json(document.text).backend_type if document is not None else ""
+    except (StoreError, BadNetworkConfig):
+        return ""
 
 
 async def _probe(leases: list[Lease], mtu: int | None, port: int) -> list[Peer]:
-    leases = [lease for lease in leases if lease.attrs.backend_type != "alloc"]
     # Without a tunnel, the way to the host is the way to its containers.
     addresses = [overlay_address(lease) or lease.attrs.public_ip for lease in leases]
     answering = {overlay_address(lease) for lease in leases}
