@@ -20,6 +20,7 @@ starts another life. What is in the kernel stays there, also when the process en
 import asyncio
 import logging
 import os
+import threading
 from dataclasses import replace
 from ipaddress import IPv4Network
 from time import monotonic
@@ -93,6 +94,7 @@ class Daemon:
         self._state_file = options.state_dir / saved_state.FILE_NAME
         self._state = saved_state.read(self._state_file, options.etcd.prefix)
         """What was served last, by this run or the one before."""
+        self._writing = threading.Lock()
         self._leases = LeaseTable(self._state.peers if self._state is not None else ())
         self._subnets: SubnetManager | None = None
 
@@ -272,10 +274,16 @@ class Daemon:
     async def _keep_state(self, state: SavedState) -> None:
         self._state = state
         try:
-            await asyncio.to_thread(saved_state.write, self._state_file, state)
+            await asyncio.to_thread(self._write_state)
             self._said.forget("state")
         except CannotWrite as why:
             self._said.warn("state", f"{why}; without it, no start while etcd is away")
+
+    def _write_state(self) -> None:
+        # A life that is over may be writing still: what it has to say must not come last.
+        with self._writing:
+            if self._state is not None:
+                saved_state.write(self._state_file, self._state)
 
     async def _release(self, subnets: SubnetManager) -> None:
         """Give the lease up at the end; a store that does not answer lets it expire later."""

@@ -1,16 +1,20 @@
 """One life follows another, until somebody ends the daemon."""
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from etcd_server import PREFIX
 from fake_store import FakeStore
 
+from flannel import saved_state
 from flannel.backends import Kernel
 from flannel.daemon import Daemon
 from flannel.errors import ConfigChanged
 from flannel.options import parse
+from flannel.saved_state import SavedState
 from flannel.status import Status
 
 
@@ -66,3 +70,35 @@ def test_it_is_stopped_at_once_as_a_life_ends_and_between_two(
         return daemon.n_lives
 
     assert asyncio.run(scenario()) == n_lives
+
+
+def test_what_was_true_last_is_what_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long an earlier life that is over takes to write what was true before."""
+    begun, end = threading.Event(), threading.Event()
+    write = saved_state.write
+
+    def slow(path: Path, state: SavedState) -> None:
+        monkeypatch.setattr(saved_state, "write", write)
+        begun.set()
+        end.wait(5)
+        write(path, state)
+
+    async def scenario() -> None:
+        options = parse([f"-state-dir={tmp_path}", f"-subnet-file={tmp_path}/subnet.env"], {})
+        kernel = Kernel(cast(Any, None), cast(Any, None))
+        daemon = Daemon(options, FakeStore(), kernel, Status(options, cast(Any, None)))
+        monkeypatch.setattr(saved_state, "write", slow)
+        before = asyncio.create_task(daemon._keep_state(SavedState(PREFIX, "before", None, ())))
+        await asyncio.to_thread(begun.wait)
+        before.cancel()
+        after = asyncio.create_task(daemon._keep_state(SavedState(PREFIX, "after", None, ())))
+        await asyncio.sleep(0.1)  # its thread writes, or waits for the other
+        end.set()
+        await after
+
+    asyncio.run(scenario())  # and waits for all threads
+    saved = saved_state.read(tmp_path / saved_state.FILE_NAME, PREFIX)
+    assert saved is not None
+    assert saved.config == "after"
