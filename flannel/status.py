@@ -91,6 +91,13 @@ class _Life:
     done: set[str]
 
 
+_NETWORK = (
+    *("network", "backend", "interface", "device", "mtu"),
+    *("peers", "counters", "traffic", "firewall"),
+)
+"""Members of the document, which are null while no network is served."""
+
+
 class Status:
     """See the head of this file.
 
@@ -244,7 +251,7 @@ class Status:
     def _network(self) -> dict[str, Any]:
         life = self._life
         if life is None:
-            return {"network": None, "backend": None, "interface": None, "device": None}
+            return dict.fromkeys(_NETWORK)
         interface, network = life.interface, life.network
         return {
             "network": str(life.config.network),

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from etcd_node import ETCD, PREFIX
@@ -255,6 +256,20 @@ class TestCommands:
                      "http://192.0.2.1:2379, answered", "10.1.0.0/16, backend vxlan"):  # fmt: skip
             assert text in done.stdout
         assert json.loads(flannel(one, "status", "--json").stdout)["daemon"]["peers"] == 1
+
+    @pytest.mark.parametrize(
+        "command", ["status", "leases", "peers", "check", "explain", "config get", "config check"]
+    )
+    def test_json_has_the_members_that_are_documented(self, pair: Pair, command: str) -> None:
+        _, one, other = pair
+        words = [*command.split(), *([str(other.subnet[2])] if command == "explain" else [])]
+        document = json.loads(flannel(one, *words, "--json").stdout)
+        text = (Path(__file__).parent.parent / "docs/operate.md").read_text()
+        (row,) = re.findall(rf"(?m)^\| `{command}` \| (.*) \|$", text)
+        inner = document.get("findings", []) + document.get("steps", [])
+        assert {*document, *(name for each in inner for name in each)} <= {
+            *re.findall(r"`(\w+)`", row)
+        }
 
     def test_status_while_daemon_and_etcd_are_down(self, world: World) -> None:
         (host,) = start(world, VXLAN, 1)

@@ -103,6 +103,12 @@ def test_a_lost_lease_makes_it_unready_until_all_is_done_again(made: Made) -> No
         assert made.status.unready() == "subnet.env: not there yet"
 
 
+def test_its_document_has_the_same_members_whether_a_network_is_served_or_not(made: Made) -> None:
+    before = made.status.document().keys()
+    with made.serve():
+        assert made.status.document().keys() == before
+
+
 @pytest.mark.parametrize("subject", ["interface", "store", "config", "life"])
 def test_what_is_waited_for_is_the_reason(made: Made, subject: str) -> None:
     made.status.said.warn(subject, "cannot do it: because")

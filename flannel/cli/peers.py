@@ -118,7 +118,7 @@ async def _own(context: Context) -> _Own:
         return _Own(subnet, "", mtu, await _agreed_backend(context))
     lease = status["lease"] or {}
     subnet, public_ip = lease.get("subnet", ""), lease.get("public_ip", "")
-    return _Own(subnet, public_ip, status.get("mtu"), status["backend"] or "")
+    return _Own(subnet, public_ip, status["mtu"], status["backend"] or "")
 
 
 async def _agreed_backend(context: Context) -> str:

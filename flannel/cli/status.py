@@ -95,7 +95,7 @@ def _text(found: dict[str, Any]) -> str:
             ("peers", daemon["peers"]),
         ]
     lines.append(("etcd", _etcd(etcd)))
-    if daemon.get("firewall") is not None:
+    if daemon["firewall"] is not None:
         firewall = daemon["firewall"]
         guard = "only peers may send" if firewall["guarded"] else _unguarded(daemon["backend"])
         again = f", put right {firewall['repairs']} times" if firewall["repairs"] else ""
@@ -105,7 +105,7 @@ def _text(found: dict[str, Any]) -> str:
         lines.append(("repairs", f"{repairs['count']}, the last {ago} ago: {repairs['last']}"))
     else:
         lines.append(("repairs", "none"))
-    if daemon.get("counters") is not None:
+    if daemon["counters"] is not None:
         counted = {**daemon["counters"], **daemon["firewall"]["dropped"]}
         drops = [f"{name} {count}" for name, count in counted.items() if count]
         lines.append(("drops", ", ".join(drops) or "none counted"))
