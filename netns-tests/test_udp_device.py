@@ -93,6 +93,7 @@ class TestMending:
         one, near, far = pair.one, pair.near, pair.far
         pair.world.configure({**CONFIG, "Backend": {"Type": "udp", "Threads": 2}})
         wait_kept(one, 2)
+        assert ping(near, far.address, 5) is not None  # by now it has its address and route
         before = device(one)
         one.ip("link del flannel0")
         wait_for(lambda: device(one) == before, 15, "the device")

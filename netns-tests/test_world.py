@@ -67,6 +67,8 @@ def test_a_process_that_is_ended_leaves_nothing_for_long(number: str) -> None:
     assert process.stdout is not None
     tag, program = process.stdout.readline().split()
     assert len(left(tag)) == 2
+    # Before, it is nsenter, which may not be in the namespace yet, and would not be found there.
+    wait_for(lambda: Path("/proc", program, "comm").read_text() == "sleep\n", 5, "the program")
     for _ in range(2):  # some press Ctrl-C again
         process.send_signal(getattr(signal, f"SIG{number}"))
     process.wait(20)
