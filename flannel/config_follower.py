@@ -44,8 +44,10 @@ class ConfigFollower:
         """What ``read`` makes of the first document that it can use.
 
         :param read: raises `BadNetworkConfig` for a document that cannot be used.
-        :param patience: seconds to wait for an answer, whatever it is; None: for ever.
-        :return: None if there was no answer in that time.
+        :param patience: seconds to wait for a document, or the answer that there is none; None:
+            for ever.
+        :return: None if there was no such answer in that time, or no document of use: see
+            `seen_since`.
         """
         backoff = Backoff(0.1, _LONGEST_PAUSE)
         deadline = asyncio.timeout(patience)
@@ -54,13 +56,14 @@ class ConfigFollower:
                 while True:
                     try:
                         async for document in self._store.follow_config():
-                            deadline.reschedule(None)
                             self._answered()
                             backoff.reset()
                             text = document.text if document is not None else None
                             found = self._read(text, read)
                             if found is not None:
                                 return found
+                            if text is None:
+                                deadline.reschedule(None)
                     except AWAY as why:
                         self.seen_since = None
                         # One that is away says so in many ways: refused, reset, no answer.

@@ -15,7 +15,8 @@ from flannel.saved_state import SavedState
 
 _INTERFACE_POLL = 1.0
 _PATIENCE = 0.5
-"""Seconds for the store to answer, before what was served last is served until it does."""
+"""Seconds for the store to answer with a config that can be used, before what was served last is
+served until it does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Plan:
     """What one life is about.
 
     :ivar text: of the network config.
-    :ivar resume: the lease to serve while the store does not answer; None: it does.
+    :ivar resume: the lease to serve as it was, without the store; None: with it.
     """
 
     text: str
@@ -50,7 +51,8 @@ class Preparation:
     async def wait(self, saved: SavedState | None) -> Plan:
         """What the next life is about, once all of it is there.
 
-        :param saved: what was served last; served again while the store does not answer.
+        :param saved: what was served last; served again while the store does not answer, or has a
+            config that cannot be used.
         """
         interface = await self._wait_for_interface()
         self._said.info("found", f"external interface: {interface}, MTU {interface.mtu}")
@@ -71,7 +73,7 @@ class Preparation:
         return plan
 
     def _plan_from(self, saved: SavedState, read: Callable[[str], Plan]) -> Plan | None:
-        """To serve what was served before, while the store does not answer."""
+        """To serve what was served before, while there is nothing better."""
         try:
             plan = read(saved.config)
         except BadNetworkConfig as why:
@@ -79,11 +81,12 @@ class Preparation:
             return None
         if saved.lease is None or not plan.config.fits(saved.lease.subnet):
             return None
-        self._said.warn(
-            "saved",
-            f"the store does not answer: serving lease {saved.lease} and {len(saved.peers)} "
-            f"peers as they were, until it does",
-        )
+        if self._config.seen_since is None:
+            reason, until = "the store does not answer", "until it does"
+        else:
+            reason, until = "the network config cannot be used", "until there is another"
+        what = f"serving lease {saved.lease} and {len(saved.peers)} peers as they were"
+        self._said.warn("saved", f"{reason}: {what}, {until}")
         return replace(plan, resume=saved.lease)
 
     async def _wait_for_interface(self) -> ExternalInterface:

@@ -13,6 +13,7 @@ import trustme
 from overlays import (
     ALL,
     HOST_GW,
+    RANGE,
     UDP,
     VXLAN,
     key_of,
@@ -68,6 +69,31 @@ class TestStartWithoutEtcd:
         assert one.subnet == before
         assert ping(near, far.address) is not None
         assert one.daemon.log.count("the store does not answer") == 1
+
+    @ALL
+    def test_with_a_config_that_makes_no_sense_it_serves_on_until_there_is_another(
+        self, world: World, config: dict[str, Any]
+    ) -> None:
+        one, other = start(world, config, 2)
+        near, far = one.add_container(1), other.add_container(1)
+        assert ping(near, far.address, 5) is not None
+        before = one.subnet
+        state = one.state_dir / "state.json"
+        wait_for(lambda: key_of(other) in state.read_text(), 5, "the peer in the saved state")
+        world.configure("{")
+        one.daemon.wait_log("it is not JSON.*serving on with the one that was")
+        one.daemon.kill()
+        one.start_flanneld("-iface=eth0").wait_ready(5)
+        one.daemon.wait_log("the network config cannot be used: serving lease")
+        assert ping(near, far.address, 2) is not None
+        wait_for(lambda: world.leases()[key_of(one)]["ttl"] > 86000, 5, "our lease")
+        world.put_leases({"10.1.70.0-24": lease_of(config, 70)})
+        if config is not UDP:
+            wait_overlay(one, other.subnet, "10.1.70.0/24")
+        world.configure({**RANGE, **config, "SubnetMax": "10.1.238.0"})
+        one.daemon.wait_log(r"SubnetMax 10\.1\.239\.0 is 10\.1\.238\.0 now", 5)
+        assert one.subnet == before
+        assert one.daemon.log.count("it is not JSON") == 2  # of the run before, and of this one
 
     def test_a_subnet_that_another_took_meanwhile_is_given_up_for_another(
         self, world: World
