@@ -180,7 +180,7 @@ class TestOptions:
         (host,) = start(world, ALLOC, 1, "-release-on-exit")
         began = time.monotonic()
         assert host.daemon.stop() == 0
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 5  # one, but for a busy machine
         assert "released lease" in host.daemon.log
         wait_for(lambda: world.leases() == {}, 5, "the lease to end")
 
@@ -189,7 +189,7 @@ class TestOptions:
         world.stop_etcd(signal.SIGSTOP)
         began = time.monotonic()
         assert host.daemon.stop() == 0
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 5  # one, but for a busy machine
         assert "cannot release lease" in host.daemon.log
 
 

@@ -136,7 +136,7 @@ class TestStartWithoutEtcd:
         host.start_flanneld("-iface=eth0").wait_ready(5)
         began = time.monotonic()
         assert host.daemon.stop() == 0
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 5  # one, but for a busy machine
 
     def test_a_saved_state_that_is_no_use_is_said_and_etcd_waited_for(self, world: World) -> None:
         (host,) = start(world, VXLAN, 1)

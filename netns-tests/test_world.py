@@ -76,6 +76,6 @@ def test_a_process_that_is_ended_leaves_nothing_for_long(number: str) -> None:
     if number == "KILL":
         with World():  # the next one sweeps
             pass
-    wait_for(lambda: not left(tag), 5, "namespaces to go")
-    wait_for(lambda: not Path("/proc", program, "exe").exists(), 5, "the program to go")
+    wait_for(lambda: not left(tag), 20, "namespaces to go")
+    wait_for(lambda: not Path("/proc", program, "exe").exists(), 20, "the program to go")
     assert list(Path(tempfile.gettempdir()).glob(f"{tag}-*")) == []
