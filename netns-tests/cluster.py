@@ -111,6 +111,9 @@ class Cluster:
             if not host.daemon.is_running:
                 yield f"{host.label}: flanneld has ended with {host.daemon.process.returncode}"
                 return
+            if not host.daemon.is_ready:  # the kernel may look well all the same
+                yield f"{host.label}: flanneld is not ready"
+                return
             own = [each for each in leases if each.host == str(host.address)]
             if len(own) != 1:
                 yield f"{host.label}: {len(own)} leases in etcd"
