@@ -51,7 +51,7 @@ class TestStartWithoutEtcd:
         assert ping(near, far.address, 5) is not None
         before = one.subnet
         state = one.state_dir / "state.json"
-        wait_for(lambda: key_of(other) in state.read_text(), 5, "the peer in the saved state")
+        wait_for(lambda: key_of(other) in state.read_text(), 30, "the peer in the saved state")
         world.stop_etcd(signal.SIGKILL)
         one.daemon.kill()
         one.subnet_file.unlink()  # as after a reboot
@@ -79,7 +79,7 @@ class TestStartWithoutEtcd:
         assert ping(near, far.address, 5) is not None
         before = one.subnet
         state = one.state_dir / "state.json"
-        wait_for(lambda: key_of(other) in state.read_text(), 5, "the peer in the saved state")
+        wait_for(lambda: key_of(other) in state.read_text(), 30, "the peer in the saved state")
         world.configure("{")
         one.daemon.wait_log("it is not JSON.*serving on with the one that was")
         one.daemon.kill()
