@@ -63,7 +63,7 @@ class Cluster:
         for host in self.hosts:
             host.start_flanneld(*self.flags)
         for host in self.hosts:
-            host.daemon.wait_ready(20)
+            host.daemon.wait_ready()
         self._containers: dict[str, tuple[IPv4Network, Container]] = {}
         self.wait_healed(15)
 

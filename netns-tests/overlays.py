@@ -25,7 +25,7 @@ def start(world: World, config: dict[str, Any], n: int, *flags: str) -> list[Hos
     for host in hosts:
         host.start_flanneld("-iface=eth0", *flags)
     for host in hosts:
-        host.daemon.wait_ready(20)
+        host.daemon.wait_ready()
     return hosts
 
 

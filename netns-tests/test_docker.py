@@ -25,7 +25,7 @@ def start_flanneld(hosts: Sequence[Host], *flags: str) -> None:
     for host in hosts:
         host.start_flanneld("-iface=eth0", *flags)
     for host in hosts:
-        host.daemon.wait_ready(20)
+        host.daemon.wait_ready()
 
 
 def start_docker(hosts: Sequence[Host], *options: str) -> list[Docker]:

@@ -124,7 +124,7 @@ class TestWhoseItIs:
         assert value_of(world, key_of(first))["NodeID"] == node_id
         first.daemon.stop()
         world.etcdctl("rm", f"{PREFIX}/subnets/{key_of(first)}")
-        second.daemon.wait_ready(20)
+        second.daemon.wait_ready()
         assert second.daemon.log.count("is leased with it by another host") == 1
 
     def test_a_copied_subnet_env_gives_another_subnet(self, world: World) -> None:

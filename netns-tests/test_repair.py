@@ -63,7 +63,7 @@ class Pair:
         for host in (self.one, self.other):
             host.start_flanneld("-iface=eth0")
         for host in (self.one, self.other):
-            host.daemon.wait_ready(20)
+            host.daemon.wait_ready()
         self.near: Container = self.one.add_container(1)
         self.far: Container = self.other.add_container(1)
         wait_for(lambda: self.routed() or backend == "udp", 10, "the routes")

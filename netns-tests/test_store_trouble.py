@@ -55,7 +55,7 @@ class TestStartWithoutEtcd:
         world.stop_etcd(signal.SIGKILL)
         one.daemon.kill()
         one.subnet_file.unlink()  # as after a reboot
-        one.start_flanneld("-iface=eth0").wait_ready(5)
+        one.start_flanneld("-iface=eth0").wait_ready()
         assert ping(near, far.address, 2) is not None
         assert one.subnet == before
         one.daemon.wait_log(
@@ -83,7 +83,7 @@ class TestStartWithoutEtcd:
         world.configure("{")
         one.daemon.wait_log("it is not JSON.*serving on with the one that was")
         one.daemon.kill()
-        one.start_flanneld("-iface=eth0").wait_ready(5)
+        one.start_flanneld("-iface=eth0").wait_ready()
         one.daemon.wait_log("the network config cannot be used: serving lease")
         assert ping(near, far.address, 2) is not None
         wait_for(lambda: world.leases()[key_of(one)]["ttl"] > 86000, 5, "our lease")
@@ -104,7 +104,7 @@ class TestStartWithoutEtcd:
         theirs = peer_value("192.0.2.99")
         world.put_leases({key: theirs})
         world.stop_etcd()
-        host.start_flanneld("-iface=eth0").wait_ready(5)
+        host.start_flanneld("-iface=eth0").wait_ready()
         assert host.subnet == before
         world.start_etcd()
         host.daemon.wait_log(r"192\.0\.2\.99 holds it now; starting over")
@@ -124,7 +124,7 @@ class TestStartWithoutEtcd:
         host.daemon.stop()
         world.configure(HOST_GW)
         world.stop_etcd()
-        host.start_flanneld("-iface=eth0").wait_ready(5)
+        host.start_flanneld("-iface=eth0").wait_ready()
         assert "flannel.1" in host.run("ip", "link")
         world.start_etcd()
         wait_for(lambda: "flannel.1" not in host.run("ip", "link"), 15, "host-gw")
@@ -133,7 +133,7 @@ class TestStartWithoutEtcd:
         (host,) = start(world, VXLAN, 1)
         host.daemon.stop()
         world.stop_etcd(signal.SIGSTOP)
-        host.start_flanneld("-iface=eth0").wait_ready(5)
+        host.start_flanneld("-iface=eth0").wait_ready()
         began = time.monotonic()
         assert host.daemon.stop() == 0
         assert time.monotonic() - began < 5  # one, but for a busy machine
@@ -178,7 +178,7 @@ class TestEmptied:
             world.etcd.wipe()
             world.start_etcd()
             world.configure(SMALL)
-            newcomer.daemon.wait_ready(20)
+            newcomer.daemon.wait_ready()
             assert {key_of(one), key_of(other)} == held
             assert key_of(newcomer) not in held
             assert world.leases().keys() == held | {key_of(newcomer)}

@@ -18,7 +18,7 @@ def test_the_default_route_leads_the_network_to_another_interface(world: World) 
     for host in (one, other):
         host.start_flanneld()
     for host in (one, other):
-        host.daemon.wait_ready(20)
+        host.daemon.wait_ready()
     near, far = one.add_container(1), other.add_container(1)
     assert ping(near, far.address, 5) is not None
     subnet = one.subnet
