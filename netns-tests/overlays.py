@@ -40,9 +40,9 @@ class Pair:
     far: Container
 
 
-def start_pair(world: World, config: dict[str, Any]) -> Pair:
+def start_pair(world: World, config: dict[str, Any], *flags: str) -> Pair:
     """Two hosts that serve ``config``, with containers that reach each other."""
-    one, other = start(world, config, 2)
+    one, other = start(world, config, 2, *flags)
     near, far = one.add_container(1), other.add_container(1)
     assert ping(near, far.address, 5) is not None
     return Pair(world, one, other, near, far)

@@ -17,6 +17,7 @@ from overlays import (
     overlay,
     peer_value,
     start,
+    start_pair,
     wait_overlay,
 )
 from world import FLANNELD, PREFIX, Host, Pinger, World, ping, wait_for
@@ -217,9 +218,8 @@ class TestRestarting:
     def test_a_restart_loses_no_packet(
         self, world: World, config: dict[str, Any], number: int
     ) -> None:
-        one, other = start(world, config, 2)
-        near, far = one.add_container(1), other.add_container(1)
-        assert ping(near, far.address, 5) is not None
+        pair = start_pair(world, config)
+        one, near, far = pair.one, pair.near, pair.far
         before = one.subnet, one.run("ip", "route"), world.leases().keys()
         with Pinger(near, far.address) as pinger:
             status = one.daemon.stop(number)
@@ -317,9 +317,8 @@ class TestLivingWithOthers:
         assert host.daemon.is_running
 
     def test_a_lease_that_was_removed_is_taken_again_in_place(self, world: World) -> None:
-        one, other = start(world, VXLAN, 2)
-        near, far = one.add_container(1), other.add_container(1)
-        assert ping(near, far.address, 5) is not None
+        pair = start_pair(world, VXLAN)
+        one, near, far = pair.one, pair.near, pair.far
         ((key),) = [k for k, n in world.leases().items() if "192.0.2.11" in n["value"]]
         world.etcdctl("rm", f"{PREFIX}/subnets/{key}")
         wait_for(lambda: key in world.leases(), 10, "the lease to be back")

@@ -16,10 +16,12 @@ from overlays import (
     RANGE,
     UDP,
     VXLAN,
+    Pair,
     key_of,
     overlay,
     peer_value,
     start,
+    start_pair,
     value_of,
     wait_overlay,
     wait_value,
@@ -41,17 +43,22 @@ def lease_of(config: dict[str, Any], n: int) -> str:
     return f'{{"PublicIP":"192.0.2.{n}","BackendType":"{backend}"}}'
 
 
+def start_saved(world: World, config: dict[str, Any]) -> Pair:
+    """A pair whose first host has saved that it serves the other."""
+    pair = start_pair(world, config)
+    state = pair.one.state_dir / "state.json"
+    wait_for(lambda: key_of(pair.other) in state.read_text(), 30, "the peer in the saved state")
+    return pair
+
+
 class TestStartWithoutEtcd:
     @ALL
     def test_what_was_served_last_is_served_and_news_comes_with_etcd(
         self, world: World, config: dict[str, Any]
     ) -> None:
-        one, other = start(world, config, 2)
-        near, far = one.add_container(1), other.add_container(1)
-        assert ping(near, far.address, 5) is not None
+        pair = start_saved(world, config)
+        one, other, near, far = pair.one, pair.other, pair.near, pair.far
         before = one.subnet
-        state = one.state_dir / "state.json"
-        wait_for(lambda: key_of(other) in state.read_text(), 30, "the peer in the saved state")
         world.stop_etcd(signal.SIGKILL)
         one.daemon.kill()
         one.subnet_file.unlink()  # as after a reboot
@@ -74,12 +81,9 @@ class TestStartWithoutEtcd:
     def test_with_a_config_that_makes_no_sense_it_serves_on_until_there_is_another(
         self, world: World, config: dict[str, Any]
     ) -> None:
-        one, other = start(world, config, 2)
-        near, far = one.add_container(1), other.add_container(1)
-        assert ping(near, far.address, 5) is not None
+        pair = start_saved(world, config)
+        one, other, near, far = pair.one, pair.other, pair.near, pair.far
         before = one.subnet
-        state = one.state_dir / "state.json"
-        wait_for(lambda: key_of(other) in state.read_text(), 30, "the peer in the saved state")
         world.configure("{")
         one.daemon.wait_log("it is not JSON.*serving on with the one that was")
         one.daemon.kill()
@@ -199,9 +203,8 @@ def cut_off(host: Host, address: str = "192.0.2.1") -> None:
 
 class TestNoAnswer:
     def test_after_a_partition_news_comes_within_seconds(self, world: World) -> None:
-        one, other = start(world, VXLAN, 2)
-        near, far = one.add_container(1), other.add_container(1)
-        assert ping(near, far.address, 5) is not None
+        pair = start_pair(world, VXLAN)
+        one, near, far = pair.one, pair.near, pair.far
         with Pinger(near, far.address) as pinger:
             cut_off(one)
             world.put_leases({"10.1.70.0-24": peer_value("192.0.2.70")})
@@ -212,9 +215,8 @@ class TestNoAnswer:
         assert pinger.lost == 0
 
     def test_frozen_and_thawed_it_is_heard_again(self, world: World) -> None:
-        one, other = start(world, VXLAN, 2)
-        near, far = one.add_container(1), other.add_container(1)
-        assert ping(near, far.address, 5) is not None
+        pair = start_pair(world, VXLAN)
+        one, near, far = pair.one, pair.near, pair.far
         with Pinger(near, far.address) as pinger:
             world.stop_etcd(signal.SIGSTOP)
             time.sleep(3)
@@ -246,10 +248,8 @@ class TestTrouble:
     etcd's return, and our own is renewed."""
 
     def serve(self, world: World, *flags: str) -> tuple[Host, Pinger]:
-        one, other = start(world, VXLAN, 2, *flags)
-        near, far = one.add_container(1), other.add_container(1)
-        assert ping(near, far.address, 5) is not None
-        return one, Pinger(near, far.address)
+        pair = start_pair(world, VXLAN, *flags)
+        return pair.one, Pinger(pair.near, pair.far.address)
 
     def shorten(self, host: Host, etcd: Etcd) -> None:
         """Give the host's lease a lifetime that is due for renewal in 1.5 to 3 s."""
@@ -349,9 +349,8 @@ def test_where_it_may_only_be_read_peers_are_followed_and_the_lease_comes_back_l
 
 class TestEtcdTrouble:
     def test_while_etcd_is_away_packets_flow_and_afterwards_news_comes(self, world: World) -> None:
-        one, other = start(world, VXLAN, 2)
-        near, far = one.add_container(1), other.add_container(1)
-        assert ping(near, far.address, 5) is not None
+        pair = start_pair(world, VXLAN)
+        one, other, near, far = pair.one, pair.other, pair.near, pair.far
         with Pinger(near, far.address) as pinger:
             world.stop_etcd()
             one.daemon.wait_log("cannot follow the leases: .*; packets flow on")

@@ -59,6 +59,18 @@ def plain_peer(host: Host, mtu: int, *peers: Host) -> Iterator[None]:
             process.kill()
 
 
+@contextmanager
+def larger_peer(world: World) -> Iterator[tuple[Host, Container, Container]]:
+    """Our host, a container on it, and one on a plain peer of a larger MTU that reaches it."""
+    host = start_host(world)
+    other = add_lease_holder(world, host, mtu=1500)
+    near = host.containers[0]
+    with plain_peer(other, 1500, host):
+        far = other.add_container(1)
+        assert ping(far, near.address, 5) is not None
+        yield host, near, far
+
+
 class TestPlainPeer:
     def test_it_and_we_carry_everything_for_each_other(self, world: World) -> None:
         host = start_host(world)
@@ -82,12 +94,7 @@ class TestPlainPeer:
                 pass
 
     def test_one_with_a_larger_mtu_learns_ours(self, world: World) -> None:
-        host = start_host(world)
-        other = add_lease_holder(world, host, mtu=1500)
-        near = host.containers[0]
-        with plain_peer(other, 1500, host):
-            far = other.add_container(1)
-            assert ping(far, near.address, 5) is not None
+        with larger_peer(world) as (host, near, far):
             larger = far.try_run(*f"ping -n -c1 -W2 -Mdo -s1445 {near.address}".split())
             assert f"From {host.subnet[0]} icmp_seq=1" in larger.stdout
             assert "Frag needed and DF set (mtu = 1472)" in larger.stdout
@@ -95,12 +102,7 @@ class TestPlainPeer:
 
     def test_what_it_lets_routers_cut_is_cut(self, world: World) -> None:
         """Fragments of its own MTU, and whole packets without DF: senders hear nothing of those."""
-        host = start_host(world)
-        other = add_lease_holder(world, host, mtu=1500)
-        near = host.containers[0]
-        with plain_peer(other, 1500, host):
-            far = other.add_container(1)
-            assert ping(far, near.address, 5) is not None
+        with larger_peer(world) as (_, near, far):
             for size in (1445, 1472, 4000, 65_507):
                 far.run(*f"ping -n -c1 -W2 -Mdont -s{size} {near.address}".split())
 
