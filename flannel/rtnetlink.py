@@ -94,9 +94,12 @@ class RtNetlink:
         it, every route with a gateway over ``link``, our device.
         """
         low, high = int(network.network_address), int(network.broadcast_address)
+        # The routes first: who removes a nexthop takes its routes along. Between the two dumps that
+        # leaves a route whose nexthop is not known, which is no route, and both are written again;
+        # the other way round a route would be, that names a nexthop which is not there.
+        dump = self._dump(rt.RTM_GETROUTE, rt.ROUTES_REQUEST, "list routes")
         hops = self.list_nexthops()
         by_id = {hop.id: hop for hop, _ in hops}
-        dump = self._dump(rt.RTM_GETROUTE, rt.ROUTES_REQUEST, "list routes")
         own: list[Entry] = [
             route
             for each in dump

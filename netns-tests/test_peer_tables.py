@@ -199,6 +199,30 @@ def test_a_nexthop_that_somebody_removed_comes_back_with_its_route(host: Host) -
     assert state() == PEER_2
 
 
+@pytest.mark.parametrize("flush_first", [True, False])
+def test_nexthops_that_are_flushed_during_a_comparison_come_back_with_their_routes(
+    host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, flush_first: bool
+) -> None:
+    network, leases = host.vxlan(), [vxlan_peer(2), vxlan_peer(3)]
+    apply(network, *leases)
+    before = overlay_routes(), nexthops()
+    list_nexthops = host.tables.list_nexthops
+
+    def list_and_flush() -> list[tuple[Nexthop, int]]:
+        if flush_first:
+            ip("nexthop flush")
+        found = list_nexthops()
+        ip("nexthop flush")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(host.tables, "list_nexthops", list_and_flush)
+        apply(network, *leases)
+    apply(network, *leases)  # the hint of the flush calls for another
+    assert (overlay_routes(), nexthops()) == before
+    assert caplog.text == ""
+
+
 def test_what_departed_peers_left_is_swept_at_start(either_form: Host) -> None:
     apply(either_form.vxlan(), vxlan_peer(2), vxlan_peer(3), vxlan_peer(4))
     apply(either_form.vxlan(), vxlan_peer(2))

@@ -2,6 +2,7 @@
 
 import re
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,23 +75,38 @@ class Pair:
         routes = "\n".join(state(self.one, self.device)["routes"])
         return len(re.findall("via", routes)) == N_PEERS + 1
 
-    def wait_repaired(self, before: dict[str, list[str]], repairs: int) -> None:
-        """Wait until everything is as it was, and the log has said so.
+    def wait_repaired(self, before: dict[str, list[str]], repairs: int, said: str) -> None:
+        """Wait until everything is as it was, and the log has said so after so many repairs.
 
         Five seconds: sooner than the comparison that is made every ten, so a message has told.
-        """
-        wait_for(
-            lambda: (
-                state(self.one, self.device) == before and self.n_repairs() > repairs
-            ),
-            5,
-            lambda: _difference(before, state(self.one, self.device))
-            + self.one.daemon.last_words(),
-        )  # fmt: skip
 
-    def n_repairs(self) -> int:
-        """Repairs that the log tells of."""
-        return len(re.findall(rf"WARNING repaired {re.escape(self.device)}: ", self.one.daemon.log))
+        :param said: the words of one repair, those that it may be said with in several left out.
+        """
+        numbers = {kind: int(n) for n, kind in _COUNT.findall(said)}
+
+        def is_said() -> bool:
+            lines = self.repairs()[repairs:]
+            if not numbers:
+                return any(re.search(said, line) for line in lines)
+            # A comparison may come in the middle of the damage: then there are several, and what
+            # is put back between two rounds of a flush is flushed again.
+            counts = Counter[str]()
+            for n, kind in _COUNT.findall("\n".join(lines)):
+                counts[kind] += int(n)
+            return counts.keys() == numbers.keys() and counts >= Counter(numbers)
+
+        wait_for(
+            lambda: state(self.one, self.device) == before and is_said(),
+            5,
+            lambda: (
+                f"{_difference(before, state(self.one, self.device))}{self.repairs()[repairs:]} "
+                f"{self.one.daemon.last_words()}"
+            ),
+        )
+
+    def repairs(self) -> list[str]:
+        """What the log says of repairs, a line each."""
+        return re.findall(rf"WARNING repaired {re.escape(self.device)}: .*", self.one.daemon.log)
 
 
 @pytest.fixture(scope="module", params=list(BACKENDS))
@@ -103,14 +119,16 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
 # What `ip route flush` does; that of iproute2 6.1 itself fails on routes with nexthop objects.
 FLUSH = "for route in $(ip route show proto 102 | cut -d' ' -f1); do ip route del $route; done"
 
+_COUNT = re.compile(r"(\d+) (route|nexthop|ARP entr|FDB entr)")
+
 FAULTS = [
-    # backend, what somebody does, what the log says of it
+    # backend, what somebody does, what the log says of it: how many of what, or other words
     ("vxlan", "ip route del 10.1.101.0/24", "1 route was not as left"),
     ("vxlan", "ip route replace 10.1.102.0/24 via 192.0.2.1 dev eth0", "1 route was"),
     ("vxlan", "ip route add 10.1.200.0/24 via 10.1.200.1 dev flannel.1 onlink", "1 route was"),
     ("vxlan", FLUSH, "9 routes were"),
-    ("vxlan", "ip nexthop del id $((0x0a016800))", "1 route, 1 nexthop were|1 nexthop, 1 route"),
-    ("vxlan", "ip nexthop flush", "9 .*, 9 .* were"),
+    ("vxlan", "ip nexthop del id $((0x0a016800))", "1 route, 1 nexthop were"),
+    ("vxlan", "ip nexthop flush", "9 routes, 9 nexthops were"),
     ("vxlan", "ip neigh del 10.1.103.0 dev flannel.1", "1 ARP entry was"),
     ("vxlan", "ip neigh replace 10.1.104.0 lladdr 02:00:00:00:00:01 dev flannel.1", "1 ARP entry"),
     ("vxlan", "ip neigh flush nud permanent dev flannel.1", "9 ARP entries were"),
@@ -130,7 +148,7 @@ FAULTS = [
     ("host-gw", "ip route del 10.1.101.0/24", "1 route was"),
     ("host-gw", "ip route replace 10.1.102.0/24 via 192.0.2.1 dev eth0", "1 route was"),
     ("host-gw", FLUSH, "9 routes were"),
-    ("host-gw", "ip nexthop flush proto 102", "9 .*, 9 .* were"),
+    ("host-gw", "ip nexthop flush proto 102", "9 routes, 9 nexthops were"),
     ("udp", "ip link set flannel0 down", "it was down"),
     ("udp", "ip link set flannel0 mtu 1300", "its MTU was 1300"),
     ("udp", "ip addr flush dev flannel0", r"its address \S+ was gone"),
@@ -147,13 +165,11 @@ FAULTS = [
     scope="module",  # one world for each backend
 )
 def test_what_somebody_changes_is_put_back_and_said(pair: Pair, damage: str, said: str) -> None:
-    before, repairs = state(pair.one, pair.device), pair.n_repairs()
+    before, repairs = state(pair.one, pair.device), len(pair.repairs())
     with Pinger(pair.near, pair.far.address) as pinger:
         pair.one.run("sh", "-c", damage)
-        pair.wait_repaired(before, repairs)
+        pair.wait_repaired(before, repairs, said)
         assert ping(pair.near, pair.far.address, 5) is not None
-    lines = re.findall(r"WARNING repaired .*", pair.one.daemon.log)
-    assert re.search(said, "\n".join(lines[repairs:])), lines[repairs:]
     assert pinger.received > 0
     assert pair.one.daemon.is_running
 
@@ -169,7 +185,7 @@ class TestFights:
         with pair.one.popen("sh", "-c", script) as fighter:
             try:
                 said = pair.one.daemon.wait_log("somebody keeps changing flannel.1.*", 15)
-                n = pair.n_repairs()
+                n = len(pair.repairs())
                 world_lease = {"10.1.150.0-24": lease_value("vxlan", 150)}
                 pair.world.put_leases(world_lease)  # others are served meanwhile
                 wait_for(
@@ -177,7 +193,7 @@ class TestFights:
                     5,
                     "the route of a new lease",
                 )
-                assert n == pair.n_repairs() == 6
+                assert n == len(pair.repairs()) == 6
                 pair.one.ip("route del 10.1.103.0/24")  # and repaired what nobody fights over
                 wait_for(
                     lambda: "10.1.103.0/24" in str(state(pair.one, pair.device)["routes"]),
@@ -186,14 +202,15 @@ class TestFights:
                 )
             finally:
                 fighter.kill()
-        assert pair.n_repairs() == 7
+        assert len(pair.repairs()) == 7
         assert "Who it may be: " in said[0]
         pair.world.etcdctl("rm", f"{PREFIX}/subnets/10.1.150.0-24")
-        wait_for(lambda: state(pair.one, pair.device) == before, 10, "the last repair")
-        pair.one.daemon.wait_log("nobody changes flannel.1 any more", 20)
+        # The pause may have grown to half a minute.
+        wait_for(lambda: state(pair.one, pair.device) == before, 60, "the last repair")
+        pair.one.daemon.wait_log("nobody changes flannel.1 any more", 60)
 
     def test_a_message_that_was_lost_is_made_up_for(self, pair: Pair) -> None:
-        before, repairs = state(pair.one, pair.device), pair.n_repairs()
+        before, repairs = state(pair.one, pair.device), len(pair.repairs())
         pair.one.daemon.process.send_signal(signal.SIGSTOP)
         noise = [f"route add 198.51.{n >> 8}.{n & 255}/32 dev eth0" for n in range(12000)]
         noise += [line.replace("add", "del") for line in noise]
@@ -207,7 +224,7 @@ class TestFights:
         ]
         pair.one.daemon.process.send_signal(signal.SIGCONT)
         assert max(drops) > 0
-        pair.wait_repaired(before, repairs)
+        pair.wait_repaired(before, repairs, "1 route was")
 
 
 def test_a_thousand_changes_end_with_exactly_the_right_tables(world: World) -> None:
@@ -228,8 +245,8 @@ def test_a_thousand_changes_end_with_exactly_the_right_tables(world: World) -> N
         5,
         lambda: _difference(before, state(pair.one, pair.device)) + pair.one.daemon.last_words(),
     )
-    assert pair.n_repairs() == 0  # what we write ourselves is not taken for damage
-    assert pair.one.daemon.log.count("peers have changed") < 5
+    assert len(pair.repairs()) == 0  # what we write ourselves is not taken for damage
+    assert pair.one.daemon.log.count("peers have changed") < 50
     wait_for(
         # A few: connections to etcd and threads that wait for it come and go.
         lambda: all(now <= then + 3 for now, then in zip(resources(process), used, strict=True)),
