@@ -87,7 +87,7 @@ class TestRules:
         with monkeypatch.context() as patch:
             patch.setenv("PATH", str(tmp_path))
             keeping(nothing)
-        assert "cannot masquerade: there is neither nft nor iptables" in caplog.text
+        assert "cannot masquerade: there is neither nft nor iptables in $PATH" in caplog.text
 
     def test_what_is_not_wanted_any_more_is_removed(self) -> None:
         empty = ruleset()

@@ -126,12 +126,12 @@ class Firewall:
         rules = self._rules
         if self._nft is None and rules.guard is not None:
             log.warning(
-                "cannot guard UDP port %d: there is no nft; whoever reaches the port can send to "
-                "containers",
+                "cannot guard UDP port %d: there is no nft in $PATH; whoever reaches the port can "
+                "send to containers",
                 rules.guard.port,
             )
         if self._nft is None and not self._iptables and rules.masquerade:
-            log.warning("cannot masquerade: there is neither nft nor iptables")
+            log.warning("cannot masquerade: there is neither nft nor iptables in $PATH")
 
     async def _follow_peers(self) -> bool:
         """Bring the new peers to a guard that is there; whether that went well."""
