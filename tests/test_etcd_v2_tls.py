@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from etcd_leases import (
 )
 from etcd_server import EtcdServer
 
-from flannel.errors import StoreDenied, StoreUnavailable
+from flannel.errors import FlannelError, StoreDenied, StoreUnavailable
 from flannel.lease import Lease
 from flannel.stores.etcd_v2 import EtcdV2Store
 
@@ -75,6 +76,21 @@ class TestWhoIsWho:
 
         return run(main())
 
+    def refused(self, store: EtcdV2Store) -> FlannelError:
+        """Why a request fails, once it has time to: a handshake may take a busy machine long."""
+
+        async def main() -> FlannelError:
+            while True:
+                try:
+                    found = await store.snapshot()
+                except FlannelError as why:
+                    if "no answer in time" not in str(why):
+                        return why
+                else:
+                    raise AssertionError(found)
+
+        return run(main())
+
     def test_the_right_certificates_are_enough(self, tls: EtcdServer, certificates: Path) -> None:
         name = "client" if tls.name == "tls-mutual" else ""  # a CA alone checks the server
         assert self.create(self.client(tls, certificates, "ca.pem", name)) == Lease(A, ME)
@@ -83,8 +99,9 @@ class TestWhoIsWho:
     def test_a_server_that_cannot_be_trusted_is_refused_and_the_reason_said(
         self, tls: EtcdServer, certificates: Path, ca: str, name: str
     ) -> None:
-        with pytest.raises(StoreDenied, match=r"TLS: .*(self-signed|unable to get)"):
-            run(self.client(tls, certificates, ca, name).snapshot())
+        why = self.refused(self.client(tls, certificates, ca, name))
+        assert isinstance(why, StoreDenied)
+        assert re.search(r"TLS: .*(self-signed|unable to get)", str(why))
 
     @pytest.mark.parametrize("name", ["", "bad"])
     def test_a_client_that_the_server_does_not_know_gets_nowhere(
@@ -93,9 +110,9 @@ class TestWhoIsWho:
         if tls.name != "tls-mutual":
             assert self.create(self.client(tls, certificates, "ca.pem", name)) == Lease(A, ME)
             return
-        with pytest.raises((StoreDenied, StoreUnavailable)) as error:
-            run(self.client(tls, certificates, "ca.pem", name).snapshot())
-        assert "certificate" in str(error.value)
+        why = self.refused(self.client(tls, certificates, "ca.pem", name))
+        assert isinstance(why, StoreDenied | StoreUnavailable)
+        assert "certificate" in str(why)
 
     def test_one_member_whose_certificate_is_no_good_is_passed_over(
         self, tls: EtcdServer, certificates: Path, tmp_path: Path
