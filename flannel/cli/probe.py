@@ -10,6 +10,7 @@ import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from time import monotonic
@@ -116,20 +117,37 @@ class Pinger:
         return True
 
     async def _answers(self, seconds: float) -> AsyncIterator[tuple[IPv4Address, int]]:
-        """Who answers, and to which echo, until the time is over."""
-        loop, deadline = asyncio.get_running_loop(), monotonic() + seconds
-        while (left := deadline - monotonic()) > 0:
+        """Who answers, and to which echo, until the time is over; what has come by then counts,
+        even if this process stood still meanwhile."""
+        deadline = monotonic() + seconds
+        while True:
+            left = deadline - monotonic()
             try:
-                async with asyncio.timeout(left):
-                    data, source = await loop.sock_recvfrom(self._socket, 65535)
-            except TimeoutError:
-                return
+                data, source = self._socket.recvfrom(65535)
+            except BlockingIOError:
+                if left <= 0:
+                    return
+                await _wait_readable(self._socket, left)
+                continue
             header = (data[0] & 15) * 4
             if len(data) < header + 8:
                 continue
             kind, _, _, number, sequence = struct.unpack_from("!BBHHH", data, header)
             if (kind, number) == (_ECHO_REPLY, self._id):
                 yield IPv4Address(source[0]), sequence
+
+
+async def _wait_readable(sock: socket.socket, seconds: float) -> None:
+    """Wait until something can be read, at most so long. Nothing is: `loop.sock_recvfrom` loses
+    what it has read when its time is over at that moment."""
+    loop, readable = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(sock, readable.set)
+    try:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await readable.wait()
+    finally:
+        loop.remove_reader(sock)
 
 
 def _echo(number: int, sequence: int, n_payload: int) -> bytes:
