@@ -135,7 +135,7 @@ class Booted:
             "systemctl", "show", "--value", f"--property={name}", unit
         ).stdout.strip()
 
-    def wait_active(self, unit: str, seconds: float = 30) -> None:
+    def wait_active(self, unit: str, seconds: float = 120) -> None:
         """Wait until a unit is active, which for those of Type=notify is ready."""
         wait_for(
             lambda: self.show(unit, "ActiveState") == "active",

@@ -98,10 +98,12 @@ class Cluster:
         :raises WorldError: it took too long; the text says what still differs.
         """
         began = time.monotonic()
+        is_over = False
         while wrong := list(self.differences()):
-            if time.monotonic() - began > seconds:
+            if is_over:
                 raise WorldError(f"not healed within {seconds:g} s: {'; '.join(wrong[:6])}")
             time.sleep(0.05)
+            is_over = time.monotonic() - began > seconds  # then they are looked at once more
         return time.monotonic() - began
 
     def differences(self) -> Iterator[str]:

@@ -91,7 +91,7 @@ class Docker:
         process = self._process
         wait_for(
             lambda: self.try_ctl("version").returncode == 0 or process.poll() is not None,
-            20,
+            60,
             lambda: f"dockerd; it says: {self.last_words()}",
         )
         if process.poll() is not None:
@@ -134,7 +134,7 @@ class Docker:
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
         for pid in children.read_text().split():
             run("kill", f"-{signal.SIGTERM}", pid)
-        self._process.wait(20)
+        self._process.wait(60)
         self.containers.clear()
 
     def kill(self) -> None:

@@ -54,11 +54,11 @@ class Etcd:
         """Wait until it serves, with as many others as it takes."""
         script = (
             "import sys, urllib.request\n"
-            f"urllib.request.urlopen('{self.url}/v2/keys/?quorum=true', timeout=1)\n"
+            f"urllib.request.urlopen('{self.url}/v2/keys/?quorum=true', timeout=10)\n"
         )
         wait_for(
             lambda: self._net.try_run(sys.executable, "-c", script).returncode == 0,
-            15,
+            60,
             lambda: f"{self._name}; it says: {self._log.read_text()[-300:]}",
         )
 
@@ -75,9 +75,10 @@ class Etcd:
         shutil.rmtree(self._directory / self._name)
 
     def ctl(self, *arguments: str) -> str:
-        """Run etcdctl for the v2 API."""
+        """Run etcdctl for the v2 API; a machine that stands still for a while is no error."""
+        patience = ("--timeout=30s", "--total-timeout=60s")
         return self._net.run(
-            "env", "ETCDCTL_API=2", "etcdctl", f"--endpoints={self.url}", *arguments
+            "env", "ETCDCTL_API=2", "etcdctl", f"--endpoints={self.url}", *patience, *arguments
         )
 
     def configure(self, config: dict[str, Any] | str) -> None:

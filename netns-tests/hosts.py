@@ -8,8 +8,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import Self
@@ -82,7 +82,7 @@ class Daemon:
                 self._ready.set()
             self._heard.put(message)
 
-    def wait_ready(self, seconds: float = 30) -> Self:
+    def wait_ready(self, seconds: float = 60) -> Self:
         """Wait for READY=1."""
         wait_for(
             lambda: self.is_ready or not self.is_running,
@@ -93,7 +93,7 @@ class Daemon:
             raise WorldError(f"flanneld ended with {self.process.returncode}: {self.last_words()}")
         return self
 
-    def wait_log(self, pattern: str, seconds: float = 15) -> re.Match[str]:
+    def wait_log(self, pattern: str, seconds: float = 30) -> re.Match[str]:
         """Wait until the log matches."""
         found: re.Match[str] = wait_for(
             lambda: re.search(pattern, self.log),
@@ -106,15 +106,32 @@ class Daemon:
         """The end of the log, on one line."""
         return " | ".join(self.log.strip().splitlines()[-3:])
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Keep it from doing anything while the body runs: it sees what happens as one change."""
+        self.process.send_signal(signal.SIGSTOP)
+        wait_for(self._stands_still, 30, "flanneld to stand still")
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
+    def _stands_still(self) -> bool:
+        threads = Path(f"/proc/{self.process.pid}/task").glob("*/stat")
+        try:
+            return all(each.read_text().rpartition(") ")[2][0] == "T" for each in threads)
+        except OSError:  # a thread was just ending
+            return False
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End it by a signal; return its exit status."""
         if self.is_running:
             self.process.send_signal(number)
         try:
-            return self.process.wait(10)
+            return self.process.wait(30)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            raise WorldError(f"flanneld did not end within 10 s of signal {number}") from None
+            raise WorldError(f"flanneld did not end within 30 s of signal {number}") from None
         finally:
             self.close()
 

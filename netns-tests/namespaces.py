@@ -25,13 +25,18 @@ class WorldError(Exception):
 
 
 def wait_for(condition: Callable[[], Any], seconds: float, what: str | Callable[[], str]) -> Any:
-    """Poll until ``condition()`` is true and return its value."""
+    """Poll until ``condition()`` is true and return its value.
+
+    It is asked once more when the time is over: we may have been standing still ourselves.
+    """
     deadline = time.monotonic() + seconds
+    is_over = False
     while not (value := condition()):
-        if time.monotonic() > deadline:
+        if is_over:
             text = what if isinstance(what, str) else what()
             raise WorldError(f"waited {seconds:g} s for {text}")
         time.sleep(0.02)
+        is_over = time.monotonic() > deadline
     return value
 
 
@@ -102,8 +107,11 @@ def list_namespaces() -> list[str]:
 def remove_namespaces(tag: str) -> None:
     """Remove the namespaces of one world, what still runs in them, and its cgroups."""
     names = [name for name in list_namespaces() if name.startswith(f"{tag}-")]
-    files = [Path("/run/netns", name).stat() for name in names]
-    here = {(file.st_dev, file.st_ino) for file in files}
+    here = set()
+    for name in names:
+        with suppress(FileNotFoundError):  # another process may be sweeping as well
+            file = Path("/run/netns", name).stat()
+            here.add((file.st_dev, file.st_ino))
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended meanwhile
             file = (process / "ns/net").stat()

@@ -6,8 +6,6 @@ import pytest
 from namespaces import wait_for
 from world import World
 
-from flannel.hand_over import _LOOK
-
 CONFIG = {"Network": "10.1.0.0/16", "Backend": {"Type": "alloc"}}
 
 
@@ -35,9 +33,10 @@ def test_it_is_written_again(world: World, harm: str) -> None:
         except FileNotFoundError:
             return False
 
-    host.run("env", f"FILE={host.subnet_file}", "sh", "-c", harm)
-    assert not is_right()
-    wait_for(is_right, 3 * _LOOK, "subnet.env")
+    with host.daemon.frozen():
+        host.run("env", f"FILE={host.subnet_file}", "sh", "-c", harm)
+        assert not is_right()
+    wait_for(is_right, 30, "subnet.env")
     said = host.daemon.wait_log("subnet.env was not as left; written again")[0]
     assert host.daemon.log.count(said) == 1
 
@@ -47,10 +46,11 @@ def test_what_keeps_it_from_being_written_is_said_once_and_waited_out(world: Wor
     host = world.add_host("h1")
     host.start_flanneld("-iface=eth0").wait_ready()
     before = host.subnet_file.read_text()
-    host.subnet_file.unlink()
-    host.subnet_file.mkdir()
+    with host.daemon.frozen():
+        host.subnet_file.unlink()
+        host.subnet_file.mkdir()
     complaint = host.daemon.wait_log("cannot write .*/subnet.env: Is a directory; trying again")[0]
     host.subnet_file.rmdir()
-    wait_for(host.subnet_file.exists, 3 * _LOOK, "subnet.env")
+    wait_for(host.subnet_file.exists, 30, "subnet.env")
     assert host.subnet_file.read_text() == before
     assert host.daemon.log.count(complaint) == 1
