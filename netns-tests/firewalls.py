@@ -74,16 +74,17 @@ def keeping(
     rules: Rules = RULES,
     peers: Peers | None = None,
     device: str = "",
+    resync: float = 0.1,
 ) -> Firewall:
     """Run ``work`` while the firewall is kept, looked at ten times a second."""
     peers = peers or Peers(2)
-    firewall = Firewall(rules, lambda: peers.leases, 0.1, device)
+    firewall = Firewall(rules, lambda: peers.leases, resync, device)
 
     async def both() -> None:
         made = asyncio.Event()
         task = asyncio.create_task(firewall.keep(made.set))
         firewall.peers_changed(())
-        await asyncio.wait_for(made.wait(), 20)
+        await asyncio.wait_for(made.wait(), 60)
         try:
             await work(firewall)
         finally:
@@ -99,7 +100,7 @@ async def nothing(_: Firewall) -> None:
     """Only that it is made."""
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 30) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - the kernel's rules have no event
             await asyncio.sleep(0.02)

@@ -89,7 +89,7 @@ class TestMasquerade:
             assert host.subnet_env["FLANNEL_IPMASQ"] == "true"
             world.net.ip(f"route add {host.subnet} via {host.address}")
         near, far = one.add_container(1), other.add_container(1)
-        assert ping(near, far.address, 5) is not None
+        assert ping(near, far.address, 30) is not None
         outside, peer, local = receivers(world.net), receivers(far), receivers(near)
 
         send(near, "192.0.2.1")
@@ -124,10 +124,11 @@ class TestForward:
             host.daemon.wait_ready()
         other.run(iptables, "-P", "FORWARD", "DROP")  # docker second
         near, far = one.add_container(1), other.add_container(1)
-        assert ping(near, far.address, 5) is not None
-        one.run(iptables, "-F")
-        one.run(iptables, "-X")
-        assert ping(near, far.address, 5) is not None
+        assert ping(near, far.address, 30) is not None
+        # In one go: between two, flanneld may put back what the second then cannot remove.
+        nothing = r"*filter\n:FORWARD DROP\nCOMMIT\n"
+        one.run("sh", "-c", f"printf '{nothing}' | {iptables}-restore")
+        assert ping(near, far.address, 30) is not None
         one.daemon.wait_log("repaired the firewall: chains of iptables were changed")
 
     def test_it_is_left_alone_when_told_so(self, world: World) -> None:
@@ -148,7 +149,7 @@ class TestGuard:
         for host in (one, peer):
             host.daemon.wait_ready()
         near, far = one.add_container(1), peer.add_container(1)
-        assert ping(near, far.address, 5) is not None
+        assert ping(near, far.address, 30) is not None
         at_container, at_host = receivers(near), receivers(one)
         forged = forge(one, peer, near.address)
         # The packets are good enough to get in where nobody guards.
@@ -165,12 +166,13 @@ class TestGuard:
         send_frames(stranger, forged)
         # A container has CAP_NET_RAW in docker, and its host hears VXLAN on docker0 as well.
         send_frames(near, forge_from_container(one, peer, near))
+        counters = {"unknown_peer": 6, "spoofed": 2, "not_mine": 1, "wrong_interface": 1}
+        wait_for(lambda: dropped(one) == counters, 30, lambda: f"{counters}, not {dropped(one)}")
         send(far, near.address, payload="genuine")
         send(peer, one.subnet.network_address, payload="genuine")
         assert at_container.next() == f"genuine {far.address}"
         assert at_host.next() == f"genuine {peer.subnet.network_address}"
-        counters = dropped(one)
-        assert counters == {"unknown_peer": 6, "spoofed": 2, "not_mine": 1, "wrong_interface": 1}
+        assert dropped(one) == counters
 
     def test_a_new_peer_is_let_in_and_one_that_left_is_not(self, world: World) -> None:
         world.configure(CONFIG)
@@ -178,12 +180,12 @@ class TestGuard:
         one.start_flanneld("-iface=eth0").wait_ready()
         other.start_flanneld("-iface=eth0").wait_ready()
         near, far = one.add_container(1), other.add_container(1)
-        assert ping(near, far.address, 5) is not None
+        assert ping(near, far.address, 30) is not None
         other.daemon.stop()
         key = str(other.subnet).replace("/", "-")
         world.etcdctl("rm", f"/coreos.com/network/subnets/{key}")
         peers = ("nft", "list", "set", "ip", TABLE, "peers")
-        wait_for(lambda: str(other.address) not in one.run(*peers), 5, "the set without the peer")
+        wait_for(lambda: str(other.address) not in one.run(*peers), 30, "the set without the peer")
 
 
 def forge(one: Host, peer: Host, container: IPv4Address) -> list[bytes]:
