@@ -54,6 +54,7 @@ def hosts(installed: Path) -> Iterator[list[Booted]]:
             each.wait_active("docker.service")
             each.run("docker", "import", "/root/image.tar", IMAGE)
             each.run("docker", "run", "-d", "--name=web", IMAGE, *HTTPD)
+        wait_pages(one, other)
         yield [one, other]
 
 
@@ -67,16 +68,21 @@ def subnet(host: Booted) -> str:
 def page_of(one: Booted, other: Booted) -> str:
     """What a container of one host gets from that of the other."""
     where = other.run("docker", "inspect", "-f", "{{.NetworkSettings.IPAddress}}", "web").strip()
-    wget = ("timeout", "3", "wget", "-qO-", f"http://{where}/")
+    wget = ("timeout", "30", "wget", "-qO-", f"http://{where}/")
     return one.try_run("docker", "exec", "web", *wget).stdout
 
 
+def wait_pages(one: Booted, other: Booted) -> None:
+    """Wait until the containers reach each other: units are active before servers listen and before
+    other hosts know of them."""
+    wait_for(lambda: page_of(one, other) == "this is h2\n", 60, "the page of h2")
+    wait_for(lambda: page_of(other, one) == "this is h1\n", 60, "the page of h1")
+
+
 def test_containers_of_two_hosts_reach_each_other(hosts: list[Booted]) -> None:
-    one, other = hosts
     for each in hosts:
         assert f"inet {subnet(each)} " in each.run("ip", "address", "show", "docker0")
-    assert page_of(one, other) == "this is h2\n"
-    assert page_of(other, one) == "this is h1\n"
+    wait_pages(*hosts)
 
 
 def test_they_started_in_order(hosts: list[Booted]) -> None:
@@ -90,7 +96,8 @@ def test_they_started_in_order(hosts: list[Booted]) -> None:
 def test_no_unit_failed_and_nothing_was_amiss(hosts: list[Booted]) -> None:
     for each in hosts:
         assert each.run("systemctl", "list-units", "--failed", "--plain", "--no-legend") == ""
-    assert "WARNING" not in hosts[0].journal("--unit=flanneld")
+    warnings = re.findall(".*WARNING.*", hosts[0].journal("--unit=flanneld"))
+    assert [each for each in warnings if ":2379" not in each] == []  # a disk may keep etcd waiting
 
 
 def test_forwarding_was_on_before_docker_came(hosts: list[Booted]) -> None:
@@ -118,8 +125,12 @@ def test_networkd_leaves_our_device_alone(hosts: list[Booted]) -> None:
         return other.try_run("grep", "ADMIN_STATE", f"/run/systemd/netif/links/{index}").stdout
 
     other.run("systemctl", "start", "systemd-networkd.service")
-    wait_for(lambda: "=conf" in state("br9"), 10, lambda: f"networkd to take br9: {state('br9')}")
-    assert state("flannel.1") == "ADMIN_STATE=unmanaged\n"
+    for device, wanted in (("br9", "=conf"), ("flannel.1", "=unmanaged\n")):
+        wait_for(
+            lambda d=device, w=wanted: w in state(d),
+            30,
+            lambda d=device, w=wanted: f"networkd to say {w} of {d}, it says {state(d)}",
+        )
     assert other.run("ip", "address", "show", "flannel.1") == before
     other.run("systemctl", "stop", "systemd-networkd.service", "systemd-networkd.socket")
 
@@ -132,7 +143,13 @@ def udp(hosts: list[Booted]) -> Iterator[None]:
     yield
     hosts[0].run(*set_config, CONFIG)
     for each in hosts:
-        wait_for(lambda each=each: "flannel.1" in each.run("ip", "link"), 10, "vxlan again")
+        wait_for(lambda each=each: n_kept(each) == "0", 30, "vxlan again")
+    wait_pages(*hosts)
+
+
+def n_kept(host: Booted) -> str:
+    """How many descriptors of flanneld systemd keeps: with udp, a queue and a socket."""
+    return host.show("flanneld.service", "NFileDescriptorStore")
 
 
 @pytest.mark.parametrize("end", ["restart", "kill"])
@@ -141,25 +158,24 @@ def test_systemd_keeps_the_packets_of_udp_while_flanneld_starts_again(
 ) -> None:
     one, other = hosts[1], hosts[0]  # the other one's unit writes the network config
 
-    def kept() -> str:
-        return one.show("flanneld.service", "NFileDescriptorStore")
-
-    wait_for(lambda: kept() == "2", 10, "systemd to keep a queue and a socket")
+    for each in hosts:
+        wait_for(lambda each=each: n_kept(each) == "2", 30, "a queue and a socket to be kept")
     where = other.run("docker", "inspect", "-f", "{{.NetworkSettings.IPAddress}}", "web").strip()
     web, before = IPv4Address(where), one.show("flanneld.service", "MainPID")
-    assert ping(one.host, web, 10) is not None
-    with Pinger(one.host, web) as pinger:
+    assert ping(one.host, web, 30) is not None
+    # So few that the device has room for them, however long the start takes.
+    with Pinger(one.host, web, 20) as pinger:
         if end == "restart":
             one.run("systemctl", "restart", "flanneld.service")
         else:
             one.run("kill", f"-{signal.SIGKILL}", before)
         wait_for(
-            lambda: one.show("flanneld.service", "MainPID") not in (before, "0"), 10, "a new one"
+            lambda: one.show("flanneld.service", "MainPID") not in (before, "0"), 30, "a new one"
         )
         one.wait_active("flanneld.service")
-        assert ping(one.host, web, 5) is not None
+        assert ping(one.host, web, 30) is not None
     assert pinger.lost == 0
-    assert kept() == "2"
+    wait_for(lambda: n_kept(one) == "2", 30, "the same to be kept")
 
 
 @pytest.mark.parametrize("end", ["restart", "kill"])
@@ -173,7 +189,7 @@ def test_docker_does_not_notice_when_flanneld_starts_again(hosts: list[Booted], 
         one.run("kill", f"-{signal.SIGKILL}", before)
     assert page_of(one, other) == "this is h2\n"
     wait_for(
-        lambda: one.show("flanneld.service", "MainPID") not in (before, "0"), 10, "a new flanneld"
+        lambda: one.show("flanneld.service", "MainPID") not in (before, "0"), 30, "a new flanneld"
     )
     one.wait_active("flanneld.service")
     assert one.show("docker.service", "MainPID") == docker
@@ -185,8 +201,8 @@ def test_what_an_operator_mistypes_is_shown_and_not_tried_again(hosts: list[Boot
     other = hosts[1]
     other.run("sh", "-c", "echo FLANNELD_SUBNET_LEASE_RENEW_MARGIN=often >>/etc/default/flanneld")
     assert other.try_run("systemctl", "restart", "flanneld.service").returncode != 0
-    wait_for(lambda: other.show("flanneld.service", "ActiveState") == "failed", 5, "failure")
+    wait_for(lambda: other.show("flanneld.service", "ActiveState") == "failed", 30, "failure")
     assert other.show("flanneld.service", "ExecMainStatus") == "2"
-    assert "often" in other.journal("--unit=flanneld", "--lines=20")
+    wait_for(lambda: "often" in other.journal("--unit=flanneld", "--lines=20"), 30, "its reason")
     other.run("sed", "-i", "/RENEW_MARGIN/d", "/etc/default/flanneld")
     other.run("systemctl", "start", "flanneld.service")

@@ -34,8 +34,17 @@ def start_docker(hosts: Sequence[Host], *options: str) -> list[Docker]:
 
 
 def run_web(dockers: Sequence[Docker]) -> list[DockerContainer]:
-    """A web server in a container on each."""
-    return all_at_once([lambda docker=docker: docker.run("web", *HTTPD) for docker in dockers])
+    """A web server in a container on each, which answers."""
+    web = all_at_once([lambda docker=docker: docker.run("web", *HTTPD) for docker in dockers])
+    wait_answers(web)
+    return web
+
+
+def wait_answers(web: Sequence[DockerContainer]) -> None:
+    """Docker has started the servers; they may not listen yet."""
+    wget = ("wget", "-qO-", "http://127.0.0.1/")
+    for each in web:
+        wait_for(lambda each=each: each.try_run(*wget).returncode == 0, 30, each.name)
 
 
 @contextmanager
@@ -45,6 +54,7 @@ def outside(world: World) -> Iterator[Callable[[], str]]:
     with log.open("wb") as output:
         server = world.net.popen("busybox", *HTTPD[:-1], world.directory, stderr=output)
     try:
+        wait_for(lambda: ":80 " in world.net.run("ss", "-Hltn"), 30, "the server to listen")
         yield log.read_text
     finally:
         server.kill()
@@ -77,7 +87,7 @@ def test_every_container_reaches_every_other(cluster: Cluster) -> None:
     for host, web in zip(cluster.hosts, cluster.web, strict=True):
         assert web.address in host.subnet
     for one, other in permutations(cluster.web, 2):
-        assert ping(one, other.address, 5) is not None
+        assert ping(one, other.address, 30) is not None
         label = other.name.partition("-")[0]
         assert one.run("wget", "-qO-", f"http://{other.address}/") == f"this is {label}\n"
 
@@ -92,7 +102,7 @@ def test_inside_a_container_is_seen_with_its_own_address(cluster: Cluster) -> No
         path = f"/from-{one.name}"
         one.try_run("wget", "-qO-", f"http://{other.address}{path}")
         seen = rf"\[::ffff:{one.address}\]:\d+: url:{path}"
-        wait_for(lambda other=other, seen=seen: re.search(seen, other.log), 5, seen)
+        wait_for(lambda other=other, seen=seen: re.search(seen, other.log), 30, seen)
 
 
 def test_outside_the_host_is_seen(cluster: Cluster) -> None:
@@ -100,7 +110,7 @@ def test_outside_the_host_is_seen(cluster: Cluster) -> None:
         for host, web in zip(cluster.hosts, cluster.web, strict=True):
             web.try_run("wget", "-qO-", f"http://192.0.2.1/{host.label}")
             seen = rf"\[::ffff:{host.address}\]:\d+: url:/{host.label}"
-            wait_for(lambda seen=seen: re.search(seen, log()), 5, log)
+            wait_for(lambda seen=seen: re.search(seen, log()), 30, log)
 
 
 def test_without_ip_masq_docker_masquerades(world: World) -> None:
@@ -110,7 +120,7 @@ def test_without_ip_masq_docker_masquerades(world: World) -> None:
     (web,) = run_web(start_docker([host]))
     with outside(world) as log:
         web.try_run("wget", "-qO-", "http://192.0.2.1/")
-        wait_for(lambda: f"[::ffff:{host.address}]" in log(), 5, log)
+        wait_for(lambda: f"[::ffff:{host.address}]" in log(), 30, log)
 
 
 def test_dockers_that_fit_are_no_reason_for_a_warning(cluster: Cluster) -> None:
@@ -118,6 +128,8 @@ def test_dockers_that_fit_are_no_reason_for_a_warning(cluster: Cluster) -> None:
     host.daemon.stop()
     host.start_flanneld("-iface=eth0", "-ip-masq").wait_ready()
     host.daemon.wait_log("(?s)subnet.env says: .*subnet.env says: ")
+    host.subnet_file.unlink()  # at which it looks again when docker has been looked at
+    host.daemon.wait_log("subnet.env was not as left")
     assert "docker0" not in host.daemon.log
 
 
@@ -128,7 +140,7 @@ def test_docker_restarts_while_flanneld_is_down(cluster: Cluster) -> None:
     docker.stop()
     docker.start()
     docker.ctl("start", "web")
-    assert ping(cluster.web[1], cluster.web[2].address, 5) is not None
+    assert ping(cluster.web[1], cluster.web[2].address, 30) is not None
     host.start_flanneld("-iface=eth0", "-ip-masq").wait_ready()
 
 
@@ -153,7 +165,7 @@ def test_where_docker_turns_forwarding_on_the_overlay_still_passes(
     for host in hosts:
         assert "-P FORWARD DROP" in host.run("iptables", "-S", "FORWARD")
     one, other = run_web(dockers)
-    assert ping(one, other.address, 5) is not None
+    assert ping(one, other.address, 30) is not None
     assert one.run("wget", "-qO-", f"http://{other.address}/") == "this is h2\n"
 
 
@@ -169,8 +181,8 @@ def test_the_walk_of_coreos(world: World) -> None:
         dockers += start_docker([host], *options)
     one, other = run_web(dockers)
     assert (one.mtu, other.mtu) == (1472, 1472)
-    assert ping(one, other.address, 5) is not None
-    assert ping(other, one.address, 5) is not None
+    assert ping(one, other.address, 30) is not None
+    assert ping(other, one.address, 30) is not None
     assert one.run("wget", "-qO-", f"http://{other.address}/") == "this is h2\n"
 
 
@@ -191,9 +203,10 @@ def test_docker_first_and_flanneld_second_ends_with_a_bridge_that_works(world: W
         docker.start()
         docker.ctl("start", "web")
     one, other = (DockerContainer(docker, "web") for docker in dockers)
+    wait_answers([one, other])
     assert one.address in hosts[0].subnet
     assert one.mtu == 1450
-    assert ping(one, other.address, 5) is not None
+    assert ping(one, other.address, 30) is not None
     assert one.run("wget", "-qO-", f"http://{other.address}/") == "this is h2\n"
 
 

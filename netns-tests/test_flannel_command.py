@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from etcd_node import ETCD, PREFIX
@@ -37,6 +38,44 @@ def findings(host: Host) -> dict[str, str]:
     assert done.returncode == (1 if faults else 0)
     assert all(each["why"] and each["cure"] for each in found)
     return {each["finding"]: each["what"] for each in found}
+
+
+def wait_findings(host: Host, *names: str) -> dict[str, str]:
+    """Wait until check finds these and nothing else: while the machine stands still, a peer is
+    silent, too."""
+    found: dict[str, str] = {}
+
+    def are_found() -> bool:
+        nonlocal found
+        found = findings(host)
+        return found.keys() == {*names}
+
+    wait_for(are_found, 30, lambda: f"{names} to be found, and not {found}")
+    return found
+
+
+def wait_check(host: Host, text: str) -> None:
+    """Wait until check says just that."""
+    wait_for(lambda: flannel(host, "check").stdout == text, 30, text)
+
+
+def peers(host: Host) -> list[dict[str, Any]]:
+    """What the command of that name tells."""
+    told: list[dict[str, Any]] = json.loads(flannel(host, "peers", "--json").stdout)["peers"]
+    return told
+
+
+def wait_peer(host: Host, state: str) -> dict[str, Any]:
+    """The only peer there is, once it is in that state."""
+    found: list[dict[str, Any]] = []
+
+    def is_so() -> bool:
+        nonlocal found
+        found = peers(host)
+        return [each["state"] for each in found] == [state]
+
+    wait_for(is_so, 30, lambda: f"one peer, {state}; there is {found}")
+    return found[0]
 
 
 ALLOC = {"Network": "10.1.0.0/16", "Backend": {"Type": "alloc"}}
@@ -79,21 +118,19 @@ Pair = tuple[World, Host, Host]
 class TestCheck:
     def test_nothing_is_found_where_all_is_well(self, pair: Pair, udp_pair: Pair) -> None:
         for _, one, other in (pair, udp_pair):
-            wait_for(lambda one=one: findings(one) == {}, 15, "nothing to be found")
-            assert flannel(one, "check").stdout == "all is well\n"
-            assert findings(other) == {}
+            for each in (one, other):
+                wait_findings(each)
+                wait_check(each, "all is well\n")
 
     def test_nothing_is_found_on_host_gw(self, world: World) -> None:
         one, other = start(world, {**VXLAN, "Backend": {"Type": "host-gw"}}, 2)
-        assert findings(one) == {}
-        (peer,) = json.loads(flannel(one, "peers", "--json").stdout)["peers"]
-        assert (peer["address"], peer["state"]) == (str(other.address), "reachable")
+        wait_findings(one)
+        assert wait_peer(one, "reachable")["address"] == str(other.address)
 
     def test_nothing_is_found_on_alloc(self, world: World) -> None:
         one, _ = start(world, ALLOC, 2)
-        assert findings(one) == {}
-        done = flannel(one, "peers")
-        assert (done.returncode, "reachable" in done.stdout) == (0, True)
+        wait_findings(one)
+        wait_peer(one, "reachable")
 
     @pytest.mark.parametrize(
         ("key", "value", "why"),
@@ -106,53 +143,51 @@ class TestCheck:
         world, one, _ = pair
         world.put_leases({key: value})
         try:
-            found = findings(one)
+            found = wait_findings(one, "peer-not-ready")
         finally:
             world.etcdctl("rm", f"{PREFIX}/subnets/{key}")
-        assert found.keys() == {"peer-not-ready"}
         assert found["peer-not-ready"].endswith(f"is not of this network: its lease is {why}")
 
     def test_ip_forward_0(self, pair: Pair) -> None:
         _, one, _ = pair
         with planted(one, IP_FORWARD.format(0), IP_FORWARD.format(1)):
-            assert findings(one) == {"ip-forward": "net.ipv4.ip_forward is 0"}
+            found = wait_findings(one, "ip-forward")
+        assert found == {"ip-forward": "net.ipv4.ip_forward is 0"}
 
     @pytest.mark.parametrize("tool", ["iptables", "iptables-legacy"])
     def test_forward_drop(self, pair: Pair, tool: str) -> None:
         _, one, _ = pair
         undo = f"{tool} -F FORWARD; {tool} -P FORWARD ACCEPT"
         with planted(one, f"{tool} -P FORWARD DROP", undo):
-            found = findings(one)
-            assert found.keys() == {"forward-drop"}
+            found = wait_findings(one, "forward-drop")
             assert f"policy drop of {tool} filter FORWARD" in found["forward-drop"]
             one.run(tool, "-I", "FORWARD", "-s", "10.1.0.0/16", "-j", "ACCEPT")
             one.run(tool, "-I", "FORWARD", "-d", "10.1.0.0/16", "-j", "ACCEPT")
-            assert findings(one) == {}
+            wait_findings(one)
 
     def test_forward_dropped_by_nftables(self, pair: Pair) -> None:
         _, one, _ = pair
         chain = "{ type filter hook forward priority 0; policy drop; }"
         rules = f"add table inet mine; add chain inet mine strict {chain}"
         with planted(one, f"nft '{rules}'", "nft delete table inet mine"):
-            assert "policy drop of nft inet mine strict" in findings(one)["forward-drop"]
+            found = wait_findings(one, "forward-drop")
+        assert "policy drop of nft inet mine strict" in found["forward-drop"]
 
     @pytest.mark.parametrize("side", [0, 1], ids=["here", "there"])
     def test_udp_port_filtered_one_way(self, pair: Pair, side: int) -> None:
         _, one, other = pair
         rule = "INPUT -p udp --dport 8472 -j DROP"
         with planted((one, other)[side], f"iptables -I {rule}", f"iptables -D {rule}"):
-            found = findings(one)
+            # What is filtered here can be seen here.
+            found = wait_findings(one, "peer-port", *(["input-drop"] if side == 0 else []))
         what = "answers a ping, but not through the overlay: UDP port 8472"
         assert what in found["peer-port"]
-        # What is filtered here can be seen here.
-        assert ("input-drop" in found) is (side == 0)
 
     def test_the_underlay_carries_less_than_the_interface_says(self, pair: Pair) -> None:
         world, one, other = pair
         link = f"ip link set p{int(other.address) & 0xFF} mtu"
         with planted(world.net, f"{link} 1400", f"{link} 1500"):
-            found = findings(one)
-        assert found.keys() == {"path-mtu"}
+            found = wait_findings(one, "path-mtu")
         # A veth lets 4 bytes more pass, for a VLAN tag (is_skb_forwardable).
         what = r"packets of more than 135[0-4] bytes do not get to 192\.0\.2\.12"
         assert re.search(what, found["path-mtu"])
@@ -161,8 +196,7 @@ class TestCheck:
         _, one, _ = pair
         make = "ip link add docker0 type bridge; ip addr add 172.17.0.1/16 dev docker0"
         with planted(one, make, "ip link del docker0"):
-            found = findings(one)
-        assert found.keys() == {"docker0"}
+            found = wait_findings(one, "docker0")
         assert found["docker0"].startswith("docker0 has 172.17.0.1/16, not 10.1.")
 
     def test_an_overlapping_route(self, pair: Pair) -> None:
@@ -176,46 +210,41 @@ class TestCheck:
         world, one, _ = pair
         world.stop_etcd()
         try:
-            found = findings(one)
+            found = wait_findings(one, "etcd-down")
+            # flanneld knows them still.
             leases = flannel(one, "leases")
-            peers = flannel(one, "peers", "--json")
+            wait_peer(one, "ready")
             status = flannel(one, "status")
         finally:
             world.start_etcd()
         assert "connection refused" in found["etcd-down"]
-        assert found.keys() == {"etcd-down"}
-        # flanneld knows them still.
         assert "as flanneld last saw them" in leases.stdout
         assert "192.0.2.12" in leases.stdout
-        assert [each["state"] for each in json.loads(peers.stdout)["peers"]] == ["ready"]
         assert "ready" in status.stdout
-        wait_for(lambda: findings(one) == {}, 15, "all to be well again")
+        wait_findings(one)
 
     def test_a_peers_daemon_dead(self, pair: Pair) -> None:
         """Its device goes on carrying packets, and its lease stays."""
         _, one, other = pair
         other.daemon.kill()
         try:
-            found = findings(one)
-            here = findings(other)
+            found = wait_findings(one, "peer-daemon-dead")
+            wait_findings(other, "daemon-down")
         finally:
             other.start_flanneld("-iface=eth0").wait_ready()
-        assert found.keys() == {"peer-daemon-dead"}
         assert "192.0.2.12" in found["peer-daemon-dead"]
-        assert here.keys() == {"daemon-down"}
-        wait_for(lambda: findings(one) == {}, 10, "the daemon to answer")
+        wait_findings(one)
 
     def test_a_peers_daemon_dead_that_carried_the_packets(self, udp_pair: Pair) -> None:
         _, one, other = udp_pair
         other.daemon.kill()
         other.kept_fds.clear()  # systemd does not start it again
         try:
-            found = findings(one)
+            found = wait_findings(one, "peer-daemon-dead")
         finally:
             other.start_flanneld("-iface=eth0").wait_ready()
-        assert found.keys() == {"peer-daemon-dead"}
         assert "nothing listens at UDP port 8285 of 192.0.2.12" in found["peer-daemon-dead"]
-        wait_for(lambda: findings(one) == {}, 10, "the daemon to answer")
+        wait_findings(one)
 
     def test_who_may_not_look_is_told_so_and_hears_no_verdict(self, pair: Pair) -> None:
         _, one, other = pair
@@ -240,18 +269,19 @@ class TestCheck:
     def test_a_finding_says_what_and_why_and_what_to_do_on_one_line(self, pair: Pair) -> None:
         _, one, _ = pair
         with planted(one, IP_FORWARD.format(0), IP_FORWARD.format(1)):
-            done = flannel(one, "check")
-        assert done.stdout == (
-            "FAULT ip-forward: net.ipv4.ip_forward is 0; the kernel does not pass packets between "
-            "containers and other hosts -> sysctl -w net.ipv4.ip_forward=1, and in /etc/sysctl.d/\n"
-        )
+            wait_check(
+                one,
+                "FAULT ip-forward: net.ipv4.ip_forward is 0; the kernel does not pass packets "
+                "between containers and other hosts -> sysctl -w net.ipv4.ip_forward=1, and in "
+                "/etc/sysctl.d/\n",
+            )
 
 
 class TestCommands:
     def test_status_tells_what_there_is(self, pair: Pair) -> None:
         _, one, _ = pair
+        wait_for(lambda: flannel(one, "status").returncode == 0, 30, "flanneld to answer")
         done = flannel(one, "status")
-        assert done.returncode == 0, done.stdout
         for text in (f"{one.subnet}, renewed", "flannel.1, MTU 1450", "eth0 192.0.2.11, MTU 1500",
                      "http://192.0.2.1:2379, answered", "10.1.0.0/16, backend vxlan"):  # fmt: skip
             assert text in done.stdout
@@ -294,10 +324,11 @@ class TestCommands:
 
     def test_peers_are_shown_with_time_and_size(self, pair: Pair) -> None:
         _, one, other = pair
-        (peer,) = json.loads(flannel(one, "peers", "--json").stdout)["peers"]
-        assert (peer["subnet"], peer["state"], peer["mtu"]) == (str(other.subnet), "ready", 1450)
-        assert 0 < peer["rtt"] < 1000
-        assert re.search(r"192\.0\.2\.12 +vxlan +ready +[\d.]+ +1450", flannel(one, "peers").stdout)
+        peer = wait_peer(one, "ready")
+        assert (peer["subnet"], peer["mtu"]) == (str(other.subnet), 1450)
+        assert peer["rtt"] > 0
+        row = r"192\.0\.2\.12 +vxlan +ready +[\d.]+ +1450"
+        wait_for(lambda: re.search(row, flannel(one, "peers").stdout), 30, row)
 
     def test_explain_follows_a_packet_to_the_other_host(self, pair: Pair) -> None:
         _, one, other = pair
@@ -332,7 +363,7 @@ class TestCommands:
         refused = flannel(one, "release", "10.1.77.0/24")
         assert (refused.returncode, "this is no terminal" in refused.stderr) == (2, True)
         assert flannel(one, "release", "10.1.77.0/24", "--yes").returncode == 0
-        wait_for(lambda: "10.1.77.0-24" not in world.leases(), 10, "the release")
+        wait_for(lambda: "10.1.77.0-24" not in world.leases(), 30, "the release")
         assert flannel(one, "release", "10.1.77.0/24", "--yes").returncode == 2
 
     def test_a_config_is_checked_shown_and_swapped(self, world: World) -> None:
@@ -362,7 +393,7 @@ class TestCommands:
     def test_cleanup_removes_what_is_ours_and_nothing_else(self, world: World) -> None:
         one, _ = start(world, VXLAN, 2, "-ip-blackhole-route")
         one.ip("route add 198.51.100.0/24 via 192.0.2.1")
-        wait_for(lambda: "blackhole" in one.run("ip", "route"), 5, "the blackhole route")
+        wait_for(lambda: "blackhole" in one.run("ip", "route"), 30, "the blackhole route")
         assert flannel(one, "cleanup", "--yes").returncode == 2  # flanneld would put it back
         one.daemon.stop()
         before = one.run("ip", "route")

@@ -11,6 +11,7 @@ from typing import Any
 from hosts import Host
 from namespaces import wait_for
 from overlays import UDP, VXLAN, start
+from pings import ping
 from prometheus_client.parser import text_string_to_metric_families
 from world import World
 
@@ -51,27 +52,29 @@ class TestHealth:
         world.configure({**VXLAN, "SubnetMin": str(host.subnet.network_address),
                          "SubnetMax": str(host.subnet.network_address)})  # fmt: skip
         world.etcdctl("set", f"/coreos.com/network/subnets/{key}", '{"PublicIP":"192.0.2.99"}')
-        _, why = wait_for(
-            lambda: get(host, "/readyz") if get(host, "/readyz")[0] == 503 else None, 15, "unready"
+        reason = "503 .*(cannot lease a subnet|192.0.2.99 holds it now)"
+        wait_for(
+            lambda: re.match(reason, "{} {}".format(*get(host, "/readyz"))),
+            30,
+            lambda: f"it to be unready, which says {get(host, '/readyz')}",
         )
-        assert "cannot lease a subnet" in why or "192.0.2.99 holds it now" in why
         assert get(host, "/healthz")[0] == 200
         world.etcdctl("rm", f"/coreos.com/network/subnets/{key}")
         wait_for(lambda: get(host, "/readyz")[0] == 200, 30, "ready again")
 
     def test_a_missing_etcd_is_shown_and_does_not_make_it_unready(self, world: World) -> None:
         (host,) = start(world, VXLAN, 1, "-healthz-port=9000")
-        assert document(host)["etcd"]["trouble"] == ""
+        wait_for(lambda: document(host)["etcd"]["trouble"] == "", 30, "etcd to be followed")
         world.stop_etcd()
-        wait_for(lambda: document(host)["etcd"]["trouble"], 15, "etcd's absence to be seen")
+        wait_for(lambda: document(host)["etcd"]["trouble"], 30, "etcd's absence to be seen")
         assert get(host, "/readyz")[0] == 200
         world.start_etcd()
-        wait_for(lambda: not document(host)["etcd"]["trouble"], 20, "etcd to be followed again")
+        wait_for(lambda: not document(host)["etcd"]["trouble"], 30, "etcd to be followed again")
 
     def test_prometheus_can_read_the_metrics(self, world: World) -> None:
         host, other = start(world, UDP, 2, "-healthz-port=9000")
         near, far = host.add_container(1), other.add_container(1)
-        near.run("ping", "-c1", "-W5", str(far.address))
+        assert ping(near, far.address, 30) is not None
         # From no lease: the loop refuses it, and counts.
         world.net.run(
             sys.executable, "-c",
@@ -89,7 +92,7 @@ class TestHealth:
             }
 
         wait_for(
-            lambda: samples()["flannel_dropped_packets_total", "rx_unknown_peer"] == 1, 10, "a drop"
+            lambda: samples()["flannel_dropped_packets_total", "rx_unknown_peer"] == 1, 30, "a drop"
         )
         found = samples()
         assert found["flannel_ready",] == 1
@@ -98,7 +101,7 @@ class TestHealth:
         assert found["flannel_mtu_bytes",] == 1472
         assert 3600 < found["flannel_lease_renewal_seconds",] < 86400
         assert found["flannel_device_packets_total", "rx"] >= 1
-        assert found["flannel_store_answer_age_seconds",] < 15
+        assert 0 <= found["flannel_store_answer_age_seconds",] < 60
 
     def test_who_may_not_send_is_counted(self, world: World) -> None:
         (host,) = start(world, VXLAN, 1, "-healthz-port=9000")
@@ -109,7 +112,7 @@ class TestHealth:
             f".sendto(bytes([8, 0, 0, 0, 0, 0, 1, 0]) + bytes(60), ('{host.address}', 8472))",
         )  # fmt: skip
         wait_for(
-            lambda: document(host)["firewall"]["dropped"].get("unknown_peer") == 1, 10, "a drop"
+            lambda: document(host)["firewall"]["dropped"].get("unknown_peer") == 1, 30, "a drop"
         )
         assert re.search(
             r'flannel_guard_dropped_packets_total\{reason="unknown_peer"\} 1\.0',
@@ -127,4 +130,4 @@ class TestHealth:
         host = world.add_host("h1")
         daemon = host.start_flanneld("-iface=eth0", env={"WATCHDOG_USEC": "300000"}).wait_ready()
         for _ in range(3):
-            wait_for(lambda: b"WATCHDOG=1" in daemon.heard(), 5, "WATCHDOG=1")
+            wait_for(lambda: b"WATCHDOG=1" in daemon.heard(), 30, "WATCHDOG=1")

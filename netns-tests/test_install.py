@@ -89,7 +89,8 @@ def test_systemd_complains_of_a_missing_program(machine: Machine, tmp_path: Path
 
 def test_the_sysctl_file_turns_forwarding_on(machine: Machine) -> None:
     script = (
-        "cat /proc/sys/net/ipv4/ip_forward; sysctl -qp /usr/lib/sysctl.d/50-flannel.conf;"
+        "echo 0 >/proc/sys/net/ipv4/ip_forward; cat /proc/sys/net/ipv4/ip_forward;"
+        "sysctl -qp /usr/lib/sysctl.d/50-flannel.conf;"
         "cat /proc/sys/net/ipv4/ip_forward"
     )
     assert machine.run("sh", "-ec", script).stdout == "0\n1\n"
