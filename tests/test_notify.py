@@ -15,7 +15,7 @@ from flannel.notify import notify
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(10)
+        sock.settimeout(30)
         yield sock
 
 

@@ -347,7 +347,7 @@ class TestFollowing:
             await anext(feed)
             cluster.store.put(net("10.5.1.0/24"), ME, 4)
             await anext(feed)
-            await asyncio.wait_for(cluster.manager.own_changed(), 1)
+            await cluster.manager.own_changed()
             assert cluster.manager.own.ttl == 4
 
         run(main())

@@ -1,11 +1,9 @@
 """Who gets which subnet, and who stays a peer, when the store has forgotten, or says nonsense."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from ipaddress import IPv4Address
 from random import Random
-from time import monotonic
 
 import pytest
 from fake_store import FakeStore
@@ -24,6 +22,23 @@ from flannel.errors import LeaseLost, NoFreeSubnet
 from flannel.lease import Lease, LeaseAttrs, LeaseTable
 from flannel.stores import Snapshot
 from flannel.subnets import LEASE_TTL, SubnetManager, retry_pause
+
+
+class Clock:
+    """Time that passes for those who wait, and for nobody else."""
+
+    now = 1e6
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr("flannel.subnets.monotonic", lambda: made.now)
+    monkeypatch.setattr("flannel.subnets.asyncio.sleep", made.sleep)
+    return made
 
 
 class TestForgottenLeases:
@@ -109,7 +124,9 @@ class TestForgottenLeases:
         assert lease.subnet == net("10.5.2.0/24")
         assert manager.peers.keys() == {each.subnet for each in known}
 
-    def test_what_went_while_we_were_away_is_over_after_the_grace_whatever_comes(self) -> None:
+    def test_what_went_while_we_were_away_is_over_after_the_grace_whatever_comes(
+        self, clock: Clock
+    ) -> None:
         """Each life tries anew, with the same table, and what keeps it from a lease ends."""
         store = FakeStore()
         store.put(net("10.5.2.0/24"), OTHER, 50)
@@ -121,8 +138,8 @@ class TestForgottenLeases:
             return run(manager.acquire(ME, None, before=before, seen_since=LONG_AGO))
 
         with pytest.raises(NoFreeSubnet):
-            life(grace=0.1)
-        time.sleep(0.1)
+            life(grace=300)
+        clock.now += 300
         assert life(grace=1000).subnet in {net("10.5.1.0/24"), net("10.5.3.0/24")}
 
     def test_what_the_store_has_forgotten_stays_over_another_life(self) -> None:
@@ -205,16 +222,12 @@ class TestGarbled:
 class TestANewStore:
     """Where it may just have been emptied, those who use their subnets come first."""
 
-    def acquire(self, store: FakeStore, *, seen_for: float = 0) -> tuple[Lease, float]:
-        """The lease of a newcomer and the seconds it took."""
-
-        async def main() -> tuple[Lease, float]:
-            began = monotonic()
-            manager = SubnetManager(store, SMALL, Random(1))
-            lease = await manager.acquire(ME, net("10.5.1.0/24"), seen_since=began - seen_for)
-            return lease, monotonic() - began
-
-        return run(main())
+    def wait(self, store: FakeStore, clock: Clock, *, seen_for: float = 0) -> float:
+        """The seconds for which a newcomer waits before it has a lease."""
+        began = clock.now
+        manager = SubnetManager(store, SMALL, Random(1))
+        run(manager.acquire(ME, net("10.5.1.0/24"), seen_since=began - seen_for))
+        return clock.now - began
 
     def test_a_newcomer_leaves_time_to_those_who_put_their_leases_back(self) -> None:
         store = FakeStore()
@@ -229,21 +242,23 @@ class TestANewStore:
         assert run(main()).subnet != net("10.5.1.0/24")
 
     @pytest.mark.parametrize("ttl", [LEASE_TTL, LEASE_TTL - 4, 3600, None])
-    def test_young_leases_say_nothing_of_the_age_of_a_store(self, ttl: int | None) -> None:
+    def test_young_leases_say_nothing_of_the_age_of_a_store(
+        self, clock: Clock, ttl: int | None
+    ) -> None:
         store = FakeStore()
         store.put(net("10.5.3.0/24"), OTHER, ttl)
-        assert self.acquire(store)[1] > 1
+        assert self.wait(store, clock) > 1
 
-    def test_in_an_older_store_nobody_waits(self) -> None:
+    def test_in_an_older_store_nobody_waits(self, clock: Clock) -> None:
         store = FakeStore()
         store.put(net("10.5.2.0/24"), LeaseAttrs(IPv4Address("192.0.2.8")), LEASE_TTL)
         store.put(net("10.5.3.0/24"), OTHER, LEASE_TTL - 10)
-        assert self.acquire(store)[1] < 0.5
+        assert self.wait(store, clock) == 0
 
-    def test_who_has_seen_the_store_for_a_while_does_not_wait(self) -> None:
-        assert self.acquire(FakeStore(), seen_for=2)[1] < 0.5
+    def test_who_has_seen_the_store_for_a_while_does_not_wait(self, clock: Clock) -> None:
+        assert self.wait(FakeStore(), clock, seen_for=2) == 0
 
-    def test_who_finds_its_lease_does_not_wait(self) -> None:
+    def test_who_finds_its_lease_does_not_wait(self, clock: Clock) -> None:
         store = FakeStore()
         store.put(net("10.5.2.0/24"), ME, LEASE_TTL)
-        assert self.acquire(store)[1] < 0.5
+        assert self.wait(store, clock) == 0
