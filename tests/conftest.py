@@ -5,9 +5,12 @@ import mmap
 from collections.abc import Callable, Iterator
 
 import pytest
+import urllib3
 from etcd_server import EtcdServer
 from hypothesis import settings
 from internals import Internals
+
+from flannel.stores import etcd_members
 
 # How long one example takes says nothing on a machine that others use too.
 settings.register_profile("shared machine", deadline=None)
@@ -51,7 +54,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
 
 
 @pytest.fixture
-def etcd(server: EtcdServer) -> Iterator[EtcdServer]:
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time for etcd to answer: a busy disk keeps it waiting for seconds."""
+    monkeypatch.setattr(etcd_members, "_REQUEST_TIMEOUT", urllib3.Timeout(connect=10, read=30))
+
+
+@pytest.fixture
+def etcd(server: EtcdServer, patience: None) -> Iterator[EtcdServer]:
     """An etcd without our keys."""
     yield server
     server.delete("")

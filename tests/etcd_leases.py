@@ -21,7 +21,7 @@ def store_at(*urls: str, **options: Any) -> EtcdV2Store:
     return EtcdV2Store(Members(urls, **options), PREFIX)
 
 
-def run(work: Coroutine[Any, Any, T], seconds: float = 20) -> T:
+def run(work: Coroutine[Any, Any, T], seconds: float = 100) -> T:
     return asyncio.run(asyncio.wait_for(work, seconds))
 
 

@@ -64,7 +64,7 @@ class EtcdServer:
 
     def wait_ready(self) -> None:
         """Wait until it listens and, on plain HTTP, its cluster has a leader."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             with suppress(OSError, http.client.HTTPException, AssertionError):
                 if self.url.startswith("https"):
@@ -90,7 +90,7 @@ class EtcdServer:
 
     def request(self, method: str, key: str, **params: object) -> dict[str, Any]:
         """A request of the v2 API, past the code under test."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
         body = urlencode(params) if params else None
         connection.request(method, "/v2/keys" + key, body, headers)

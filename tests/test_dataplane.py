@@ -35,7 +35,7 @@ class Loop:
         # All hosts have one port: the peer is another address of loopback.
         self.peer.bind(("127.0.0.2", self.port))
         for each in (self.tun, self.peer):
-            each.settimeout(5)
+            each.settimeout(30)
         network = IPv4Network("10.1.0.0/16")
         self.dataplane = Dataplane(Settings(network, OWN, 1472, self.port, merge_udp=True))
         self.dataplane.set_routes([pack_route(PEER, IPv4Address("127.0.0.2"))])
@@ -47,7 +47,7 @@ class Loop:
 
     def close(self) -> None:
         os.eventfd_write(self.stop, 1)
-        self.thread.join(5)
+        self.thread.join(30)
         assert not self.thread.is_alive()
         os.close(self.stop)
         for each in (self.tun, self.device, self.udp, self.peer):
@@ -55,7 +55,7 @@ class Loop:
 
     def wait(self, counter: str, value: int = 1) -> None:
         """Wait until a counter has a value."""
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while (stats := self.dataplane.stats())[counter] != value:
             assert time.monotonic() < deadline, stats
             time.sleep(0.002)
@@ -143,6 +143,7 @@ def test_a_sender_is_told_why_its_packet_was_dropped(loop, data, counter, type_,
 
 
 def test_who_sends_much_in_vain_keeps_nobody_else_from_being_told(loop):
+    began = time.monotonic()
     for _ in range(50):
         loop.tun.send(NO_VNET + packet("10.1.15.2", "10.1.99.2"))
     loop.wait("tx_no_route", 50)
@@ -150,7 +151,8 @@ def test_who_sends_much_in_vain_keeps_nobody_else_from_being_told(loop):
     told = []
     while not told or told[-1] != "10.1.15.3":
         told.append(IP(loop.tun.recv(70000)[10:]).dst)
-    assert len(told) <= 2 * 10 + 1  # a second may begin meanwhile
+    n_seconds = int(time.monotonic()) - int(began) + 1  # that have begun meanwhile
+    assert len(told) <= n_seconds * 10 + 1
     assert loop.dataplane.stats()["icmp_limited"] == 51 - len(told)
 
 

@@ -94,8 +94,10 @@ class TestFeed:
         ]
 
     def test_a_lease_that_expires_is_removed(self, etcd: EtcdServer) -> None:
-        add(etcd, A, ttl=1)
-        assert follow(etcd, lambda: None)[1] == Changes((LeaseRemoved(A),))
+        assert follow(etcd, lambda: add(etcd, A, ttl=1), lambda: None)[1:] == [
+            Changes((LeaseAdded(Lease(A, OTHER)),)),
+            Changes((LeaseRemoved(A),)),
+        ]
 
     @pytest.mark.parametrize("directory", ["subnets", ""])
     def test_a_directory_that_is_removed_takes_its_leases_along(
@@ -154,7 +156,7 @@ class TestFeed:
             await asyncio.to_thread(much)  # nobody polls meanwhile
             assert await anext(feed) == Snapshot((Lease(A, OTHER),))
 
-        run(main(), 60)
+        run(main(), 250)
 
     def test_far_behind_it_reads_all_instead_of_catching_up(self, etcd: EtcdServer) -> None:
         async def main() -> int:
@@ -334,8 +336,6 @@ class TestFaults:
     def test_a_member_whose_answer_has_no_end_is_left_for_another(
         self, etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch, head: bytes
     ) -> None:
-        monkeypatch.setattr(etcd_v2, "_LONGEST_ANSWER", 0.5)
-
         class Dribbling(socketserver.BaseRequestHandler):
             def handle(self) -> None:
                 with suppress(OSError):
@@ -349,7 +349,9 @@ class TestFaults:
 
         async def main(store: EtcdV2Store, url: str) -> None:
             # Whoever asks at the same time finds out by itself, and none goes on to a third.
-            both = await asyncio.gather(store.snapshot(), store.find(A), return_exceptions=True)
+            with monkeypatch.context() as patch:
+                patch.setattr(etcd_v2, "_LONGEST_ANSWER", 0.5)
+                both = await asyncio.gather(store.snapshot(), store.find(A), return_exceptions=True)
             for each in both:
                 with pytest.raises(StoreUnavailable, match=rf"{url}: its answer has no end"):
                     raise cast(Exception, each)
@@ -361,6 +363,7 @@ class TestFaults:
             run(main(store_at(url, etcd.url), url))
             server.shutdown()
 
+    @pytest.mark.usefixtures("patience")
     def test_it_waits_through_a_restart_of_etcd(self, tmp_path: Path) -> None:
         server = EtcdServer(tmp_path)
         server.start()
@@ -414,7 +417,7 @@ class TestFaults:
             await store.create(B, ME, 100)
 
         try:
-            run(main(), 60)
+            run(main())
         finally:
             for member in members:
                 member.stop()
@@ -424,8 +427,10 @@ class TestFaults:
     ) -> None:
         script = (
             "import asyncio, sys\n"
+            "from flannel.stores import etcd_v2\n"
             "from flannel.stores.etcd_members import Members\n"
             "from flannel.stores.etcd_v2 import EtcdV2Store\n"
+            "etcd_v2._POLL = 200.0\n"
             "async def main():\n"
             "    feed = EtcdV2Store(Members([sys.argv[1]]), sys.argv[2]).follow_leases()\n"
             "    await anext(feed)\n"
@@ -435,8 +440,6 @@ class TestFaults:
             "        print('cancelled')\n"
             "asyncio.run(main())\n"
         )
-        began = time.monotonic()
         command = [sys.executable, "-c", script, etcd.url, PREFIX]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100)
         assert (done.stdout, done.stderr) == ("cancelled\n", "")
-        assert time.monotonic() - began < 8  # a poll lasts 10 s

@@ -32,7 +32,8 @@ class TestWrites:
             assert node["value"] == '{"PublicIP":"192.0.2.1","BackendType":"host-gw"}'
             with pytest.raises(LeaseTaken, match=r"10\.5\.1\.0/24: it is held by 192\.0\.2\.1"):
                 await store.create(A, OTHER, 86400)
-            assert etcd.get(f"{PREFIX}/subnets/10.5.1.0-24")["node"] == {**node, "ttl": node["ttl"]}
+            now = etcd.get(f"{PREFIX}/subnets/10.5.1.0-24")["node"]
+            assert now == {**node, "ttl": now["ttl"]}
 
         run(main())
 
@@ -61,7 +62,8 @@ class TestWrites:
                 for ttl in (5000, 6000):
                     lease = await store.renew(lease, ttl)
                     node = etcd.get(f"{PREFIX}/subnets/10.5.1.0-24")["node"]
-                    assert (node["value"], node["ttl"]) == (ME.to_json(), ttl)
+                    assert node["value"] == ME.to_json()
+                    assert ttl - 500 < node["ttl"] <= ttl
                     assert (lease.ttl, lease.index) == (ttl, node["modifiedIndex"])
 
         run(main())
@@ -84,13 +86,14 @@ class TestWrites:
     def test_a_lease_at_its_very_end_is_not_taken_for_a_reservation(self, etcd: EtcdServer) -> None:
         async def main() -> set[int | None]:
             store, seen = store_at(etcd.url), set()
-            add(etcd, A, ttl=1)
-            while lease := await store.find(A):
-                seen.add(lease.ttl)
+            while not seen:  # a machine that stands still may miss all of it
+                add(etcd, A, ttl=1)
+                while lease := await store.find(A):
+                    seen.add(lease.ttl)
             return seen
 
         # 0 from its end until the next sweep, every half a second: seldom that is at once.
-        assert run(main()) | {0} == {1, 0}
+        assert run(main()) <= {1, 0}
 
     def test_a_lease_that_another_has_written_is_not_written_over(self, etcd: EtcdServer) -> None:
         async def main() -> None:

@@ -73,7 +73,7 @@ def serve(path: Path, talk: Callable[[], None]) -> None:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -89,7 +89,7 @@ def is_listening(path: Path) -> bool:
 
 def connect(path: Path) -> socket.socket:
     client = socket.socket(socket.AF_UNIX)
-    client.settimeout(10)
+    client.settimeout(30)
     try:
         client.connect(str(path))
     except OSError:
@@ -123,7 +123,8 @@ def test_what_a_killed_daemon_left_is_in_nobodys_way(tmp_path: Path) -> None:
 
 
 def assert_answers(path: Path) -> None:
-    assert get(path).endswith(b"well\n")
+    """Sooner or later: whoever is too slow for the server's patience may be we."""
+    wait_for(lambda: get_or_nothing(path).endswith(b"well\n"))
 
 
 def test_slow_and_talkative_clients_lose_their_connection_and_nobody_elses(
@@ -137,7 +138,7 @@ def test_slow_and_talkative_clients_lose_their_connection_and_nobody_elses(
             silent.sendall(b"GET /a")
             wait_for(lambda: is_cut_off(endless))
             assert_answers(path)
-            assert silent.recv(100) == b""
+            wait_for(lambda: is_turned_away(silent))
 
     serve(path, talk)
 
@@ -157,24 +158,22 @@ def test_a_crowd_is_turned_away_until_it_thins(
     path = tmp_path / "socket"
 
     def talk() -> None:
-        crowd: list[socket.socket] = []
-        while not crowd or not is_turned_away(crowd[-1]):
-            crowd.append(connect(path))
-        # The last one is not of them, and who looked for a listener may still have been.
-        assert http_server._MAX_CLIENTS - 1 <= len(crowd) - 1 <= http_server._MAX_CLIENTS
+        crowd = [connect(path) for _ in range(http_server._MAX_CLIENTS + 10)]
+        wait_for(lambda: is_turned_away(crowd[-1]))  # as all before it that are too many
+        # Who looked for a listener may still have been among the first.
+        assert 10 <= sum(map(is_turned_away, crowd)) <= 11
         for client in crowd:
             client.close()
-        wait_for(lambda: get_or_nothing(path).endswith(b"well\n"))
+        assert_answers(path)
 
     serve(path, talk)
 
 
 def is_turned_away(client: socket.socket) -> bool:
-    client.settimeout(0.05)
+    client.setblocking(False)
     try:
-        client.sendall(b"G")
         return client.recv(100) == b""
-    except TimeoutError:
+    except BlockingIOError:
         return False
     except ConnectionError:
         return True
