@@ -1,19 +1,9 @@
 """The store on real etcd servers: what it does with events, faults and foreign hands."""
 
 import asyncio
-import http.server
-import signal
-import socketserver
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from ipaddress import IPv4Network
-from pathlib import Path
-from typing import cast
 
 import pytest
 from etcd_leases import (
@@ -26,12 +16,11 @@ from etcd_leases import (
     run,
     store_at,
 )
-from etcd_server import PREFIX, EtcdServer, free_port
+from etcd_server import PREFIX, EtcdServer
 
-from flannel.errors import BadLease, FlannelError, StoreUnavailable
+from flannel.errors import BadLease
 from flannel.lease import Lease, LeaseAdded, LeaseRemoved
-from flannel.stores import Changes, Snapshot, etcd_v2
-from flannel.stores.etcd_v2 import EtcdV2Store
+from flannel.stores import Changes, Snapshot
 
 
 def follow(etcd: EtcdServer, *steps: Callable[[], object]) -> list[Snapshot | Changes]:
@@ -248,198 +237,3 @@ class TestPoison:
 
         run(main())
         assert caplog.text.count("keeping what it was") == 1
-
-
-# What no etcd says: the endpoint may be a proxy, or anything else.
-STRANGE = [
-    "", "null", "[]", "7", "<html>", '{"node":', "[" * 100_000, '{"node":null}', '{"node":[]}',
-    '{"action":[],"node":{"modifiedIndex":6}}',
-    *(f'{{"action":"set","node":{{"key":"{PREFIX}/subnets/10.5.1.0-24",{members}}}}}'
-      for members in (
-        '"modifiedIndex":null', '"modifiedIndex":"x"', '"modifiedIndex":1e999', '"value":""',
-        '"modifiedIndex":6,"nodes":7', '"modifiedIndex":6,"nodes":[7]',
-        '"modifiedIndex":6,"nodes":[{}]', '"modifiedIndex":6,"ttl":"x"',
-        '"modifiedIndex":6,"value":[]',
-    )),
-    *(f'{{"errorCode":{code},"index":{index}}}' for code, index in (
-        (100, "null"), (100, '"x"'), (100, 7), (101, "[]"), (105, 7), (401, 7), ("[]", 7),
-    )),
-]  # fmt: skip
-
-
-class TestFaults:
-    def test_without_any_member_it_says_which_and_why(self) -> None:
-        dead = [f"http://127.0.0.1:{free_port()}" for _ in range(2)]
-        with pytest.raises(StoreUnavailable) as error:
-            run(store_at(*dead).snapshot())
-        assert str(error.value) == (
-            f"cannot list {PREFIX}/subnets: {dead[0]}: connection refused; "
-            f"{dead[1]}: connection refused"
-        )
-
-    def test_a_dead_endpoint_is_passed_over(self, etcd: EtcdServer) -> None:
-        store = store_at(f"http://127.0.0.1:{free_port()}", etcd.url)
-        assert run(store.create(A, ME, 100)) == Lease(A, ME)
-
-    def test_something_that_is_not_etcd_is_said_to_be_none(self) -> None:
-        server = http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}"
-        try:
-            with pytest.raises(StoreUnavailable, match="does not serve the v2 API"):
-                run(store_at(url).snapshot())
-        finally:
-            server.shutdown()
-            server.server_close()
-
-    @pytest.mark.parametrize("status", [200, 404, 412])
-    @pytest.mark.parametrize("body", STRANGE)
-    def test_no_answer_makes_it_raise_anything_else(self, body: str, status: int) -> None:
-        class Strange(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                self.send_response(status)
-                self.send_header("X-Etcd-Index", "5")
-                self.end_headers()
-                self.wfile.write(body.encode())
-
-            do_PUT = do_GET  # so it is called
-
-        async def main(store: EtcdV2Store) -> None:
-            ours = Lease(A, ME, 100, 1)
-            for doing in (
-                anext(store.follow_config()),
-                anext(store.follow_leases()),
-                store.snapshot(),
-                store.find(A),
-                store.create(A, ME, 100),
-                store.replace(ours, OTHER, 100),
-                store.renew(ours, 100),
-                store.release(ours),
-            ):
-                with suppress(FlannelError):
-                    await doing
-            with suppress(FlannelError):
-                feed = store.follow_leases()
-                await anext(feed)
-                await asyncio.wait_for(anext(feed), 0.1)
-
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Strange)
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        try:
-            run(main(store_at(f"http://127.0.0.1:{server.server_port}")))
-        finally:
-            server.shutdown()
-            server.server_close()
-
-    @pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 999999\r\n\r\n"])
-    def test_a_member_whose_answer_has_no_end_is_left_for_another(
-        self, etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch, head: bytes
-    ) -> None:
-        class Dribbling(socketserver.BaseRequestHandler):
-            def handle(self) -> None:
-                with suppress(OSError):
-                    self.request.sendall(head)
-                    while True:
-                        self.request.sendall(b"H")
-                        time.sleep(0.1)
-
-        class Server(socketserver.ThreadingTCPServer):
-            daemon_threads = True
-
-        async def main(store: EtcdV2Store, url: str) -> None:
-            # Whoever asks at the same time finds out by itself, and none goes on to a third.
-            with monkeypatch.context() as patch:
-                patch.setattr(etcd_v2, "_LONGEST_ANSWER", 0.5)
-                both = await asyncio.gather(store.snapshot(), store.find(A), return_exceptions=True)
-            for each in both:
-                with pytest.raises(StoreUnavailable, match=rf"{url}: its answer has no end"):
-                    raise cast(Exception, each)
-            assert await store.snapshot() == Snapshot(())
-
-        with Server(("127.0.0.1", 0), Dribbling) as server:
-            threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-            url = f"http://127.0.0.1:{server.server_address[1]}"
-            run(main(store_at(url, etcd.url), url))
-            server.shutdown()
-
-    @pytest.mark.usefixtures("patience")
-    def test_it_waits_through_a_restart_of_etcd(self, tmp_path: Path) -> None:
-        server = EtcdServer(tmp_path)
-        server.start()
-        server.wait_ready()
-
-        async def main() -> None:
-            store = store_at(server.url)
-            feed = store.follow_leases()
-            await anext(feed)
-            waiting = asyncio.ensure_future(anext(feed))
-            await asyncio.sleep(0.2)
-            server.stop()
-            with pytest.raises(StoreUnavailable):
-                await waiting
-            server.start()
-            await asyncio.to_thread(server.wait_ready)
-            add(server, A)
-            assert await anext(store.follow_leases()) == Snapshot((Lease(A, OTHER),))
-
-        try:
-            run(main())
-        finally:
-            server.stop()
-
-    def test_a_frozen_or_dead_member_of_three_is_left_for_another(self, tmp_path: Path) -> None:
-        members = [EtcdServer(tmp_path, f"m{n}") for n in (1, 2, 3)]
-        for member in members:
-            member.start(members)
-        for member in members:
-            member.wait_ready()
-
-        async def main() -> None:
-            store = store_at(*(member.url for member in members))
-            feed = store.follow_leases()
-            await anext(feed)
-            waiting = asyncio.ensure_future(anext(feed))
-            await asyncio.sleep(0.2)
-            members[0].signal(signal.SIGSTOP)
-            # The poll hangs there; it comes back by itself, and nothing is missed.
-            while True:
-                try:
-                    await store.create(A, ME, 100)
-                    break
-                except StoreUnavailable:
-                    await asyncio.sleep(0.3)  # a new leader is being elected
-            assert await waiting in (
-                Snapshot((Lease(A, ME),)),
-                Changes((LeaseAdded(Lease(A, ME)),)),
-            )
-            members[0].stop()
-            await store.create(B, ME, 100)
-
-        try:
-            run(main())
-        finally:
-            for member in members:
-                member.stop()
-
-    def test_a_poll_that_is_waiting_does_not_hold_up_the_end_of_the_process(
-        self, etcd: EtcdServer
-    ) -> None:
-        script = (
-            "import asyncio, sys\n"
-            "from flannel.stores import etcd_v2\n"
-            "from flannel.stores.etcd_members import Members\n"
-            "from flannel.stores.etcd_v2 import EtcdV2Store\n"
-            "etcd_v2._POLL = 200.0\n"
-            "async def main():\n"
-            "    feed = EtcdV2Store(Members([sys.argv[1]]), sys.argv[2]).follow_leases()\n"
-            "    await anext(feed)\n"
-            "    try:\n"
-            "        await asyncio.wait_for(anext(feed), 0.3)\n"
-            "    except TimeoutError:\n"
-            "        print('cancelled')\n"
-            "asyncio.run(main())\n"
-        )
-        command = [sys.executable, "-c", script, etcd.url, PREFIX]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=100)
-        assert (done.stdout, done.stderr) == ("cancelled\n", "")
