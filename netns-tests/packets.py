@@ -10,7 +10,6 @@ import os
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address
@@ -18,7 +17,7 @@ from typing import Self
 
 from scapy.layers.inet import IP, UDP, in4_chksum
 from scapy.utils import checksum
-from world import Namespace, WorldError
+from world import Namespace, wait_for
 
 # linux/if_packet.h, linux/if_ether.h, linux/virtio_net.h; not in Python's socket.
 _SOL_PACKET, _PACKET_VNET_HDR = 263, 15
@@ -68,15 +67,13 @@ class Sniffer:
             found += [(packet, payload[at : at + size]) for at in range(0, len(payload), size)]
         return found
 
-    def wait_for(self, wanted: Callable[[IP], bool], seconds: float = 5) -> IP:
+    def find(self, wanted: Callable[[IP], bool]) -> IP | None:
+        """The first packet since the last call of which ``wanted`` is true."""
+        return next(filter(wanted, map(IP, self.packets())), None)
+
+    def wait_for(self, wanted: Callable[[IP], bool]) -> IP:
         """The first packet of which ``wanted`` is true."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            for each in map(IP, self.packets()):
-                if wanted(each):
-                    return each
-            time.sleep(0.01)
-        raise WorldError("no such packet has passed")
+        return wait_for(lambda: self.find(wanted), 30, "a packet that has not passed")
 
     def _read(self) -> Iterator[tuple[bytes, int]]:
         while True:
@@ -116,13 +113,31 @@ def checksums_are_right(packet: bytes) -> bool:
 
 @contextmanager
 def transfer(
-    sender: Namespace, receiver: Namespace, address: IPv4Address, n_bytes: int, n_streams: int = 1
+    sender: Namespace,
+    receiver: Namespace,
+    address: IPv4Address,
+    n_bytes: int | None,
+    n_streams: int = 1,
 ) -> Iterator[None]:
-    """TCP streams that run while the body does, and that arrive whole within 20 s."""
-    data = os.urandom(min(n_bytes, 1 << 20))
-    digests: list[tuple[bytes, bytes]] = []
+    """TCP streams that begin with the body, and arrive whole.
+
+    :param n_bytes: of each stream; None: as many as pass until the body ends.
+    """
+    data = os.urandom(1 << 20)
+    is_over = threading.Event()
+    sent: list[bytes] = []
+    received: list[bytes] = []
+
+    def pieces() -> Iterator[bytes]:
+        if n_bytes is None:
+            while not is_over.wait(0.005):
+                yield data
+        else:
+            for at in range(0, n_bytes, len(data)):
+                yield data[: n_bytes - at]
+
     with receiver.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-        listener.settimeout(20)
+        listener.settimeout(60)
         listener.bind((str(address), 0))
         listener.listen()
         port = listener.getsockname()[1]
@@ -130,23 +145,22 @@ def transfer(
         def receive() -> None:
             stream, _ = listener.accept()
             buffer = bytearray(1 << 18)
-            received, left = hashlib.sha256(), n_bytes
+            digest = hashlib.sha256()
             with stream:
-                stream.settimeout(20)
+                stream.settimeout(60)
                 while n := stream.recv_into(buffer):
-                    received.update(memoryview(buffer)[:n])
-                    left -= n
-            sent = hashlib.sha256()
-            for at in range(0, n_bytes, len(data)):
-                sent.update(data[: n_bytes - at])
-            digests.append((sent.digest(), received.digest()))
+                    digest.update(memoryview(buffer)[:n])
+            received.append(digest.digest())
 
         def send() -> None:
+            digest = hashlib.sha256()
             with sender.socket(socket.AF_INET, socket.SOCK_STREAM) as stream:
-                stream.settimeout(20)
+                stream.settimeout(60)
                 stream.connect((str(address), port))
-                for at in range(0, n_bytes, len(data)):
-                    stream.sendall(data[: n_bytes - at])
+                for piece in pieces():
+                    stream.sendall(piece)
+                    digest.update(piece)
+            sent.append(digest.digest())
 
         threads = [
             threading.Thread(target=each) for _ in range(n_streams) for each in (receive, send)
@@ -156,8 +170,8 @@ def transfer(
         try:
             yield
         finally:
+            is_over.set()
             for thread in threads:
                 thread.join()
-    assert len(digests) == n_streams
-    for sent, received in digests:
-        assert received == sent
+    assert len(sent) == n_streams
+    assert sorted(received) == sorted(sent)

@@ -6,7 +6,6 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,8 @@ from overlays import RANGE, UDP, Pair, start_pair
 from world import Host, Pinger, World, ping, wait_for
 
 CONFIG = {**UDP, **RANGE, "Backend": {"Type": "udp"}}
+PER_SECOND = 20
+"""Pings: a TUN device has room for 500 packets, which is 25 s, should this machine be busy."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -26,15 +27,19 @@ def pair() -> Iterator[Pair]:
 
 
 def device(host: Host) -> str:
-    """What belongs to the device, but for its index and carrier."""
+    """What belongs to the device, but for its index and carrier, which the kernel tells late."""
     link = host.try_run("ip", "-o", "link", "show", "flannel0").stdout.partition(": ")[2]
     address = host.try_run("ip", "-o", "addr", "show", "flannel0").stdout.partition(": ")[2]
     route = host.run("ip", "route", "show", "10.1.0.0/16")
-    return re.sub(r" state \w+", "", link) + address + route
+    return re.sub(r" state \w+|NO-CARRIER,|,LOWER_UP", "", link) + address + route
 
 
 def index(host: Host) -> int:
     return int(host.run("ip", "-o", "link", "show", "flannel0").partition(":")[0])
+
+
+def wait_device(host: Host, before: str) -> None:
+    wait_for(lambda: device(host) == before, 30, lambda: f"{before}, it is {device(host)}")
 
 
 def cpu_seconds(host: Host) -> float:
@@ -47,17 +52,7 @@ def wait_kept(host: Host, threads: int) -> None:
     """Wait until systemd has a queue and a socket for each thread, and nothing else."""
     names = threads * ["flannel0/queue"] + threads * ["flannel0/udp"]
     kept = host.kept_fds
-    wait_for(lambda: sorted(kept.names) == names, 5, lambda: f"{names}, there are {kept.names}")
-
-
-@contextmanager
-def frozen(host: Host) -> Iterator[None]:
-    """Does the body while the daemon sees nothing: it would have mended all before one can look."""
-    host.daemon.process.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        host.daemon.process.send_signal(signal.SIGCONT)
+    wait_for(lambda: sorted(kept.names) == names, 30, lambda: f"{names}, there are {kept.names}")
 
 
 class TestMending:
@@ -80,11 +75,11 @@ class TestMending:
     ) -> None:
         one, near, far = pair.one, pair.near, pair.far
         before, used, began = device(one), cpu_seconds(one), time.monotonic()
-        with frozen(one):
+        with one.daemon.frozen():  # else it might have mended all before one can look
             one.ip(*damage)
             assert device(one) != before
-        wait_for(lambda: device(one) == before, 15, lambda: f"{before}, it is {device(one)}")
-        assert ping(near, far.address, 5) is not None
+        wait_device(one, before)
+        assert ping(near, far.address, 30) is not None
         # It waited for that, it did not spin.
         assert cpu_seconds(one) - used < 0.2 + 0.2 * (time.monotonic() - began)
         assert one.daemon.is_running
@@ -93,31 +88,32 @@ class TestMending:
         one, near, far = pair.one, pair.near, pair.far
         pair.world.configure({**CONFIG, "Backend": {"Type": "udp", "Threads": 2}})
         wait_kept(one, 2)
-        assert ping(near, far.address, 5) is not None  # by now it has its address and route
+        assert ping(near, far.address, 30) is not None  # by now it has its address and route
         before = device(one)
         one.ip("link del flannel0")
-        wait_for(lambda: device(one) == before, 15, "the device")
-        assert ping(near, far.address, 5) is not None
+        wait_device(one, before)
+        assert ping(near, far.address, 30) is not None
         one.daemon.stop()  # what was left unsaid, Python says at its end
         said = one.daemon.log
         pair.world.configure(CONFIG)
         one.start_flanneld("-iface=eth0").wait_ready()
-        assert ping(near, far.address, 5) is not None
+        wait_kept(one, 1)
+        assert ping(near, far.address, 30) is not None
         assert "Traceback" not in said
 
     def test_a_link_in_its_place_is_left_alone_and_named_once(self, pair: Pair) -> None:
         one, near, far = pair.one, pair.near, pair.far
-        used, before = cpu_seconds(one), device(one)
-        with frozen(one):
+        used, before, began = cpu_seconds(one), device(one), time.monotonic()
+        with one.daemon.frozen():
             one.ip("link del flannel0", "link add flannel0 type bridge")
         one.daemon.wait_log("cannot use the name flannel0: a link of kind bridge has it")
         time.sleep(2)
         assert "bridge" in one.run("ip", "-d", "link", "show", "flannel0")
         assert one.daemon.log.count("a link of kind bridge has it") == 1
-        assert cpu_seconds(one) - used < 1
+        assert cpu_seconds(one) - used < 0.2 + 0.2 * (time.monotonic() - began)
         one.ip("link del flannel0")
-        wait_for(lambda: device(one) == before, 15, "the device")
-        assert ping(near, far.address, 5) is not None
+        wait_device(one, before)
+        assert ping(near, far.address, 30) is not None
 
 
 class TestRestarting:
@@ -128,42 +124,48 @@ class TestRestarting:
     ) -> None:
         one, near, far = pair.one, pair.near, pair.far
         before = index(one), device(one), one.subnet
-        # A TUN device has room for 500 packets: for 25 s, should this machine be busy.
-        with Pinger(near, far.address, 20) as out, Pinger(far, near.address, 20) as back:
-            time.sleep(0.2)
+        with (
+            Pinger(near, far.address, PER_SECOND) as out,
+            Pinger(far, near.address, PER_SECOND) as back,
+        ):
+            wait_for(lambda: out.received, 30, "an answer")
             one.daemon.stop(number)
-            time.sleep(seconds)
+            waiting = out.sent + PER_SECOND * seconds
+            wait_for(lambda: out.sent >= waiting, 30, "pings to be sent")
             one.start_flanneld("-iface=eth0").wait_ready()
-            assert ping(near, far.address, 5) is not None
+            assert ping(near, far.address, 30) is not None
         assert (index(one), device(one), one.subnet) == before
-        assert out.sent > 10 * seconds
         assert out.lost == 0
         assert back.lost == 0
         wait_kept(one, 1)
 
     def test_packets_wait_while_the_network_config_changes(self, pair: Pair) -> None:
         one, near, far = pair.one, pair.near, pair.far
-        with Pinger(near, far.address) as pinger:
+        with Pinger(near, far.address, PER_SECOND) as pinger:
             for backend, mtu in (({"Type": "udp", "MTU": 1400}, 1372), (CONFIG["Backend"], 1472)):
                 pair.world.configure({**CONFIG, "Backend": backend})
                 wanted = f" mtu {mtu} "
                 for host in pair.world.hosts:
-                    wait_for(lambda h=host, w=wanted: w in device(h), 5, wanted)
-                assert ping(near, far.address, 5) is not None
+                    wait_for(lambda h=host, w=wanted: w in device(h), 30, wanted)
+                assert ping(near, far.address, 30) is not None
         assert pinger.lost == 0
         assert one.daemon.is_running
 
     def test_without_what_systemd_keeps_a_restart_is_a_short_pause(self, pair: Pair) -> None:
         one, near, far = pair.one, pair.near, pair.far
         before = index(one), device(one), one.subnet
-        with Pinger(near, far.address) as pinger:
+        with Pinger(near, far.address, PER_SECOND) as pinger:
+            wait_for(lambda: pinger.received, 30, "an answer")
+            answered = pinger.received
             one.daemon.stop()
             one.kept_fds.clear()
             one.start_flanneld("-iface=eth0").wait_ready()
-            assert ping(near, far.address, 5) is not None
+            assert ping(near, far.address, 30) is not None
+            sent = pinger.sent
+            wait_for(lambda: pinger.sent > sent, 30, "a ping")
         assert (index(one), device(one), one.subnet) == before
-        # Of 100 a second: as many as go by while flanneld starts.
-        assert pinger.lost < 300
+        # No more than went by until it was there again.
+        assert pinger.lost <= sent - answered
 
     @pytest.mark.parametrize("restarts", [True, False], ids=["restarted", "running"])
     def test_what_is_kept_follows_the_network_config(self, pair: Pair, restarts: bool) -> None:
@@ -180,7 +182,7 @@ class TestRestarting:
                 one.daemon.stop()
                 one.start_flanneld("-iface=eth0").wait_ready()
             wait_kept(one, threads)
-            assert ping(near, far.address, 5) is not None
+            assert ping(near, far.address, 30) is not None
             link = one.try_run("ip", "-d", "link", "show", "flannel0").stdout
             assert ("multi_queue" in link) is (threads > 1)
 
@@ -196,6 +198,6 @@ class TestRestarting:
                 one.kept_fds.hear(f"FDSTORE=1\nFDNAME={name}".encode(), [os.eventfd(0)])
             one.kept_fds.hear(b"FDSTORE=1\nFDNAME=flannel0/udp", [os.dup(stranger.fileno())])
         one.start_flanneld("-iface=eth0").wait_ready()
-        assert ping(near, far.address, 5) is not None
+        assert ping(near, far.address, 30) is not None
         wait_kept(one, 1)
         far.ip(f"addr del {one.address}/32 dev lo")
