@@ -14,10 +14,14 @@ from overlays import (
     BOTH,
     HOST_GW,
     VXLAN,
+    is_said_once,
     overlay,
     peer_value,
+    said,
     start,
     start_pair,
+    start_saved,
+    ttl_of,
     wait_overlay,
 )
 from world import FLANNELD, PREFIX, Host, Pinger, World, ping, wait_for
@@ -32,20 +36,21 @@ class TestContainersReachEachOther:
         containers = [host.add_container(number) for host in hosts for number in (1, 2)]
         for one in containers:
             for other in containers:
-                assert ping(one, other.address, 5) is not None
+                assert ping(one, other.address, 30) is not None
         mtu = {"vxlan": 1450, "host-gw": 1500}.get(config.get("Backend", {}).get("Type"), 1472)
         near, far = containers[0], containers[-1]
         assert hosts[0].subnet_env["FLANNEL_MTU"] == str(mtu)
         for size, answered in ((mtu - 28, True), (mtu - 27, False)):
-            shown = near.try_run(*f"ping -c1 -W1 -Mdo -s{size} {far.address}".split())
+            seconds = 30 if answered else 1
+            shown = near.try_run(*f"ping -c1 -W{seconds} -Mdo -s{size} {far.address}".split())
             assert (shown.returncode == 0) is answered
 
     @BOTH
     def test_a_container_is_seen_with_its_own_address(
         self, world: World, config: dict[str, Any]
     ) -> None:
-        one, other = start(world, config, 2)
-        near, far = one.add_container(1), other.add_container(1)
+        pair = start_pair(world, config)
+        near, far = pair.near, pair.far
         receive = (
             "import socket\n"
             "receiver = socket.socket(type=socket.SOCK_DGRAM)\n"
@@ -108,8 +113,8 @@ class TestContainersReachEachOther:
         for host in (one, other):
             host.start_flanneld("-iface=eth0").wait_ready()
         wait_overlay(one, other.subnet)
-        assert "flannel.1" not in one.run("ip", "link")
-        assert ping(one.add_container(1), other.add_container(1).address, 5) is not None
+        wait_for(lambda: "flannel.1" not in one.run("ip", "link"), 30, "the other backend")
+        assert ping(one.add_container(1), other.add_container(1).address, 30) is not None
 
 
 class TestStarting:
@@ -163,11 +168,13 @@ class TestStarting:
             r"cannot use network 10\.1\.0\.0/16 .* route 10\.1\.8\.0/24 via 192\.0\.2\.1"
         )
         time.sleep(3)  # it looks again meanwhile, and says nothing of it
-        assert len(daemon.log.splitlines()) == 4
+        assert is_said_once(host, "cannot use network")
+        assert len(set(said(host, "WARNING"))) == 1
+        assert len(set(said(host, "INFO"))) == 3
         assert world.leases() == {}
         assert "flannel.1" not in host.run("ip", "link")
         host.ip("route del 10.1.8.0/24")
-        daemon.wait_ready(30)
+        daemon.wait_ready()
 
     def test_an_interface_that_comes_late_is_waited_for(self, world: World) -> None:
         host = world.add_host("h1")
@@ -203,7 +210,7 @@ class TestStarting:
         world.stop_etcd(signal.SIGCONT)
         world.configure(VXLAN)
         for host in hosts:
-            host.daemon.wait_ready(90)
+            host.daemon.wait_ready(180)
         subnets = {host.subnet for host in hosts}
         assert len(subnets) == 50
         assert len(world.leases()) == 50
@@ -212,24 +219,34 @@ class TestStarting:
             assert host.daemon.is_running
 
 
+def routes(host: Host) -> str:
+    """Those of the host; the kernel takes a while to notice that a link has its carrier."""
+    return host.run("ip", "route").replace(" linkdown", "")
+
+
+def wait_sent(pinger: Pinger, n: int) -> None:
+    """Wait for so many pings more."""
+    wanted = pinger.sent + n
+    wait_for(lambda: pinger.sent >= wanted, 30, "pings to be sent")
+
+
 class TestRestarting:
     @BOTH
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
     def test_a_restart_loses_no_packet(
         self, world: World, config: dict[str, Any], number: int
     ) -> None:
-        pair = start_pair(world, config)
+        pair = start_saved(world, config)
         one, near, far = pair.one, pair.near, pair.far
-        before = one.subnet, one.run("ip", "route"), world.leases().keys()
+        before = one.subnet, routes(one), world.leases().keys()
         with Pinger(near, far.address) as pinger:
             status = one.daemon.stop(number)
-            time.sleep(0.5)
+            wait_sent(pinger, 50)
             one.start_flanneld("-iface=eth0").wait_ready()
-            time.sleep(0.5)
+            wait_sent(pinger, 50)
         assert status == (0 if number == signal.SIGTERM else -signal.SIGKILL)
-        assert pinger.sent > 50
         assert pinger.lost == 0
-        assert (one.subnet, one.run("ip", "route"), world.leases().keys()) == before
+        assert (one.subnet, routes(one), world.leases().keys()) == before
 
     def test_peers_that_left_meanwhile_are_swept_at_start(self, world: World) -> None:
         world.put_leases(
@@ -242,10 +259,17 @@ class TestRestarting:
         for n in range(20, 29):
             world.etcdctl("rm", f"{PREFIX}/subnets/10.1.{n}.0-24")
         host.start_flanneld("-iface=eth0").wait_ready()
-        assert overlay(host) == {"10.1.29.0/24"}
-        assert host.run("bridge", "fdb", "show", "dev", "flannel.1").count("dst") == 1
-        assert host.run("ip", "neigh", "show", "dev", "flannel.1").count("PERMANENT") == 1
-        assert len(host.run("ip", "nexthop").splitlines()) == 1
+        # Should etcd be slow to answer, they are served until it does.
+        wait_overlay(host, "10.1.29.0/24")
+
+        def entries() -> tuple[int, int, int]:
+            return (
+                host.run("bridge", "fdb", "show", "dev", "flannel.1").count("dst"),
+                host.run("ip", "neigh", "show", "dev", "flannel.1").count("PERMANENT"),
+                len(host.run("ip", "nexthop").splitlines()),
+            )
+
+        wait_for(lambda: entries() == (1, 1, 1), 30, lambda: f"one of each, not {entries()}")
 
     def test_the_subnet_of_the_file_is_asked_for_and_never_stolen(self, world: World) -> None:
         (host,) = start(world, VXLAN, 1)
@@ -258,7 +282,8 @@ class TestRestarting:
         host.daemon.stop()
         world.put_leases({key: peer_value("192.0.2.99")})
         host.start_flanneld("-iface=eth0").wait_ready()
-        assert host.subnet != subnet
+        # Should etcd be slow to answer, the one before is served until it does.
+        wait_for(lambda: host.subnet != subnet, 30, "another subnet")
         assert world.leases()[key]["value"] == peer_value("192.0.2.99")
 
 
@@ -300,7 +325,8 @@ class TestLivingWithOthers:
         wait_overlay(host, "10.1.70.0/24")
         assert "192.0.2.0/24 dev eth0 proto kernel" in host.run("ip", "route")
         for text in ("foo", "10.1.60.0", "10.1.62.0", "10.1.63.0", "0.0.0.0/0", "10.1.67.0"):
-            assert len(re.findall(rf"WARNING.*{re.escape(text)}", host.daemon.log)) == 1
+            host.daemon.wait_log(rf"WARNING.*{re.escape(text)}")
+            assert len([line for line in said(host, "WARNING") if text in line]) == 1
         assert host.daemon.is_running
 
     def test_a_reservation_is_used_and_gets_no_end(self, world: World) -> None:
@@ -312,8 +338,9 @@ class TestLivingWithOthers:
     def test_a_lease_that_ends_soon_is_renewed_in_time(self, world: World) -> None:
         (host,) = start(world, VXLAN, 1)
         ((key, node),) = world.leases().items()
-        world.put_leases({key: node["value"]}, ttl=4)
-        wait_for(lambda: world.leases()[key]["ttl"] > 80_000, 10, "a renewal")
+        world.put_leases({key: node["value"]}, ttl=12)
+        wait_for(lambda: ttl_of(world, key) > 80_000, 30, "a renewal")
+        assert "was gone from the store" not in host.daemon.log
         assert host.daemon.is_running
 
     def test_a_lease_that_was_removed_is_taken_again_in_place(self, world: World) -> None:
@@ -321,8 +348,8 @@ class TestLivingWithOthers:
         one, near, far = pair.one, pair.near, pair.far
         ((key),) = [k for k, n in world.leases().items() if "192.0.2.11" in n["value"]]
         world.etcdctl("rm", f"{PREFIX}/subnets/{key}")
-        wait_for(lambda: key in world.leases(), 10, "the lease to be back")
-        assert ping(near, far.address, 10) is not None
+        wait_for(lambda: key in world.leases(), 30, "the lease to be back")
+        assert ping(near, far.address, 30) is not None
         assert one.daemon.is_running
 
 
@@ -336,14 +363,15 @@ class TestMending:
         one.daemon.stop()
         one.ip("link set flannel.1 address " + mac)
         one.start_flanneld("-iface=eth0").wait_ready()
-        assert ping(near, far.address, 5) is not None
+        assert ping(near, far.address, 30) is not None
         one.ip("link del flannel.1")
+        show = ("ip", "addr", "show", "flannel.1")
         wait_for(
             lambda: (
                 ping(near, far.address) is not None
-                and f"{one.subnet.network_address}/32" in one.run("ip", "addr", "show", "flannel.1")
+                and f"{one.subnet.network_address}/32" in one.try_run(*show).stdout
             ),
-            25,
+            30,
             "the device",
         )
         assert mac in one.run("ip", "link", "show", "flannel.1")
@@ -361,25 +389,25 @@ class TestBlackhole:
     ) -> None:
         one, other = start(world, config, 2, "-ip-blackhole-route")
         wanted = [f"blackhole {one.subnet} proto 102 metric 4294967295 "]
-        wait_for(lambda: self.blackholes(one) == wanted, 5, "the route")
+        wait_for(lambda: self.blackholes(one) == wanted, 30, "the route")
         nobody = str(one.subnet[9])
         assert one.try_run("ip", "route", "get", nobody).returncode != 0
         near, far = one.add_container(1), other.add_container(1)
-        assert ping(near, far.address, 5) is not None
-        assert ping(far, near.address, 5) is not None
+        assert ping(near, far.address, 30) is not None
+        assert ping(far, near.address, 30) is not None
         assert "docker0" in one.run("ip", "route", "get", nobody)
 
     def test_it_is_put_back_and_goes_with_the_subnet_and_with_the_flag(self, world: World) -> None:
         (host,) = start(world, VXLAN, 1, "-ip-blackhole-route")
-        wait_for(lambda: self.blackholes(host), 5, "the route")
+        wait_for(lambda: self.blackholes(host), 30, "the route")
         before = host.subnet
         world.put_leases({str(before).replace("/", "-"): peer_value("192.0.2.99")})
-        wait_for(lambda: host.subnet != before, 10, "another subnet")
+        wait_for(lambda: host.subnet != before, 30, "another subnet")
         wanted = [f"blackhole {host.subnet} proto 102 metric 4294967295 "]
-        wait_for(lambda: self.blackholes(host) == wanted, 5, "one route")
+        wait_for(lambda: self.blackholes(host) == wanted, 30, "one route")
         host.run("ip", "route", "flush", "type", "blackhole")
-        wait_for(lambda: self.blackholes(host) == wanted, 10, "the route, again")
+        wait_for(lambda: self.blackholes(host) == wanted, 30, "the route, again")
         host.daemon.stop()
         assert self.blackholes(host) == wanted
         host.start_flanneld("-iface=eth0").wait_ready()
-        wait_for(lambda: not self.blackholes(host), 5, "no route")
+        wait_for(lambda: not self.blackholes(host), 30, "no route")

@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
@@ -22,10 +21,9 @@ def test_hosts_reach_each_other_and_nothing_is_left() -> None:
     with World() as world:
         world.start_etcd()
         one, other = world.add_host("a"), world.add_host("b")
-        assert ping(one, other.address, 2) is not None
+        assert ping(one, other.address, 30) is not None
         with Pinger(one, other.address) as pinger:
-            time.sleep(0.3)
-        assert pinger.sent > 10
+            wait_for(lambda: pinger.sent > 10, 30, "pings to be sent")
         assert pinger.lost == 0
         other.ip("link set eth0 down")
         assert ping(one, other.address) is None
@@ -68,14 +66,16 @@ def test_a_process_that_is_ended_leaves_nothing_for_long(number: str) -> None:
     tag, program = process.stdout.readline().split()
     assert len(left(tag)) == 2
     # Before, it is nsenter, which may not be in the namespace yet, and would not be found there.
-    wait_for(lambda: Path("/proc", program, "comm").read_text() == "sleep\n", 5, "the program")
+    wait_for(lambda: Path("/proc", program, "comm").read_text() == "sleep\n", 30, "the program")
     for _ in range(2):  # some press Ctrl-C again
         process.send_signal(getattr(signal, f"SIG{number}"))
-    process.wait(20)
+    process.wait(60)
     process.stdout.close()
     if number == "KILL":
         with World():  # the next one sweeps
             pass
-    wait_for(lambda: not left(tag), 20, "namespaces to go")
-    wait_for(lambda: not Path("/proc", program, "exe").exists(), 20, "the program to go")
-    assert list(Path(tempfile.gettempdir()).glob(f"{tag}-*")) == []
+    wait_for(lambda: not left(tag), 30, "namespaces to go")
+    wait_for(lambda: not Path("/proc", program, "exe").exists(), 30, "the program to go")
+    # Another process may have begun to sweep as well, and not have ended yet.
+    files = Path(tempfile.gettempdir())
+    wait_for(lambda: not list(files.glob(f"{tag}-*")), 30, "the files to go")
