@@ -294,7 +294,8 @@ class Daemon:
             log.info("released lease %s", subnets.own)
             self._state_file.unlink(missing_ok=True)
         except (FlannelError, TimeoutError, OSError) as why:
-            log.warning("cannot release lease %s: %s", subnets.own, why or "no answer in time")
+            reason = str(why) or "no answer in time"
+            log.warning("cannot release lease %s: %s", subnets.own, reason)
 
     async def _check_overlap(self, config: NetworkConfig, interface: ExternalInterface) -> None:
         """Refuse a network that is in use on this host, before anything is touched.
