@@ -143,13 +143,17 @@ class LeaseKeeper:
                 self._hear(changed)
 
     async def save(self) -> None:
-        """Save what is served, soon after each change."""
-        while True:
-            await self._unsaved.wait()
-            self._unsaved.clear()
-            began = monotonic()
-            await self._save()
-            await asyncio.sleep(max(_SAVE_PAUSE, _SAVE_SHARE * (monotonic() - began)))
+        """Save what is served, soon after each change, and what has changed last at the end."""
+        try:
+            while True:
+                await self._unsaved.wait()
+                self._unsaved.clear()
+                began = monotonic()
+                await self._save()
+                await asyncio.sleep(max(_SAVE_PAUSE, _SAVE_SHARE * (monotonic() - began)))
+        finally:
+            if self._unsaved.is_set():
+                await self._save()
 
     async def say(self) -> None:
         """Say which peers have changed: at once, and what changes in the next seconds together."""

@@ -121,6 +121,20 @@ class TestStartWithoutEtcd:
         host.daemon.wait_log("all 3 between .* are leased")
         assert "Lease" not in json.loads((host.state_dir / "state.json").read_text())
 
+    def test_what_came_just_before_the_end_is_saved(self, world: World) -> None:
+        """Else the next start would withdraw it, until etcd answers."""
+        (host,) = start(world, VXLAN, 1)
+        state = host.state_dir / "state.json"
+        world.put_leases({"10.1.70.0-24": lease_of(VXLAN, 70)})
+        wait_for(
+            lambda: state.exists() and "10.1.70.0-24" in state.read_text(), 30, "the first, saved"
+        )
+        # Now it saves nothing for a second.
+        world.put_leases({"10.1.71.0-24": lease_of(VXLAN, 71)})
+        wait_overlay(host, "10.1.70.0/24", "10.1.71.0/24")
+        assert host.daemon.stop() == 0
+        assert "10.1.71.0-24" in state.read_text()
+
     def test_a_config_that_changed_meanwhile_is_followed(self, world: World) -> None:
         (host,) = start(world, VXLAN, 1)
         host.daemon.stop()
