@@ -135,8 +135,10 @@ class TestRestarting:
             one.start_flanneld("-iface=eth0").wait_ready()
             assert ping(near, far.address, 30) is not None
         assert (index(one), device(one), one.subnet) == before
-        assert out.lost == 0
-        assert back.lost == 0
+        # SIGTERM ends it between two packets, SIGKILL wherever it is: with some in its hands.
+        carried = 5 if number == signal.SIGKILL else 0
+        assert out.lost <= carried
+        assert back.lost <= carried
         wait_kept(one, 1)
 
     def test_packets_wait_while_the_network_config_changes(self, pair: Pair) -> None:
