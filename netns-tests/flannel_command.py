@@ -1,0 +1,70 @@
+"""The command `flannel` on a host, once, or until it tells what it should."""
+
+import json
+from typing import Any
+
+from etcd_node import ETCD
+from hosts import FLANNELD, Host
+from namespaces import Completed, wait_for
+
+
+def flannel(host: Host, *arguments: str, within: tuple[str, ...] = ()) -> Completed:
+    """Run the operator's command on a host, with the daemon's variables.
+
+    :param within: what starts it, such as setpriv with its options.
+    """
+    variables = (
+        f"FLANNELD_ETCD_ENDPOINTS={ETCD}",
+        f"FLANNELD_SUBNET_FILE={host.subnet_file}",
+        f"FLANNELD_STATE_DIR={host.state_dir}",
+    )
+    return host.try_run("env", *variables, *within, str(FLANNELD.with_name("flannel")), *arguments)
+
+
+def findings(host: Host) -> dict[str, str]:
+    """What check has found, by name."""
+    done = flannel(host, "check", "--json")
+    assert done.stderr == ""
+    found = json.loads(done.stdout)["findings"]
+    faults = [each for each in found if each["severity"] == "fault"]
+    assert done.returncode == (1 if faults else 0)
+    assert all(each["why"] and each["cure"] for each in found)
+    return {each["finding"]: each["what"] for each in found}
+
+
+def wait_findings(host: Host, *names: str) -> dict[str, str]:
+    """Wait until check finds these and nothing else: while the machine stands still, a peer is
+    silent, too."""
+    found: dict[str, str] = {}
+
+    def are_found() -> bool:
+        nonlocal found
+        found = findings(host)
+        return found.keys() == {*names}
+
+    wait_for(are_found, 30, lambda: f"{names} to be found, and not {found}")
+    return found
+
+
+def wait_check(host: Host, text: str) -> None:
+    """Wait until check says just that."""
+    wait_for(lambda: flannel(host, "check").stdout == text, 30, text)
+
+
+def peers(host: Host) -> list[dict[str, Any]]:
+    """What the command of that name tells."""
+    told: list[dict[str, Any]] = json.loads(flannel(host, "peers", "--json").stdout)["peers"]
+    return told
+
+
+def wait_peer(host: Host, state: str) -> dict[str, Any]:
+    """The only peer there is, once it is in that state."""
+    found: list[dict[str, Any]] = []
+
+    def is_so() -> bool:
+        nonlocal found
+        found = peers(host)
+        return [each["state"] for each in found] == [state]
+
+    wait_for(is_so, 30, lambda: f"one peer, {state}; there is {found}")
+    return found[0]
