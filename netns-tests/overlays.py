@@ -12,6 +12,7 @@ from world import Container, Host, World, ping, wait_for
 VXLAN = {"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan"}}
 HOST_GW = {"Network": "10.1.0.0/16", "Backend": {"Type": "host-gw"}}
 UDP = {"Network": "10.1.0.0/16"}
+SMALL = {"Network": "10.1.0.0/22", "SubnetLen": 24, "Backend": {"Type": "alloc"}}  # three subnets
 RANGE = {"SubnetMin": "10.1.100.0", "SubnetMax": "10.1.239.0"}
 ALL = pytest.mark.parametrize("config", [VXLAN, HOST_GW, UDP], ids=["vxlan", "host-gw", "udp"])
 _TROUBLE = re.compile("no answer in time|the store answers again|following the leases again")

@@ -1,21 +1,16 @@
 """etcd down, cut off, frozen, emptied, read-only: packets flow, and afterwards all is right."""
 
-import json
 import os
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trustme
 from overlays import (
-    ALL,
-    HOST_GW,
-    RANGE,
-    UDP,
+    SMALL,
     VXLAN,
     is_said_once,
     key_of,
@@ -23,8 +18,6 @@ from overlays import (
     peer_value,
     start,
     start_pair,
-    start_saved,
-    ttl_of,
     value_of,
     wait_overlay,
     wait_value,
@@ -33,135 +26,6 @@ from slow_link import slow_link
 from world import ETCD, PREFIX, Etcd, Host, Pinger, World, ping, wait_for
 
 ROUNDS = int(os.environ.get("FLANNEL_WIPE_ROUNDS", "2"))
-SMALL = {"Network": "10.1.0.0/22", "SubnetLen": 24, "Backend": {"Type": "alloc"}}  # three subnets
-
-
-def lease_of(config: dict[str, Any], n: int) -> str:
-    """A lease of 192.0.2.<n>, a host that is not there."""
-    backend = config.get("Backend", {}).get("Type")
-    if backend is None:
-        return f'{{"PublicIP":"192.0.2.{n}"}}'
-    if backend == "vxlan":
-        return peer_value(f"192.0.2.{n}", f"02:00:00:00:00:{n}")
-    return f'{{"PublicIP":"192.0.2.{n}","BackendType":"{backend}"}}'
-
-
-class TestStartWithoutEtcd:
-    @ALL
-    def test_what_was_served_last_is_served_and_news_comes_with_etcd(
-        self, world: World, config: dict[str, Any]
-    ) -> None:
-        pair = start_saved(world, config)
-        one, other, near, far = pair.one, pair.other, pair.near, pair.far
-        before = one.subnet
-        world.stop_etcd(signal.SIGKILL)
-        one.daemon.kill()
-        one.subnet_file.unlink()  # as after a reboot
-        one.start_flanneld("-iface=eth0").wait_ready()
-        assert ping(near, far.address, 30) is not None
-        assert one.subnet == before
-        one.daemon.wait_log(
-            rf"the store does not answer: serving lease {before} of 192\.0\.2\.11 and 1 peers"
-        )
-        world.start_etcd()
-        world.put_leases({"10.1.70.0-24": lease_of(config, 70)})
-        one.daemon.wait_log("following the leases again")
-        if config is not UDP:
-            wait_overlay(one, other.subnet, "10.1.70.0/24")
-        assert one.subnet == before
-        assert ping(near, far.address, 30) is not None
-        assert is_said_once(one, "the store does not answer")
-
-    @ALL
-    def test_with_a_config_that_makes_no_sense_it_serves_on_until_there_is_another(
-        self, world: World, config: dict[str, Any]
-    ) -> None:
-        pair = start_saved(world, config)
-        one, other, near, far = pair.one, pair.other, pair.near, pair.far
-        before = one.subnet
-        world.configure("{")
-        one.daemon.wait_log("it is not JSON.*serving on with the one that was")
-        one.daemon.kill()
-        one.start_flanneld("-iface=eth0").wait_ready()
-        # On a busy machine the store's answer may be too late to be the reason.
-        one.daemon.wait_log("(the network config cannot be used|does not answer): serving lease")
-        assert ping(near, far.address, 30) is not None
-        wait_for(lambda: ttl_of(world, key_of(one)) > 86000, 30, "our lease")
-        world.put_leases({"10.1.70.0-24": lease_of(config, 70)})
-        if config is not UDP:
-            wait_overlay(one, other.subnet, "10.1.70.0/24")
-        # Of the run before, and of this one.
-        wait_for(lambda: one.daemon.log.count("it is not JSON") == 2, 30, "a complaint")
-        world.configure({**RANGE, **config, "SubnetMax": "10.1.238.0"})
-        one.daemon.wait_log(r"SubnetMax 10\.1\.239\.0 is 10\.1\.238\.0 now")
-        assert one.subnet == before
-        assert one.daemon.log.count("it is not JSON") == 2
-
-    def test_a_subnet_that_another_took_meanwhile_is_given_up_for_another(
-        self, world: World
-    ) -> None:
-        (host,) = start(world, VXLAN, 1)
-        before, key = host.subnet, key_of(host)
-        host.daemon.stop()
-        theirs = peer_value("192.0.2.99")
-        world.put_leases({key: theirs})
-        world.stop_etcd()
-        host.start_flanneld("-iface=eth0").wait_ready()
-        assert host.subnet == before
-        world.start_etcd()
-        host.daemon.wait_log(r"192\.0\.2\.99 holds it now; starting over")
-        wait_for(lambda: host.subnet != before, 30, "another subnet")
-        assert world.leases()[key]["value"] == theirs
-
-    def test_a_subnet_that_was_lost_before_is_not_kept_for_that(self, world: World) -> None:
-        """Though this host has got no other one."""
-        (host,) = start(world, SMALL, 1)
-        others = [f"10.1.{n}.0-24" for n in (1, 2, 3)]
-        world.put_leases({key: peer_value(f"192.0.2.{90 + n}") for n, key in enumerate(others)})
-        host.daemon.wait_log("all 3 between .* are leased")
-        assert "Lease" not in json.loads((host.state_dir / "state.json").read_text())
-
-    def test_what_came_just_before_the_end_is_saved(self, world: World) -> None:
-        """Else the next start would withdraw it, until etcd answers."""
-        (host,) = start(world, VXLAN, 1)
-        state = host.state_dir / "state.json"
-        world.put_leases({"10.1.70.0-24": lease_of(VXLAN, 70)})
-        wait_for(
-            lambda: state.exists() and "10.1.70.0-24" in state.read_text(), 30, "the first, saved"
-        )
-        # Now it saves nothing for a second.
-        world.put_leases({"10.1.71.0-24": lease_of(VXLAN, 71)})
-        wait_overlay(host, "10.1.70.0/24", "10.1.71.0/24")
-        assert host.daemon.stop() == 0
-        assert "10.1.71.0-24" in state.read_text()
-
-    def test_a_config_that_changed_meanwhile_is_followed(self, world: World) -> None:
-        (host,) = start(world, VXLAN, 1)
-        host.daemon.stop()
-        world.configure(HOST_GW)
-        world.stop_etcd()
-        host.start_flanneld("-iface=eth0").wait_ready()
-        assert "flannel.1" in host.run("ip", "link")
-        world.start_etcd()
-        wait_for(lambda: "flannel.1" not in host.run("ip", "link"), 30, "host-gw")
-
-    def test_it_ends_at_once(self, world: World) -> None:
-        (host,) = start(world, VXLAN, 1)
-        host.daemon.stop()
-        world.stop_etcd(signal.SIGSTOP)
-        host.start_flanneld("-iface=eth0").wait_ready()
-        began = time.monotonic()
-        assert host.daemon.stop() == 0
-        assert time.monotonic() - began < 8  # and not as long as it waits for news: 10
-
-    def test_a_saved_state_that_is_no_use_is_said_and_etcd_waited_for(self, world: World) -> None:
-        (host,) = start(world, VXLAN, 1)
-        host.daemon.stop()
-        (host.state_dir / "state.json").write_text("{")
-        world.stop_etcd()
-        host.start_flanneld("-iface=eth0").wait_log("ignoring .*state.json.*: it is not JSON")
-        world.start_etcd()
-        host.daemon.wait_ready()
 
 
 @contextmanager
