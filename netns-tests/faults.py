@@ -167,10 +167,8 @@ def flanneld_is_killed_and_started_with_its_packet_loop(cluster: Cluster, random
 def flanneld_is_stopped_for_a_while(cluster: Cluster, random: Random) -> None:
     """In its event loop; packets of the udp backend stand still as well, and are not lost: the
     queues of the device and the socket hold a second of ping."""
-    process = some_host(cluster, random).daemon.process
-    process.send_signal(signal.SIGSTOP)
-    time.sleep(random.uniform(0.1, 0.5))
-    process.send_signal(signal.SIGCONT)
+    with some_host(cluster, random).daemon.frozen():
+        time.sleep(random.uniform(0.1, 0.5))
 
 
 def _restart(cluster: Cluster, random: Random, number: int) -> None:

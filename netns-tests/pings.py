@@ -11,7 +11,7 @@ from contextlib import suppress
 from ipaddress import IPv4Address
 from typing import Self
 
-from namespaces import Namespace
+from namespaces import Namespace, wait_for
 
 _SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 _ICMP_FILTER = 1  # linux/icmp.h, of the level of raw sockets
@@ -54,6 +54,11 @@ class Pinger:
     def lost(self) -> int:
         """Pings without an answer."""
         return self.sent - self.received
+
+    def wait_sent(self, n: int) -> None:
+        """Wait for so many pings more."""
+        wanted = self.sent + n
+        wait_for(lambda: self.sent >= wanted, 30, "pings to be sent")
 
     def __enter__(self) -> Self:
         self._socket = self._container.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)

@@ -224,12 +224,6 @@ def routes(host: Host) -> str:
     return host.run("ip", "route").replace(" linkdown", "")
 
 
-def wait_sent(pinger: Pinger, n: int) -> None:
-    """Wait for so many pings more."""
-    wanted = pinger.sent + n
-    wait_for(lambda: pinger.sent >= wanted, 30, "pings to be sent")
-
-
 class TestRestarting:
     @BOTH
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -241,9 +235,9 @@ class TestRestarting:
         before = one.subnet, routes(one), world.leases().keys()
         with Pinger(near, far.address) as pinger:
             status = one.daemon.stop(number)
-            wait_sent(pinger, 50)
+            pinger.wait_sent(50)
             one.start_flanneld("-iface=eth0").wait_ready()
-            wait_sent(pinger, 50)
+            pinger.wait_sent(50)
         assert status == (0 if number == signal.SIGTERM else -signal.SIGKILL)
         assert pinger.lost == 0
         assert (one.subnet, routes(one), world.leases().keys()) == before

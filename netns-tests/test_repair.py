@@ -1,7 +1,6 @@
 """What somebody changes by hand is put back, while containers talk: every fault, every backend."""
 
 import re
-import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -211,18 +210,17 @@ class TestFights:
 
     def test_a_message_that_was_lost_is_made_up_for(self, pair: Pair) -> None:
         before, repairs = state(pair.one, pair.device), len(pair.repairs())
-        pair.one.daemon.process.send_signal(signal.SIGSTOP)
-        noise = [f"route add 198.51.{n >> 8}.{n & 255}/32 dev eth0" for n in range(12000)]
-        noise += [line.replace("add", "del") for line in noise]
-        pair.one.ip(*noise)  # more than the socket holds, then what is lost
-        pair.one.ip("route del 10.1.101.0/24")
-        drops = [
-            int(line.split()[8])
-            for line in Path(f"/proc/{pair.one.daemon.process.pid}/net/netlink")
-            .read_text()
-            .splitlines()[1:]
-        ]
-        pair.one.daemon.process.send_signal(signal.SIGCONT)
+        with pair.one.daemon.frozen():
+            noise = [f"route add 198.51.{n >> 8}.{n & 255}/32 dev eth0" for n in range(12000)]
+            noise += [line.replace("add", "del") for line in noise]
+            pair.one.ip(*noise)  # more than the socket holds, then what is lost
+            pair.one.ip("route del 10.1.101.0/24")
+            drops = [
+                int(line.split()[8])
+                for line in Path(f"/proc/{pair.one.daemon.process.pid}/net/netlink")
+                .read_text()
+                .splitlines()[1:]
+            ]
         assert max(drops) > 0
         pair.wait_repaired(before, repairs, "1 route was")
 

@@ -120,7 +120,7 @@ class TestRestarting:
     @pytest.mark.parametrize("seconds", [0, 1])
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
     def test_packets_wait_for_the_next_flanneld(
-        self, pair: Pair, number: int, seconds: float
+        self, pair: Pair, number: int, seconds: int
     ) -> None:
         one, near, far = pair.one, pair.near, pair.far
         before = index(one), device(one), one.subnet
@@ -130,8 +130,7 @@ class TestRestarting:
         ):
             wait_for(lambda: out.received, 30, "an answer")
             one.daemon.stop(number)
-            waiting = out.sent + PER_SECOND * seconds
-            wait_for(lambda: out.sent >= waiting, 30, "pings to be sent")
+            out.wait_sent(PER_SECOND * seconds)
             one.start_flanneld("-iface=eth0").wait_ready()
             assert ping(near, far.address, 30) is not None
         assert (index(one), device(one), one.subnet) == before
@@ -164,7 +163,7 @@ class TestRestarting:
             one.start_flanneld("-iface=eth0").wait_ready()
             assert ping(near, far.address, 30) is not None
             sent = pinger.sent
-            wait_for(lambda: pinger.sent > sent, 30, "a ping")
+            pinger.wait_sent(1)
         assert (index(one), device(one), one.subnet) == before
         # No more than went by until it was there again.
         assert pinger.lost <= sent - answered

@@ -28,6 +28,10 @@ PATIENCE = 1.0
 _TRIES = 2
 _SIZES = 16
 """Packets under way at a time in the search for a path's MTU."""
+_RECEIVE_BUFFER = 1 << 20
+_MAX_QUEUED = 4096
+"""Packets that are read after the time is over: more than can have come before. The kernel doubles
+the buffer (socket(7)), and counts at least 512 bytes for each."""
 
 
 class Pinger:
@@ -41,7 +45,7 @@ class Pinger:
         except PermissionError as why:
             raise KernelError("open a raw socket", why.errno or 1) from why
         self._socket.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
         self._id = int.from_bytes(os.urandom(2), "big")
         self._sequence = 0
 
@@ -119,9 +123,11 @@ class Pinger:
     async def _answers(self, seconds: float) -> AsyncIterator[tuple[IPv4Address, int]]:
         """Who answers, and to which echo, until the time is over; what has come by then counts,
         even if this process stood still meanwhile."""
-        deadline = monotonic() + seconds
-        while True:
+        deadline, n_left = monotonic() + seconds, _MAX_QUEUED
+        while n_left > 0:
             left = deadline - monotonic()
+            if left <= 0:
+                n_left -= 1
             try:
                 data, source = self._socket.recvfrom(65535)
             except BlockingIOError:
