@@ -55,7 +55,8 @@ def _drop_privileges(options: Options) -> None:
 
 async def _run(options: Options) -> None:
     # Imported here: --help, --version and a mistyped flag answer without them, at once.
-    from flannel import daemon, health
+    from flannel import health
+    from flannel.daemon import life as daemon
     from flannel.status import Status
     from flannel.stores.etcd_members import Members
     from flannel.stores.etcd_v2 import EtcdV2Store

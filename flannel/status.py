@@ -109,7 +109,7 @@ class Status:
     """
 
     def __init__(self, options: Options, store: Callable[[], StoreHealth]) -> None:
-        self.said = Once(logging.getLogger("flannel.daemon"))
+        self.said = Once(logging.getLogger("flannel.daemon.life"))
         self.store = store
         self.repairs = Repairs()
         self.ended = ""

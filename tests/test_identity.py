@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flannel import identity
+from flannel.daemon import identity
 
 
 def test_it_is_made_once_and_kept_in_a_private_place(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from flannel.logs import JournalFormatter, JsonFormatter, fields, is_journal
 
 
 def record(level: int, message: str, *args: object) -> logging.LogRecord:
-    return logging.LogRecord("flannel.daemon", level, __file__, 1, message, args, None)
+    return logging.LogRecord("flannel.daemon.life", level, __file__, 1, message, args, None)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_json_is_one_object_a_line() -> None:
     assert line.pop("time").endswith("Z")
     assert line == {
         "level": "warning",
-        "logger": "flannel.daemon",
+        "logger": "flannel.daemon.life",
         "message": 'cannot add "10.5.1.0/24"\n',
     }
 
@@ -84,8 +84,8 @@ def lines_at(verbosity: int, form: str) -> list[str]:
         "import logging; from flannel import logs\n"
         f"logs.set_up({verbosity}, {form!r}, {{}})\n"
         "import pyroute2\n"  # as flanneld has it: later, and it changes its logger's level
-        "logging.getLogger('flannel.daemon').info('step')\n"
-        "logging.getLogger('flannel.daemon').debug('detail')\n"
+        "logging.getLogger('flannel.daemon.life').info('step')\n"
+        "logging.getLogger('flannel.daemon.life').debug('detail')\n"
         "logging.getLogger('pyroute2.netlink.core').debug('packet')\n"
         "logging.getLogger('urllib3').warning('news')\n"
         "logging.getLogger('asyncio').error('lost')\n"

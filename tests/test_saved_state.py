@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flannel import saved_state
+from flannel.daemon import saved_state
+from flannel.daemon.saved_state import SavedState
 from flannel.document import BadDocument
 from flannel.lease import Lease, LeaseAttrs
-from flannel.saved_state import SavedState
 
 PREFIX = "/coreos.com/network"
 OWN = Lease(IPv4Network("10.5.1.0/24"), LeaseAttrs(IPv4Address("192.0.2.1"), node_id="n1"), 500, 17)

@@ -7,9 +7,10 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import NamedTuple
 
-from flannel import identity, programs, saved_state
+from flannel import programs
 from flannel.cli.context import Context, DaemonDown
 from flannel.cli.host_view import has_legacy_tables, is_ours
+from flannel.daemon import identity, saved_state
 from flannel.errors import BadOption, CannotRun
 from flannel.health import socket_path
 from flannel.netlink import Link, Netlink

@@ -25,10 +25,15 @@ from dataclasses import replace
 from ipaddress import IPv4Network
 from time import monotonic
 
-from flannel import blackhole, identity, saved_state
+from flannel import blackhole
 from flannel.backends import Kernel, Network, load
 from flannel.backoff import Backoff
-from flannel.config_follower import AWAY, ConfigFollower
+from flannel.daemon import identity, saved_state
+from flannel.daemon.config_follower import AWAY, ConfigFollower
+from flannel.daemon.lease_keeper import LeaseKeeper
+from flannel.daemon.preparation import Plan, Preparation
+from flannel.daemon.saved_state import SavedState
+from flannel.daemon.upkeep import Upkeep
 from flannel.errors import (
     CannotWrite,
     ConfigChanged,
@@ -44,19 +49,15 @@ from flannel.hand_over import HandOver
 from flannel.host import find_overlap, remove_stale_links
 from flannel.interface import ExternalInterface, InterfaceChoice
 from flannel.lease import Lease, LeaseTable
-from flannel.lease_keeper import LeaseKeeper
 from flannel.logs import fields
 from flannel.netlink import Netlink
 from flannel.network_config import NetworkConfig
 from flannel.options import Options
 from flannel.peer_probe import answer_peers
-from flannel.preparation import Plan, Preparation
 from flannel.rtnetlink import RtNetlink
-from flannel.saved_state import SavedState
 from flannel.status import Status
 from flannel.stores import Store
 from flannel.subnets import SubnetManager
-from flannel.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from ipaddress import IPv4Network
 from time import monotonic
 
 from flannel.backoff import Backoff
-from flannel.config_follower import AWAY
+from flannel.daemon.config_follower import AWAY
 from flannel.logs import fields
 from flannel.status import Status
 from flannel.subnets import SubnetManager, retry_pause

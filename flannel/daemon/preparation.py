@@ -5,13 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from flannel.backends import Backend, Kernel, load
-from flannel.config_follower import ConfigFollower
+from flannel.daemon.config_follower import ConfigFollower
+from flannel.daemon.saved_state import SavedState
 from flannel.errors import BadNetworkConfig, NoInterface
 from flannel.interface import ExternalInterface, InterfaceChoice, find_external_interface
 from flannel.lease import Lease
 from flannel.network_config import NetworkConfig
 from flannel.once import Once
-from flannel.saved_state import SavedState
 
 _INTERFACE_POLL = 1.0
 _PATIENCE = 0.5
