@@ -4,7 +4,7 @@ from ipaddress import IPv4Interface
 
 import pytest
 
-from flannel.docker_bridge import misfits
+from flannel.handover.docker_bridge import misfits
 from flannel.netlink import Address, Link
 
 SUBNET = IPv4Interface("10.1.5.1/24")

@@ -34,7 +34,7 @@ class Program:
             [
                 sys.executable,
                 "-c",
-                "import sys; from flannel.docker_opts import main;sys.exit(main())",
+                "import sys; from flannel.handover.docker_opts import main;sys.exit(main())",
                 *files,
                 *flags,
             ],

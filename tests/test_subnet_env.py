@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flannel import atomic_file, subnet_env
+from flannel import atomic_file
 from flannel.errors import CannotWrite
-from flannel.subnet_env import SubnetEnv
+from flannel.handover import subnet_env
+from flannel.handover.subnet_env import SubnetEnv
 
 ENV = SubnetEnv(IPv4Network("10.5.0.0/16"), IPv4Interface("10.5.1.1/24"), 1450, ip_masq=False)
 TEXT = """\

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any
 
-from flannel import backends, docker_bridge
+from flannel import backends
 from flannel.cli.config import validate
 from flannel.cli.context import Context, DaemonDown, DaemonUnseen, duration
 from flannel.cli.findings import KINDS, Finding
@@ -17,12 +17,13 @@ from flannel.cli.peers import Peer, probe_peers
 from flannel.cli.probe import ask_port
 from flannel.cli.ruleset import Packet, judge
 from flannel.errors import BadNetworkConfig, KernelError, StoreError
+from flannel.handover import docker_bridge
+from flannel.handover.subnet_env import SubnetEnv
 from flannel.host import find_overlap
 from flannel.lease import Lease
 from flannel.netlink import Netlink
 from flannel.network_config import NetworkConfig
 from flannel.rtnetlink import RtNetlink
-from flannel.subnet_env import SubnetEnv
 
 _BRIDGE = docker_bridge.NAME
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from flannel import programs, subnet_env
+from flannel import programs
 from flannel.cli import iptables_rules, nft_rules
 from flannel.cli.ruleset import Chain
 from flannel.errors import CannotRun
+from flannel.handover import subnet_env
 from flannel.netlink import Address, Link, Netlink
 from flannel.rtnetlink import RtNetlink
 

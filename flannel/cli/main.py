@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING, NoReturn
 
-from flannel import __version__, docker_opts
+from flannel import __version__
 from flannel.document import shown
 from flannel.errors import BadOption, FlannelError
 from flannel.flags import Flag
+from flannel.handover import docker_opts
 from flannel.options import FLAGS, Options, parse
 
 if TYPE_CHECKING:

@@ -45,7 +45,7 @@ from flannel.errors import (
 )
 from flannel.fd_store import FdStore
 from flannel.firewall import Firewall, Rules
-from flannel.hand_over import HandOver
+from flannel.handover.hand_over import HandOver
 from flannel.host import find_overlap, remove_stale_links
 from flannel.interface import ExternalInterface, InterfaceChoice
 from flannel.lease import Lease, LeaseTable

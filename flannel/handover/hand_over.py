@@ -12,15 +12,16 @@ import os
 from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
 
-from flannel import programs, subnet_env
-from flannel.docker_bridge import find_misfits
+from flannel import programs
 from flannel.errors import CannotRun, CannotWrite
+from flannel.handover import subnet_env
+from flannel.handover.docker_bridge import find_misfits
+from flannel.handover.subnet_env import SubnetEnv
 from flannel.lease import Lease
 from flannel.logs import fields
 from flannel.netlink import Netlink
 from flannel.notify import notify
 from flannel.status import PARTS, Status
-from flannel.subnet_env import SubnetEnv
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flannel import atomic_file, subnet_env
+from flannel import atomic_file
 from flannel.document import shown
 from flannel.errors import BadOption, FlannelError
+from flannel.handover import subnet_env
 
 _USAGE = """\
 usage: mk-docker-opts [-f SUBNET-ENV] [-d DOCKER-ENV] [-i] [-c] [-m] [-k NAME]
