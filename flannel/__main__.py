@@ -55,9 +55,9 @@ def _drop_privileges(options: Options) -> None:
 
 async def _run(options: Options) -> None:
     # Imported here: --help, --version and a mistyped flag answer without them, at once.
-    from flannel import health
     from flannel.daemon import life as daemon
-    from flannel.status import Status
+    from flannel.health import pages as health
+    from flannel.health.status import Status
     from flannel.stores.etcd_members import Members
     from flannel.stores.etcd_v2 import EtcdV2Store
 

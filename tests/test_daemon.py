@@ -14,8 +14,8 @@ from flannel.daemon import saved_state
 from flannel.daemon.life import Daemon
 from flannel.daemon.saved_state import SavedState
 from flannel.errors import ConfigChanged
+from flannel.health.status import Status
 from flannel.options import parse
-from flannel.status import Status
 
 
 class ShortLives(Daemon):

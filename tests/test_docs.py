@@ -83,7 +83,7 @@ def test_every_flag_that_does_something_is_in_some_document() -> None:
 
 
 def test_metrics_exist() -> None:
-    source = (ROOT / "flannel/metrics.py").read_text()
+    source = (ROOT / "flannel/health/metrics.py").read_text()
     calls = re.findall(
         r'(_gauge|_counter|_info|CounterMetricFamily)\(\s*f?"(flannel_[a-z_{}]+)"', source
     )

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from flannel import http_server
-from flannel.http_server import Page, answer, serving
+from flannel.health import http_server
+from flannel.health.http_server import Page, answer, serving
 
 
 async def well() -> Page:
@@ -211,7 +211,7 @@ def test_an_address_that_is_taken_is_said_once_and_had_when_it_is_free(
             connection.close()
 
     asyncio.run(main())
-    said = [record for record in caplog.records if record.name == "flannel.http_server"]
+    said = [record for record in caplog.records if record.name == "flannel.health.http_server"]
     assert [record.getMessage() for record in said] == [
         f"cannot listen on 127.0.0.1:{port}: Address already in use; trying again"
     ]

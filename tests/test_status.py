@@ -14,15 +14,16 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from flannel import health, status
 from flannel.firewall import Counter
+from flannel.health import pages as health
+from flannel.health import status
+from flannel.health.metrics import Exporter
+from flannel.health.status import PARTS, Status, device_traffic
 from flannel.interface import ExternalInterface
 from flannel.lease import Lease, LeaseAttrs
-from flannel.metrics import Exporter
 from flannel.network_config import NetworkConfig
 from flannel.notify import watchdog_interval
 from flannel.options import parse
-from flannel.status import PARTS, Status, device_traffic
 from flannel.stores import StoreHealth
 
 CONFIG = NetworkConfig.from_json('{"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan"}}')

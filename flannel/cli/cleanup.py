@@ -12,7 +12,7 @@ from flannel.cli.context import Context, DaemonDown
 from flannel.cli.host_view import has_legacy_tables, is_ours
 from flannel.daemon import identity, saved_state
 from flannel.errors import BadOption, CannotRun
-from flannel.health import socket_path
+from flannel.health.pages import socket_path
 from flannel.netlink import Link, Netlink
 from flannel.reconcile import Entry
 from flannel.rtnetlink import RtNetlink

@@ -15,7 +15,7 @@ from typing import Any
 
 from flannel.document import shown
 from flannel.errors import BadOption, FlannelError
-from flannel.health import socket_path
+from flannel.health.pages import socket_path
 from flannel.options import Options
 from flannel.stores import ConfigDocument
 from flannel.stores.etcd_members import Members

@@ -6,8 +6,8 @@ from typing import Any
 from flannel import reservations
 from flannel.cli.context import Context, DaemonDown, duration, table
 from flannel.errors import BadOption, StoreError
+from flannel.health.status import lease_document
 from flannel.network_config import NetworkConfig
-from flannel.status import lease_document
 
 
 async def list_leases(context: Context) -> tuple[list[dict[str, Any]], str]:

@@ -9,9 +9,9 @@ from flannel.cli.host_view import saved_subnet
 from flannel.cli.leases import list_leases
 from flannel.cli.probe import Answer, Pinger, ask_peers
 from flannel.errors import BadNetworkConfig, StoreError
+from flannel.health.peer_probe import overlay_address
 from flannel.lease import Lease, LeaseAttrs
 from flannel.network_config import NetworkConfig
-from flannel.peer_probe import overlay_address
 
 _LEAST_MTU = 68
 """Of an IPv4 link (RFC 791)."""

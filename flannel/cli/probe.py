@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from time import monotonic
 
-from flannel import peer_probe
 from flannel.errors import KernelError
+from flannel.health import peer_probe
 
 _ECHO, _ECHO_REPLY = 8, 0  # RFC 792
 _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE = 10, 3  # ip(7), linux/in.h

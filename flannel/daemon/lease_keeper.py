@@ -18,8 +18,8 @@ from time import monotonic
 
 from flannel.backoff import Backoff
 from flannel.daemon.config_follower import AWAY
+from flannel.health.status import Status
 from flannel.logs import fields
-from flannel.status import Status
 from flannel.subnets import SubnetManager, retry_pause
 
 log = logging.getLogger(__name__)

@@ -46,6 +46,8 @@ from flannel.errors import (
 from flannel.fd_store import FdStore
 from flannel.firewall import Firewall, Rules
 from flannel.handover.hand_over import HandOver
+from flannel.health.peer_probe import answer_peers
+from flannel.health.status import Status
 from flannel.host import find_overlap, remove_stale_links
 from flannel.interface import ExternalInterface, InterfaceChoice
 from flannel.lease import Lease, LeaseTable
@@ -53,9 +55,7 @@ from flannel.logs import fields
 from flannel.netlink import Netlink
 from flannel.network_config import NetworkConfig
 from flannel.options import Options
-from flannel.peer_probe import answer_peers
 from flannel.rtnetlink import RtNetlink
-from flannel.status import Status
 from flannel.stores import Store
 from flannel.subnets import SubnetManager
 

@@ -21,9 +21,9 @@ from time import monotonic
 
 from flannel.backends import Kernel, Network, Peers
 from flannel.errors import KernelError, NoInterface, UnderlayChanged
+from flannel.health.status import Status
 from flannel.interface import ExternalInterface, InterfaceChoice, find_external_interface
 from flannel.monitor import ANYTHING, Hint, Monitor, Watched
-from flannel.status import Status
 
 log = logging.getLogger(__name__)
 

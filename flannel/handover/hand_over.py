@@ -17,11 +17,11 @@ from flannel.errors import CannotRun, CannotWrite
 from flannel.handover import subnet_env
 from flannel.handover.docker_bridge import find_misfits
 from flannel.handover.subnet_env import SubnetEnv
+from flannel.health.status import PARTS, Status
 from flannel.lease import Lease
 from flannel.logs import fields
 from flannel.netlink import Netlink
 from flannel.notify import notify
-from flannel.status import PARTS, Status
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ class HandOver:
         """Tell systemd when docker can start: all that it relies on is there, or was tried.
         And tell it when the lease is another one later on.
 
-        :param part: one of `flannel.status.PARTS`.
+        :param part: one of `flannel.health.status.PARTS`.
         """
         self._status.has(part)
         self._missing.discard(part)

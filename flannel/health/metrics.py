@@ -14,7 +14,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from flannel import __version__
-from flannel.status import Status, device_traffic
+from flannel.health.status import Status, device_traffic
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 

@@ -20,10 +20,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from flannel.http_server import Page, serving
+from flannel.health.http_server import Page, serving
+from flannel.health.status import Status, lease_document
 from flannel.notify import notify, watchdog_interval
 from flannel.options import Options
-from flannel.status import Status, lease_document
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ async def served(options: Options, status: Status) -> AsyncIterator[None]:
         await stack.enter_async_context(serving(socket_path(options.subnet_file), pages))
         if options.healthz_port:
             # Imported here: it takes 90 ms, which a daemon without the port need not spend.
-            from flannel import metrics
+            from flannel.health import metrics
 
             exporter = metrics.Exporter(status)
 

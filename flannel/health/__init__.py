@@ -1,0 +1,8 @@
+"""What flanneld knows of itself, and how it is served.
+
+status       the document behind /status and /healthz
+pages        which page is served to whom
+http_server  HTTP, on the socket beside subnet.env and on -healthz-port
+metrics      /metrics, in Prometheus' format
+peer_probe   answers other hosts that this flanneld runs
+"""
