@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from fake_store import FakeStore
 
 from flannel.lease import Lease, LeaseAttrs
+from flannel.leases.subnets import SubnetManager
 from flannel.network_config import NetworkConfig
-from flannel.subnets import SubnetManager
 
 T = TypeVar("T")
 CONFIG = NetworkConfig.from_json('{"Network":"10.5.0.0/16"}')

@@ -10,9 +10,9 @@ from fake_store import FakeStore
 
 from flannel.errors import BadLease, LeaseTaken, NoFreeSubnet
 from flannel.lease import LeaseAttrs
+from flannel.leases.reservations import release, reserve
+from flannel.leases.subnets import SubnetManager
 from flannel.network_config import NetworkConfig
-from flannel.reservations import release, reserve
-from flannel.subnets import SubnetManager
 
 T = TypeVar("T")
 SMALL = NetworkConfig.from_json('{"Network":"10.5.0.0/22","SubnetLen":24}')  # .1 to .3

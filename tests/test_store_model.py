@@ -18,10 +18,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from flannel.errors import BadLease, StoreUnavailable
 from flannel.lease import Lease, LeaseAttrs, parse_subnet_key
+from flannel.leases.subnets import SubnetManager
 from flannel.network_config import NetworkConfig
 from flannel.stores.etcd_members import Answer, HistoryLost, NotFound
 from flannel.stores.etcd_v2 import EtcdV2Store
-from flannel.subnets import SubnetManager
 
 PREFIX = "/coreos.com/network"
 DIRECTORY = f"{PREFIX}/subnets"

@@ -14,8 +14,8 @@ from managers import (
 )
 
 from flannel.errors import NoFreeSubnet
+from flannel.leases.subnet_choice import choose_free, is_free
 from flannel.network_config import NetworkConfig
-from flannel.subnet_choice import choose_free, is_free
 
 
 class TestChoosing:

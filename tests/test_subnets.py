@@ -22,8 +22,8 @@ from managers import (
 
 from flannel.errors import AddressTaken, IdentityTaken, LeaseLost, NoFreeSubnet
 from flannel.lease import Lease, LeaseAttrs, LeaseTable
+from flannel.leases.subnets import LEASE_TTL, SubnetManager
 from flannel.stores import Snapshot
-from flannel.subnets import LEASE_TTL, SubnetManager
 
 
 class TestAcquiring:

@@ -20,8 +20,8 @@ from managers import (
 
 from flannel.errors import LeaseLost, NoFreeSubnet
 from flannel.lease import Lease, LeaseAttrs, LeaseTable
+from flannel.leases.subnets import LEASE_TTL, SubnetManager, retry_pause
 from flannel.stores import Snapshot
-from flannel.subnets import LEASE_TTL, SubnetManager, retry_pause
 
 
 class Clock:
@@ -36,8 +36,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr("flannel.subnets.monotonic", lambda: made.now)
-    monkeypatch.setattr("flannel.subnets.asyncio.sleep", made.sleep)
+    monkeypatch.setattr("flannel.leases.subnets.monotonic", lambda: made.now)
+    monkeypatch.setattr("flannel.leases.subnets.asyncio.sleep", made.sleep)
     return made
 
 

@@ -3,10 +3,10 @@
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
-from flannel import reservations
 from flannel.cli.context import Context, DaemonDown, duration, table
 from flannel.errors import BadOption, StoreError
 from flannel.health.status import lease_document
+from flannel.leases import reservations
 from flannel.network_config import NetworkConfig
 
 

@@ -19,8 +19,8 @@ from time import monotonic
 from flannel.backoff import Backoff
 from flannel.daemon.config_follower import AWAY
 from flannel.health.status import Status
+from flannel.leases.subnets import SubnetManager, retry_pause
 from flannel.logs import fields
-from flannel.subnets import SubnetManager, retry_pause
 
 log = logging.getLogger(__name__)
 

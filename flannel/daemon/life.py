@@ -51,13 +51,13 @@ from flannel.health.status import Status
 from flannel.host import find_overlap, remove_stale_links
 from flannel.interface import ExternalInterface, InterfaceChoice
 from flannel.lease import Lease, LeaseTable
+from flannel.leases.subnets import SubnetManager
 from flannel.logs import fields
 from flannel.netlink import Netlink
 from flannel.network_config import NetworkConfig
 from flannel.options import Options
 from flannel.rtnetlink import RtNetlink
 from flannel.stores import Store
-from flannel.subnets import SubnetManager
 
 log = logging.getLogger(__name__)
 

@@ -48,7 +48,7 @@ is due every 10, or, with so many peers that it takes longer, after fifty times 
 
 
 class SubnetTable(Protocol):
-    """What is asked of `flannel.subnets.SubnetManager` here."""
+    """What is asked of `flannel.leases.subnets.SubnetManager` here."""
 
     @property
     def peers(self) -> Peers:

@@ -1,6 +1,6 @@
 """Which subnet a host takes: its own leases, else a free one, and when what is free can be told.
 
-Pure; `flannel.subnets` asks in this order and writes what was chosen.
+Pure; `flannel.leases.subnets` asks in this order and writes what was chosen.
 """
 
 from collections.abc import Collection, Iterable

@@ -14,9 +14,9 @@ from random import SystemRandom
 
 from flannel.errors import BadLease
 from flannel.lease import Lease, LeaseAttrs
+from flannel.leases.subnet_choice import choose_free
 from flannel.network_config import NetworkConfig
 from flannel.stores import Store
-from flannel.subnet_choice import choose_free
 
 
 async def reserve(

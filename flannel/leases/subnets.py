@@ -21,10 +21,10 @@ from typing import assert_never
 
 from flannel.errors import BadLease, IdentityTaken, LeaseChanged, LeaseLost, LeaseTaken
 from flannel.lease import Lease, LeaseAttrs, LeaseGarbled, LeaseTable
+from flannel.leases.subnet_choice import choose_free, is_free, is_of, own_first, time_to_settle
 from flannel.network_config import NetworkConfig
 from flannel.once import Once
 from flannel.stores import Changes, Snapshot, Store
-from flannel.subnet_choice import choose_free, is_free, is_of, own_first, time_to_settle
 
 log = logging.getLogger(__name__)
 
