@@ -41,10 +41,10 @@ from world import Host, World
 from flannel.backends import Kernel
 from flannel.backends.vxlan.network import VxlanNetwork
 from flannel.firewall.rules import Guard
-from flannel.interface import ExternalInterface
+from flannel.kernel.interface import ExternalInterface
+from flannel.kernel.netlink import Link, Netlink
+from flannel.kernel.rtnetlink import RtNetlink
 from flannel.lease import Lease, LeaseAttrs, subnet_key
-from flannel.netlink import Link, Netlink
-from flannel.rtnetlink import RtNetlink
 
 NETWORK = IPv4Network("10.0.0.0/8")
 UNDERLAY = IPv4Interface("172.16.0.1/12")

@@ -9,11 +9,11 @@ from flannel.backends import Kernel
 from flannel.backends.hostgw import HostGwNetwork
 from flannel.backends.vxlan.network import VxlanNetwork
 from flannel.firewall.rules import Guard
-from flannel.interface import ExternalInterface
+from flannel.kernel.interface import ExternalInterface
+from flannel.kernel.netlink import Link, Netlink
+from flannel.kernel.rtnetlink import RtNetlink
 from flannel.lease import Lease, LeaseAttrs
-from flannel.netlink import Link, Netlink
 from flannel.network_config import NetworkConfig
-from flannel.rtnetlink import RtNetlink
 
 CONFIG = NetworkConfig.from_json('{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}')
 

@@ -15,12 +15,12 @@ from private_network import ip, link_index, private_network
 from flannel.backends import Kernel, load
 from flannel.backends.vxlan.device import ensure_address, ensure_device, vtep_mac
 from flannel.errors import BadNetworkConfig, KernelError, NoInterface
-from flannel.host import remove_stale_links
-from flannel.interface import ExternalInterface, InterfaceChoice, find_external_interface
-from flannel.netlink import Link, Netlink, VxlanSettings
+from flannel.kernel.host import remove_stale_links
+from flannel.kernel.interface import ExternalInterface, InterfaceChoice, find_external_interface
+from flannel.kernel.netlink import Link, Netlink, VxlanSettings
+from flannel.kernel.repairs import Repairs
+from flannel.kernel.rtnetlink import RtNetlink
 from flannel.network_config import NetworkConfig
-from flannel.repairs import Repairs
-from flannel.rtnetlink import RtNetlink
 
 T = TypeVar("T")
 MAC = "02:00:00:00:00:01"

@@ -24,11 +24,11 @@ from peer_host import (
 from private_network import ip, private_network, run
 
 from flannel.backends.hostgw import HostGwNetwork
+from flannel.kernel.entries import Nexthop
+from flannel.kernel.monitor import QUIET, Hint, Monitor, Watched
+from flannel.kernel.rtnetlink import RtNetlink
 from flannel.lease import Lease, LeaseAttrs
-from flannel.monitor import QUIET, Hint, Monitor, Watched
 from flannel.network_config import NetworkConfig
-from flannel.reconcile import Nexthop
-from flannel.rtnetlink import RtNetlink
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_an_unchanged_set_is_not_written_again(
     either_form: Host, caplog: pytest.LogCaptureFixture
 ) -> None:
     network = either_form.vxlan()
-    caplog.set_level(logging.DEBUG, "flannel.peer_tables")
+    caplog.set_level(logging.DEBUG, "flannel.kernel.peer_tables")
     apply(network, vxlan_peer(2), vxlan_peer(3))
     assert "wrote" in caplog.text
     caplog.clear()
@@ -296,7 +296,7 @@ def test_what_somebody_fights_over_rests_and_the_rest_is_put_back(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
-    monkeypatch.setattr("flannel.repairs.monotonic", lambda: now)
+    monkeypatch.setattr("flannel.kernel.repairs.monotonic", lambda: now)
     network, served = host.vxlan(), [vxlan_peer(n) for n in (2, 3, 4)]
     repairs = host.kernel.repairs
     apply(network, *served)

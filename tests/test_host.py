@@ -4,9 +4,9 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 import pytest
 
-from flannel.host import overlap
-from flannel.netlink import Address, Link, VxlanSettings
-from flannel.rtmessages import FoundRoute
+from flannel.kernel.host import overlap
+from flannel.kernel.netlink import Address, Link, VxlanSettings
+from flannel.kernel.rtmessages import FoundRoute
 
 NETWORK = IPv4Network("10.1.0.0/16")
 VXLAN = VxlanSettings(1, 2, IPv4Address("192.0.2.7"), 8472, False, False)

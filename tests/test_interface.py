@@ -6,9 +6,9 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 import pytest
 
 from flannel.errors import NoInterface
-from flannel.interface import ExternalInterface, InterfaceChoice, default_link, match_names
-from flannel.netlink import Address, Link
-from flannel.rtmessages import FoundRoute
+from flannel.kernel.interface import ExternalInterface, InterfaceChoice, default_link, match_names
+from flannel.kernel.netlink import Address, Link
+from flannel.kernel.rtmessages import FoundRoute
 
 LINKS = [
     Link(index=n, name=name, kind="", mtu=1500, up=True, mac="")

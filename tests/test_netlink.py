@@ -6,7 +6,7 @@ import tracemalloc
 from asyncio import selector_events
 from ipaddress import IPv4Address
 
-from flannel.netlink import Netlink
+from flannel.kernel.netlink import Netlink
 
 _ROUNDS = 100
 

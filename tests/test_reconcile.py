@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv4Network
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flannel.reconcile import (
+from flannel.kernel.entries import (
     PROTOCOL,
     Entry,
     Fdb,

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from flannel import repairs as module
-from flannel.reconcile import Entry, Fdb, Neighbour, key
-from flannel.repairs import Repairs, suspects
+from flannel.kernel import repairs as module
+from flannel.kernel.entries import Entry, Fdb, Neighbour, key
+from flannel.kernel.repairs import Repairs, suspects
 
 ARP = Neighbour(b"\x0a\x05\x02\x00", 7, b"\x02\0\0\0\0\x02")
 FDB = Fdb(b"\x02\0\0\0\0\x02", 7, b"\xc0\0\x02\x02")

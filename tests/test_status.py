@@ -19,7 +19,7 @@ from flannel.health import pages as health
 from flannel.health import status
 from flannel.health.metrics import Exporter
 from flannel.health.status import PARTS, Status, device_traffic
-from flannel.interface import ExternalInterface
+from flannel.kernel.interface import ExternalInterface
 from flannel.lease import Lease, LeaseAttrs
 from flannel.network_config import NetworkConfig
 from flannel.notify import watchdog_interval

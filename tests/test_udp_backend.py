@@ -8,7 +8,7 @@ import pytest
 from flannel.backends.udp.dataplane import Settings, pack_route
 from flannel.backends.udp.network import Tunnel, UdpNetwork
 from flannel.errors import BadLease
-from flannel.interface import ExternalInterface
+from flannel.kernel.interface import ExternalInterface
 from flannel.lease import Lease, LeaseAttrs
 
 SUBNET = IPv4Network("10.1.16.0/24")

@@ -19,13 +19,13 @@ from typing import Any, Protocol
 from flannel.errors import BadNetworkConfig
 from flannel.fd_store import FdStore
 from flannel.firewall.rules import Guard
-from flannel.interface import ExternalInterface
+from flannel.kernel.entries import Entry, Key
+from flannel.kernel.interface import ExternalInterface
+from flannel.kernel.netlink import Netlink
+from flannel.kernel.repairs import Repairs
+from flannel.kernel.rtnetlink import RtNetlink
 from flannel.lease import Lease, LeaseAttrs
-from flannel.netlink import Netlink
 from flannel.network_config import NetworkConfig
-from flannel.reconcile import Entry, Key
-from flannel.repairs import Repairs
-from flannel.rtnetlink import RtNetlink
 
 Peers = Mapping[IPv4Network, Lease]
 

@@ -4,10 +4,10 @@ from collections.abc import Collection
 from ipaddress import IPv4Network
 
 from flannel.backends import Backend, CarriedByKernel, Kernel, Network, Peers
-from flannel.interface import ExternalInterface
+from flannel.kernel.entries import Entry, Key
+from flannel.kernel.interface import ExternalInterface
 from flannel.lease import Lease, LeaseAttrs
 from flannel.network_config import NetworkConfig
-from flannel.reconcile import Entry, Key
 
 
 def check(config: NetworkConfig) -> int | None:

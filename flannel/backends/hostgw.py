@@ -8,11 +8,11 @@ from ipaddress import IPv4Network
 
 from flannel.backends import Backend, CarriedByKernel, Kernel, Network, Peers
 from flannel.errors import BadLease, BadNetworkConfig
-from flannel.interface import ExternalInterface
+from flannel.kernel.entries import Entry, Key, routed
+from flannel.kernel.interface import ExternalInterface
+from flannel.kernel.peer_tables import PeerTables
 from flannel.lease import Lease, LeaseAttrs
 from flannel.network_config import NetworkConfig
-from flannel.peer_tables import PeerTables
-from flannel.reconcile import Entry, Key, routed
 
 TYPE = "host-gw"
 

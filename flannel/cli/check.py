@@ -19,11 +19,11 @@ from flannel.cli.ruleset import Packet, judge
 from flannel.errors import BadNetworkConfig, KernelError, StoreError
 from flannel.handover import docker_bridge
 from flannel.handover.subnet_env import SubnetEnv
-from flannel.host import find_overlap
+from flannel.kernel.host import find_overlap
+from flannel.kernel.netlink import Netlink
+from flannel.kernel.rtnetlink import RtNetlink
 from flannel.lease import Lease
-from flannel.netlink import Netlink
 from flannel.network_config import NetworkConfig
-from flannel.rtnetlink import RtNetlink
 
 _BRIDGE = docker_bridge.NAME
 

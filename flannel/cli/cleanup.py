@@ -13,9 +13,9 @@ from flannel.cli.host_view import has_legacy_tables, is_ours
 from flannel.daemon import identity, saved_state
 from flannel.errors import BadOption, CannotRun
 from flannel.health.pages import socket_path
-from flannel.netlink import Link, Netlink
-from flannel.reconcile import Entry
-from flannel.rtnetlink import RtNetlink
+from flannel.kernel.entries import Entry
+from flannel.kernel.netlink import Link, Netlink
+from flannel.kernel.rtnetlink import RtNetlink
 
 _NFT_TABLE = {"family": "ip", "name": "flannel"}
 _CHAINS = ("FLANNEL-FWD", "FLANNEL-POSTRTG")

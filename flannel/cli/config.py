@@ -11,11 +11,11 @@ from flannel.cli.context import Context
 from flannel.cli.host_view import saved_subnet
 from flannel.document import BadDocument, load
 from flannel.errors import BadNetworkConfig, BadOption, KernelError, StoreError
-from flannel.host import find_overlap
+from flannel.kernel.host import find_overlap
+from flannel.kernel.netlink import Netlink
+from flannel.kernel.rtnetlink import RtNetlink
 from flannel.lease import Lease
-from flannel.netlink import Netlink
 from flannel.network_config import NetworkConfig
-from flannel.rtnetlink import RtNetlink
 
 
 async def get(context: Context) -> int:

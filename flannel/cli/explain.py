@@ -9,8 +9,8 @@ from flannel.cli.host_view import Host, first_container, saved_subnet, sysctl
 from flannel.cli.leases import list_leases
 from flannel.cli.ruleset import Packet, judge
 from flannel.errors import StoreError
-from flannel.netlink import Link, Netlink, Way
-from flannel.rtnetlink import RtNetlink
+from flannel.kernel.netlink import Link, Netlink, Way
+from flannel.kernel.rtnetlink import RtNetlink
 
 _BRIDGE = "docker0"
 

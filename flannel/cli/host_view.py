@@ -10,8 +10,8 @@ from flannel.cli import iptables_rules, nft_rules
 from flannel.cli.ruleset import Chain
 from flannel.errors import CannotRun
 from flannel.handover import subnet_env
-from flannel.netlink import Address, Link, Netlink
-from flannel.rtnetlink import RtNetlink
+from flannel.kernel.netlink import Address, Link, Netlink
+from flannel.kernel.rtnetlink import RtNetlink
 
 _PATIENCE = 10.0
 

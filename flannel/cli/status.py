@@ -8,7 +8,7 @@ from flannel.cli.context import Context, DaemonDown, DaemonUnseen, duration, fac
 from flannel.cli.host_view import is_ours, saved_subnet
 from flannel.errors import FlannelError, StoreError
 from flannel.health.status import lease_document
-from flannel.netlink import Netlink
+from flannel.kernel.netlink import Netlink
 
 _WATCH = 2.0
 

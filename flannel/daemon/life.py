@@ -25,7 +25,6 @@ from dataclasses import replace
 from ipaddress import IPv4Network
 from time import monotonic
 
-from flannel import blackhole
 from flannel.backends import Kernel, Network, load
 from flannel.backoff import Backoff
 from flannel.daemon import identity, saved_state
@@ -48,15 +47,16 @@ from flannel.firewall import Firewall, Rules
 from flannel.handover.hand_over import HandOver
 from flannel.health.peer_probe import answer_peers
 from flannel.health.status import Status
-from flannel.host import find_overlap, remove_stale_links
-from flannel.interface import ExternalInterface, InterfaceChoice
+from flannel.kernel import blackhole
+from flannel.kernel.host import find_overlap, remove_stale_links
+from flannel.kernel.interface import ExternalInterface, InterfaceChoice
+from flannel.kernel.netlink import Netlink
+from flannel.kernel.rtnetlink import RtNetlink
 from flannel.lease import Lease, LeaseTable
 from flannel.leases.subnets import SubnetManager
 from flannel.logs import fields
-from flannel.netlink import Netlink
 from flannel.network_config import NetworkConfig
 from flannel.options import Options
-from flannel.rtnetlink import RtNetlink
 from flannel.stores import Store
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from flannel.backends import Backend, Kernel, load
 from flannel.daemon.config_follower import ConfigFollower
 from flannel.daemon.saved_state import SavedState
 from flannel.errors import BadNetworkConfig, NoInterface
-from flannel.interface import ExternalInterface, InterfaceChoice, find_external_interface
+from flannel.kernel.interface import ExternalInterface, InterfaceChoice, find_external_interface
 from flannel.lease import Lease
 from flannel.network_config import NetworkConfig
 from flannel.once import Once

@@ -1,7 +1,7 @@
 """Upkeep: one life of a network in the kernel: peers programmed, damage repaired, underlay watched.
 
 All that may call for work ends in one place. A lease that has changed, a hint from the kernel
-(`flannel.monitor`) and the clock each say only that it is time to look:
+(`flannel.kernel.monitor`) and the clock each say only that it is time to look:
 
     pending.add(subnets)      leases have changed: these peers' entries are brought up to date
     pending.disturb()         something else may have: everything is read and compared
@@ -22,8 +22,8 @@ from time import monotonic
 from flannel.backends import Kernel, Network, Peers
 from flannel.errors import KernelError, NoInterface, UnderlayChanged
 from flannel.health.status import Status
-from flannel.interface import ExternalInterface, InterfaceChoice, find_external_interface
-from flannel.monitor import ANYTHING, Hint, Monitor, Watched
+from flannel.kernel.interface import ExternalInterface, InterfaceChoice, find_external_interface
+from flannel.kernel.monitor import ANYTHING, Hint, Monitor, Watched
 
 log = logging.getLogger(__name__)
 

@@ -23,13 +23,13 @@ from contextlib import suppress
 from ipaddress import IPv4Network
 from time import monotonic
 
-from flannel import sysctls
 from flannel.errors import CannotRun, FirewallError, KernelError
 from flannel.firewall import nftables
 from flannel.firewall.iptables import Iptables, find_iptables
 from flannel.firewall.nftables import Chain, Counter, Nftables
 from flannel.firewall.peers import PeerAddresses
 from flannel.firewall.rules import Guard, Rules
+from flannel.kernel import sysctls
 from flannel.lease import Lease
 from flannel.once import Once
 

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import IPv4Interface
 
-from flannel.netlink import Address, Link, Netlink
+from flannel.kernel.netlink import Address, Link, Netlink
 
 NAME = "docker0"
 """dockerd's own default; with its option ``--bridge`` another is used, of which we know nothing."""

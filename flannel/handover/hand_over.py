@@ -18,9 +18,9 @@ from flannel.handover import subnet_env
 from flannel.handover.docker_bridge import find_misfits
 from flannel.handover.subnet_env import SubnetEnv
 from flannel.health.status import PARTS, Status
+from flannel.kernel.netlink import Netlink
 from flannel.lease import Lease
 from flannel.logs import fields
-from flannel.netlink import Netlink
 from flannel.notify import notify
 
 log = logging.getLogger(__name__)

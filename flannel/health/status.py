@@ -26,12 +26,12 @@ from flannel import __version__
 from flannel.backends import Network, Peers
 from flannel.errors import FlannelError
 from flannel.firewall import Counter
-from flannel.interface import ExternalInterface
+from flannel.kernel.interface import ExternalInterface
+from flannel.kernel.repairs import Repairs
 from flannel.lease import Lease
 from flannel.network_config import NetworkConfig
 from flannel.once import Once
 from flannel.options import Options
-from flannel.repairs import Repairs
 from flannel.stores import StoreHealth
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from flannel.backends.udp.dataplane import ENCAP_LEN, Settings
 from flannel.backends.udp.network import Tunnel, UdpNetwork
 from flannel.document import BadDocument, Members
 from flannel.errors import BadNetworkConfig
-from flannel.interface import ExternalInterface
+from flannel.kernel.interface import ExternalInterface
 from flannel.lease import Lease, LeaseAttrs
 from flannel.network_config import NetworkConfig
 

@@ -19,10 +19,10 @@ from flannel.backends import Kernel, Peers
 from flannel.backends.udp import sockets, tun
 from flannel.backends.udp.dataplane import GIVEN_UP, Dataplane, Settings, pack_route
 from flannel.errors import BadLease, KernelError
-from flannel.interface import ExternalInterface
+from flannel.kernel.entries import Entry, Key
+from flannel.kernel.interface import ExternalInterface
 from flannel.lease import Lease
 from flannel.once import Once
-from flannel.reconcile import Entry, Key
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from flannel.backends import Kernel
 from flannel.backends.udp.dataplane import Settings
 from flannel.errors import KernelError
 from flannel.fd_store import FdStore, is_our_namespace
-from flannel.netlink import Link
+from flannel.kernel.netlink import Link
 
 log = logging.getLogger(__name__)
 

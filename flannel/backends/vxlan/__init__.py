@@ -18,9 +18,9 @@ from flannel.backends.vxlan.network import VxlanNetwork
 from flannel.document import BadDocument, Members
 from flannel.errors import BadNetworkConfig, KernelError
 from flannel.firewall.rules import Guard
-from flannel.interface import ExternalInterface
+from flannel.kernel.interface import ExternalInterface
+from flannel.kernel.netlink import Link, VxlanSettings
 from flannel.lease import Lease, LeaseAttrs
-from flannel.netlink import Link, VxlanSettings
 from flannel.network_config import NetworkConfig
 
 TYPE = "vxlan"

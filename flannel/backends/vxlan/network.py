@@ -8,11 +8,11 @@ from flannel.backends import CarriedByKernel, Kernel, Peers
 from flannel.document import Members, shown
 from flannel.errors import BadLease
 from flannel.firewall.rules import Guard
-from flannel.interface import ExternalInterface
+from flannel.kernel.entries import Entry, Fdb, Key, Neighbour, routed
+from flannel.kernel.interface import ExternalInterface
+from flannel.kernel.netlink import Link
+from flannel.kernel.peer_tables import PeerTables
 from flannel.lease import Lease
-from flannel.netlink import Link
-from flannel.peer_tables import PeerTables
-from flannel.reconcile import Entry, Fdb, Key, Neighbour, routed
 
 _MAC = re.compile(r"[0-9a-fA-F]{2}([:-])(?:[0-9a-fA-F]{2}\1){4}[0-9a-fA-F]{2}")
 

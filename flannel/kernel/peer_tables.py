@@ -15,11 +15,11 @@ from ipaddress import IPv4Network
 
 from flannel.backends import Peers
 from flannel.errors import BadLease
+from flannel.kernel.entries import Entry, Key, Nexthop, Route, diff, key
+from flannel.kernel.repairs import Repairs
+from flannel.kernel.rtnetlink import Failure, RtNetlink
 from flannel.lease import Lease
 from flannel.once import Once
-from flannel.reconcile import Entry, Key, Nexthop, Route, diff, key
-from flannel.repairs import Repairs
-from flannel.rtnetlink import Failure, RtNetlink
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from math import inf
 from pathlib import Path
 from time import monotonic
 
-from flannel.reconcile import Entry, Fdb, Key, Neighbour, Nexthop, Route, key
+from flannel.kernel.entries import Entry, Fdb, Key, Neighbour, Nexthop, Route, key
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import NamedTuple
 
-from flannel.reconcile import PROTOCOL, Entry, Fdb, Neighbour, Nexthop, Route
+from flannel.kernel.entries import PROTOCOL, Entry, Fdb, Neighbour, Nexthop, Route
 
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 
 from flannel.errors import NoInterface
+from flannel.kernel.netlink import Address, Link, Netlink
+from flannel.kernel.rtmessages import FoundRoute
+from flannel.kernel.rtnetlink import RtNetlink
 from flannel.lease import is_unicast
-from flannel.netlink import Address, Link, Netlink
-from flannel.rtmessages import FoundRoute
-from flannel.rtnetlink import RtNetlink
 
 _SCOPE_HOST = 254  # rtnetlink.h: RT_SCOPE_HOST, as loopback's addresses have
 

@@ -4,7 +4,7 @@ It gives hints and nothing more: what is there is read by whoever acts on one, o
 at start. So a message too many costs a comparison, and one that was lost is made up for by the
 next comparison; when the kernel says that it has dropped some (ENOBUFS), that counts as a hint.
 
-What we write ourselves comes back as messages too. Those of `flannel.rtnetlink`, thousands, carry
+What we write ourselves comes back as messages too. Those of `flannel.kernel.rtnetlink`, thousands, carry
 its port and a socket filter in the kernel drops them; so it does with the ARP traffic of other
 links. Two kinds carry no port, whoever is behind them: VXLAN's FDB messages (vxlan_fdb_notify in
 drivers/net/vxlan), and that an ARP entry is gone (neigh_cleanup_and_release in net/core). They are
@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import Self
 
-from flannel import rtmessages as rt
 from flannel.errors import KernelError
-from flannel.reconcile import Entry, Key, Neighbour, key
+from flannel.kernel import rtmessages as rt
+from flannel.kernel.entries import Entry, Key, Neighbour, key
 
 QUIET = 0.05
 """Seconds from the first message to the hint: who takes one thing away often takes several."""

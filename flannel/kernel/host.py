@@ -4,9 +4,9 @@ import logging
 from collections.abc import Collection, Iterable
 from ipaddress import IPv4Address, IPv4Network
 
-from flannel.netlink import Address, Link, Netlink
-from flannel.rtmessages import FoundRoute
-from flannel.rtnetlink import RtNetlink
+from flannel.kernel.netlink import Address, Link, Netlink
+from flannel.kernel.rtmessages import FoundRoute
+from flannel.kernel.rtnetlink import RtNetlink
 
 log = logging.getLogger(__name__)
 

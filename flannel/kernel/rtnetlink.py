@@ -1,7 +1,7 @@
 """Many routes, nexthops, neighbours and FDB entries at once: written in batches, read by dump.
 
 A daemon has three or four entries for each peer. Sent one by one through a general netlink
-library that is 0.8 ms a peer; packed by `flannel.rtmessages`, many in one send and only the last
+library that is 0.8 ms a peer; packed by `flannel.kernel.rtmessages`, many in one send and only the last
 acknowledged, it is little more than the kernel's own work, 10 us (`make bench` measures it).
 Errors need no acknowledgement: the kernel reports each with its message's sequence number.
 """
@@ -14,9 +14,9 @@ from contextlib import suppress
 from ipaddress import IPv4Network
 from typing import NamedTuple, Self
 
-from flannel import rtmessages as rt
 from flannel.errors import KernelError
-from flannel.reconcile import PROTOCOL, Entry, Fdb, Neighbour, Nexthop
+from flannel.kernel import rtmessages as rt
+from flannel.kernel.entries import PROTOCOL, Entry, Fdb, Neighbour, Nexthop
 
 _SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_GET_STRICT_CHK = 270, 10, 12  # linux/netlink.h
 # asm-generic/socket.h, not in Python's socket: they ignore the sysctl limits and need

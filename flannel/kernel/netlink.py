@@ -1,7 +1,7 @@
 """Links and addresses of this host, over rtnetlink; the only user of pyroute2.
 
 What a daemon does a few times in its life goes through here. What there is one of for every lease
-goes through `flannel.rtnetlink`, which is some hundred times quicker: reading 10,000 routes takes
+goes through `flannel.kernel.rtnetlink`, which is some hundred times quicker: reading 10,000 routes takes
 pyroute2 0.7 s.
 
 Verbs: *list* dumps, *find* may return None, *ensure* makes it so, *delete* is content if it is
@@ -22,7 +22,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl import RTM_GETLINK, RTM_GETROUTE
 
 from flannel.errors import KernelError
-from flannel.reconcile import PROTOCOL
+from flannel.kernel.entries import PROTOCOL
 
 _GET_LINK, _GET_ROUTE = (RTM_GETLINK, NLM_F_REQUEST), (RTM_GETROUTE, NLM_F_REQUEST)
 """What pyroute2 calls "get", but for NLM_F_ACK: the answer is the acknowledgement, or an error is.
