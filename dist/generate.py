@@ -10,8 +10,8 @@ from pathlib import Path
 
 from flannel.cli.findings import KINDS
 from flannel.cli.main import parser, shared_flags
-from flannel.flags import Flag
-from flannel.options import FLAGS
+from flannel.options.flags import Flag
+from flannel.options.table import FLAGS
 
 DIST = Path(__file__).parent
 

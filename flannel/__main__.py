@@ -12,7 +12,7 @@ import sys
 
 from flannel import __version__, logs, privileges
 from flannel.errors import BadOption, KernelError
-from flannel.options import Options, parse
+from flannel.options.table import Options, parse
 
 log = logging.getLogger("flannel")
 

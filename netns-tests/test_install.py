@@ -117,7 +117,7 @@ def test_the_cloud_config_brings_units_that_systemd_takes(machine: Machine, tmp_
     assert found.verify("redis.service", "flanneld.service") == (0, "")
     variables = (copy / "etc/default/flanneld").read_text()
     variables += (copy / "run/flannel/options.env").read_text()
-    show = "import os; from flannel.options import parse; print(*parse([], os.environ).iface)"
+    show = "import os; from flannel.options.table import parse; print(*parse([], os.environ).iface)"
     done = found.run("env", *variables.split(), "/usr/lib/flannel/bin/python", "-Ic", show)
     assert done.stdout == "192.0.2.11\n"
 

@@ -15,10 +15,10 @@ from flannel.cli.context import duration, environment, facts, table
 from flannel.cli.findings import KINDS, Finding
 from flannel.cli.main import SHARED, parser
 from flannel.errors import BadNetworkConfig, BadOption
-from flannel.flags import usage
 from flannel.health.peer_probe import is_ready, overlay_address, question
 from flannel.lease import Lease, LeaseAttrs
-from flannel.options import FLAGS
+from flannel.options.flags import usage
+from flannel.options.table import FLAGS
 
 DIST = Path(__file__).parent.parent / "dist"
 LEASE = Lease(IPv4Network("10.1.5.0/24"), LeaseAttrs(IPv4Address("192.0.2.11"), "vxlan"), 60)

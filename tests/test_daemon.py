@@ -15,7 +15,7 @@ from flannel.daemon.life import Daemon
 from flannel.daemon.saved_state import SavedState
 from flannel.errors import ConfigChanged
 from flannel.health.status import Status
-from flannel.options import parse
+from flannel.options.table import parse
 
 
 class ShortLives(Daemon):

@@ -12,7 +12,7 @@ import pytest
 from flannel import errors
 from flannel.cli.findings import KINDS
 from flannel.cli.main import parser
-from flannel.options import FLAGS
+from flannel.options.table import FLAGS
 
 ROOT = Path(__file__).parent.parent
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -12,7 +12,7 @@ from typed_options import SECRET, refusal, typed
 
 from flannel import __version__
 from flannel.errors import BadOption
-from flannel.options import FLAGS, EtcdOptions, Options, parse
+from flannel.options.table import FLAGS, EtcdOptions, Options, parse
 
 # The flags of every upstream version that are not for Kubernetes only, and their defaults.
 UPSTREAM = {

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typed_options import SECRET, refusal, typed
 
-from flannel.options import parse
+from flannel.options.table import parse
 
 
 def files(directory: Path, *names: str) -> list[str]:

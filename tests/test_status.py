@@ -23,7 +23,7 @@ from flannel.kernel.interface import ExternalInterface
 from flannel.lease import Lease, LeaseAttrs
 from flannel.network_config import NetworkConfig
 from flannel.notify import watchdog_interval
-from flannel.options import parse
+from flannel.options.table import parse
 from flannel.stores import StoreHealth
 
 CONFIG = NetworkConfig.from_json('{"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan"}}')

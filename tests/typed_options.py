@@ -3,7 +3,7 @@
 import pytest
 
 from flannel.errors import BadOption
-from flannel.options import Options, parse
+from flannel.options.table import Options, parse
 
 SECRET = "hunter2"
 

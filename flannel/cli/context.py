@@ -16,7 +16,7 @@ from typing import Any
 from flannel.document import shown
 from flannel.errors import BadOption, FlannelError
 from flannel.health.pages import socket_path
-from flannel.options import Options
+from flannel.options.table import Options
 from flannel.stores import ConfigDocument
 from flannel.stores.etcd_members import Members
 from flannel.stores.etcd_v2 import EtcdV2Store

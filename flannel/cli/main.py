@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, NoReturn
 from flannel import __version__
 from flannel.document import shown
 from flannel.errors import BadOption, FlannelError
-from flannel.flags import Flag
 from flannel.handover import docker_opts
-from flannel.options import FLAGS, Options, parse
+from flannel.options.flags import Flag
+from flannel.options.table import FLAGS, Options, parse
 
 if TYPE_CHECKING:
     from flannel.cli.context import Context

@@ -56,7 +56,7 @@ from flannel.lease import Lease, LeaseTable
 from flannel.leases.subnets import SubnetManager
 from flannel.logs import fields
 from flannel.network_config import NetworkConfig
-from flannel.options import Options
+from flannel.options.table import Options
 from flannel.stores import Store
 
 log = logging.getLogger(__name__)

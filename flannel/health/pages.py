@@ -23,7 +23,7 @@ from typing import Any
 from flannel.health.http_server import Page, serving
 from flannel.health.status import Status, lease_document
 from flannel.notify import notify, watchdog_interval
-from flannel.options import Options
+from flannel.options.table import Options
 
 log = logging.getLogger(__name__)
 

@@ -31,7 +31,7 @@ from flannel.kernel.repairs import Repairs
 from flannel.lease import Lease
 from flannel.network_config import NetworkConfig
 from flannel.once import Once
-from flannel.options import Options
+from flannel.options.table import Options
 from flannel.stores import StoreHealth
 
 log = logging.getLogger(__name__)

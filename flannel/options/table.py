@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from flannel import __version__
-from flannel import option_values as values
 from flannel.document import shown
 from flannel.errors import BadOption
-from flannel.flags import Flag, boolean, split
+from flannel.options import values
+from flannel.options.flags import Flag, boolean, split
 
 
 @dataclass(frozen=True, slots=True)
