@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from flannel.cli import iptables_rules, nft_rules
-from flannel.cli.ruleset import Packet, Tables, Verdict, judge
+from flannel.cli.rulesets import iptables as iptables_rules
+from flannel.cli.rulesets import nft as nft_rules
+from flannel.cli.rulesets.verdict import Packet, Tables, Verdict, judge
 
 NEAR, FAR, WORLD = (IPv4Address(text) for text in ("10.1.5.2", "10.1.9.2", "198.51.100.1"))
 OUT = Packet(NEAR, FAR, "docker0", "flannel.1")

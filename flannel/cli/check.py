@@ -15,7 +15,7 @@ from flannel.cli.findings import KINDS, Finding
 from flannel.cli.host_view import Host, first_container, saved_subnet, sysctl
 from flannel.cli.peers import Peer, probe_peers
 from flannel.cli.probe import ask_port
-from flannel.cli.ruleset import Packet, judge
+from flannel.cli.rulesets.verdict import Packet, judge
 from flannel.errors import BadNetworkConfig, KernelError, StoreError
 from flannel.handover import docker_bridge
 from flannel.handover.subnet_env import SubnetEnv

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from flannel.cli.context import Context, DaemonDown, facts
 from flannel.cli.host_view import Host, first_container, saved_subnet, sysctl
 from flannel.cli.leases import list_leases
-from flannel.cli.ruleset import Packet, judge
+from flannel.cli.rulesets.verdict import Packet, judge
 from flannel.errors import StoreError
 from flannel.kernel.netlink import Link, Netlink, Way
 from flannel.kernel.rtnetlink import RtNetlink

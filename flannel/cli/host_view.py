@@ -6,8 +6,9 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from flannel import programs
-from flannel.cli import iptables_rules, nft_rules
-from flannel.cli.ruleset import Chain
+from flannel.cli.rulesets import iptables as iptables_rules
+from flannel.cli.rulesets import nft as nft_rules
+from flannel.cli.rulesets.verdict import Chain
 from flannel.errors import CannotRun
 from flannel.handover import subnet_env
 from flannel.kernel.netlink import Address, Link, Netlink

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
-from flannel.cli.ruleset import Chain, Match, Packet, Rule, is_new, one_of, unknown
+from flannel.cli.rulesets.verdict import Chain, Match, Packet, Rule, is_new, one_of, unknown
 
 _VERDICTS = {
     "accept": "accept",

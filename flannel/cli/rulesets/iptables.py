@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Callable
 from ipaddress import IPv4Network
 
-from flannel.cli.ruleset import Chain, Match, Packet, Rule, is_new, one_of, unknown
+from flannel.cli.rulesets.verdict import Chain, Match, Packet, Rule, is_new, one_of, unknown
 
 _HOOKS = {"INPUT": "input", "FORWARD": "forward", "OUTPUT": "output", "POSTROUTING": "postrouting"}
 _TARGETS = {
