@@ -58,7 +58,7 @@ async def _run(options: Options) -> None:
     from flannel.daemon import life as daemon
     from flannel.health import pages as health
     from flannel.health.status import Status
-    from flannel.stores.etcd_members import Members
+    from flannel.stores.etcd_endpoints import Members
     from flannel.stores.etcd_v2 import EtcdV2Store
 
     etcd = options.etcd

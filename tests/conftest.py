@@ -10,7 +10,7 @@ from etcd_server import EtcdServer
 from hypothesis import settings
 from internals import Internals
 
-from flannel.stores import etcd_members
+from flannel.stores import etcd_endpoints as etcd_members
 
 # How long one example takes says nothing on a machine that others use too.
 settings.register_profile("shared machine", deadline=None)

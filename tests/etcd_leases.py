@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from etcd_server import PREFIX, EtcdServer
 
 from flannel.lease import LeaseAttrs
-from flannel.stores.etcd_members import Members
+from flannel.stores.etcd_endpoints import Members
 from flannel.stores.etcd_v2 import EtcdV2Store
 
 T = TypeVar("T")

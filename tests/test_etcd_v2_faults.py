@@ -211,7 +211,7 @@ def test_a_poll_that_is_waiting_does_not_hold_up_the_end_of_the_process(etcd: Et
     script = (
         "import asyncio, sys\n"
         "from flannel.stores import etcd_v2\n"
-        "from flannel.stores.etcd_members import Members\n"
+        "from flannel.stores.etcd_endpoints import Members\n"
         "from flannel.stores.etcd_v2 import EtcdV2Store\n"
         "etcd_v2._POLL = 200.0\n"
         "async def main():\n"

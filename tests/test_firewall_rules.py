@@ -9,7 +9,7 @@ import pytest
 from flannel.firewall import Guard, Rules
 from flannel.firewall.iptables import changes, forward_rules, forwards_all, masquerade_rules
 from flannel.firewall.nftables import Counter, document, parse
-from flannel.firewall.peers import PeerAddresses
+from flannel.firewall.peer_addresses import PeerAddresses
 from flannel.lease import Lease, LeaseAttrs
 
 NETWORK, SUBNET = IPv4Network("10.1.0.0/16"), IPv4Network("10.1.5.0/24")

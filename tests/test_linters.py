@@ -56,7 +56,7 @@ def test_the_c_compiler_has_no_warning_for(path, compiler):
 @pytest.mark.parametrize(
     ("statement", "door"),
     [
-        ("import etcd", "flannel/stores/etcd_members.py"),
+        ("import etcd", "flannel/stores/etcd_endpoints.py"),
         ("from pyroute2 import AsyncIPRoute", "flannel/kernel/netlink.py"),
         ("from flannel.backends.udp._dataplane import lib", "flannel/backends/udp/dataplane.py"),
         ("import subprocess", "flannel/programs.py"),

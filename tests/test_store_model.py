@@ -20,7 +20,7 @@ from flannel.errors import BadLease, StoreUnavailable
 from flannel.lease import Lease, LeaseAttrs, parse_subnet_key
 from flannel.leases.subnets import SubnetManager
 from flannel.network_config import NetworkConfig
-from flannel.stores.etcd_members import Answer, HistoryLost, NotFound
+from flannel.stores.etcd_endpoints import Answer, HistoryLost, NotFound
 from flannel.stores.etcd_v2 import EtcdV2Store
 
 PREFIX = "/coreos.com/network"

@@ -18,7 +18,7 @@ from flannel.errors import BadOption, FlannelError
 from flannel.health.pages import socket_path
 from flannel.options.table import Options
 from flannel.stores import ConfigDocument
-from flannel.stores.etcd_members import Members
+from flannel.stores.etcd_endpoints import Members
 from flannel.stores.etcd_v2 import EtcdV2Store
 
 ENVIRONMENT_FILES = (Path("/etc/default/flanneld"), Path("/run/flannel/options.env"))

@@ -27,7 +27,7 @@ from flannel.errors import CannotRun, FirewallError, KernelError
 from flannel.firewall import nftables
 from flannel.firewall.iptables import Iptables, find_iptables
 from flannel.firewall.nftables import Chain, Counter, Nftables
-from flannel.firewall.peers import PeerAddresses
+from flannel.firewall.peer_addresses import PeerAddresses
 from flannel.firewall.rules import Guard, Rules
 from flannel.kernel import sysctls
 from flannel.lease import Lease

@@ -26,7 +26,7 @@ from flannel.lease import (
 )
 from flannel.once import Once
 from flannel.stores import Changes, ConfigDocument, Snapshot
-from flannel.stores.etcd_members import (
+from flannel.stores.etcd_endpoints import (
     Answer,
     Conflict,
     HistoryLost,
