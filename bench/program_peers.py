@@ -38,9 +38,9 @@ from namespaces import wait_for
 from private_network import ip, link_index, private_network, run
 from world import Host, World
 
-from flannel.backends import Kernel
 from flannel.backends.vxlan.network import VxlanNetwork
 from flannel.firewall.rules import Guard
+from flannel.kernel.doors import Kernel
 from flannel.kernel.interface import ExternalInterface
 from flannel.kernel.netlink import Link, Netlink
 from flannel.kernel.rtnetlink import RtNetlink

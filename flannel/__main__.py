@@ -58,12 +58,12 @@ async def _run(options: Options) -> None:
     from flannel.daemon import life as daemon
     from flannel.health import pages as health
     from flannel.health.status import Status
-    from flannel.stores.etcd_endpoints import Members
+    from flannel.stores.etcd_endpoints import Endpoints
     from flannel.stores.etcd_v2 import EtcdV2Store
 
     etcd = options.etcd
     log.info("flanneld %s, etcd at %s", __version__, ", ".join(etcd.endpoints))
-    members = Members(**etcd.access)
+    members = Endpoints(**etcd.access)
     store = EtcdV2Store(members, etcd.prefix)
     status = Status(options, members.health)
     serving = asyncio.create_task(daemon.run(options, store, status))

@@ -63,11 +63,15 @@ class StoreError(FlannelError):
     """The lease store did not do what it was asked."""
 
 
-class StoreUnavailable(StoreError):
+class StoreUnreachable(StoreError):
+    """The store does not serve us now; it may do so another time."""
+
+
+class StoreUnavailable(StoreUnreachable):
     """No endpoint gave a usable answer; asking again later may help."""
 
 
-class StoreDenied(StoreError):
+class StoreDenied(StoreUnreachable):
     """The store refuses who we are; asking again helps only after somebody has mended that."""
 
 

@@ -7,7 +7,7 @@ the end of ours, which upstream ignores. Everything here is pure.
 
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from typing import Any, assert_never
@@ -104,6 +104,10 @@ class Lease:
 
     def __str__(self) -> str:
         return f"{self.subnet} of {self.attrs.public_ip}"
+
+
+Peers = Mapping[IPv4Network, Lease]
+"""The other hosts' leases, by subnet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,10 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from private_network import ip, link_index, run
 
-from flannel.backends import Kernel
 from flannel.backends.hostgw import HostGwNetwork
 from flannel.backends.vxlan.network import VxlanNetwork
 from flannel.firewall.rules import Guard
+from flannel.kernel.doors import Kernel
 from flannel.kernel.interface import ExternalInterface
 from flannel.kernel.netlink import Link, Netlink
 from flannel.kernel.rtnetlink import RtNetlink

@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 import pytest
 from private_network import ip, link_index, private_network
 
-from flannel.backends import Kernel, load
+from flannel.backends import load
 from flannel.backends.vxlan.device import ensure_address, ensure_device, vtep_mac
 from flannel.errors import BadNetworkConfig, KernelError, NoInterface
+from flannel.kernel.doors import Kernel
 from flannel.kernel.host import remove_stale_links
 from flannel.kernel.interface import ExternalInterface, InterfaceChoice, find_external_interface
 from flannel.kernel.netlink import Link, Netlink, VxlanSettings

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from etcd_server import PREFIX, EtcdServer
 
 from flannel.lease import LeaseAttrs
-from flannel.stores.etcd_endpoints import Members
+from flannel.stores.etcd_endpoints import Endpoints
 from flannel.stores.etcd_v2 import EtcdV2Store
 
 T = TypeVar("T")
@@ -18,7 +18,7 @@ VALUE = OTHER.to_json()
 
 
 def store_at(*urls: str, **options: Any) -> EtcdV2Store:
-    return EtcdV2Store(Members(urls, **options), PREFIX)
+    return EtcdV2Store(Endpoints(urls, **options), PREFIX)
 
 
 def run(work: Coroutine[Any, Any, T], seconds: float = 100) -> T:

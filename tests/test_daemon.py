@@ -9,12 +9,12 @@ import pytest
 from etcd_server import PREFIX
 from fake_store import FakeStore
 
-from flannel.backends import Kernel
 from flannel.daemon import saved_state
 from flannel.daemon.life import Daemon
 from flannel.daemon.saved_state import SavedState
 from flannel.errors import ConfigChanged
 from flannel.health.status import Status
+from flannel.kernel.doors import Kernel
 from flannel.options.table import parse
 
 

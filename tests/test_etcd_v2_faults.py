@@ -211,11 +211,11 @@ def test_a_poll_that_is_waiting_does_not_hold_up_the_end_of_the_process(etcd: Et
     script = (
         "import asyncio, sys\n"
         "from flannel.stores import etcd_v2\n"
-        "from flannel.stores.etcd_endpoints import Members\n"
+        "from flannel.stores.etcd_endpoints import Endpoints\n"
         "from flannel.stores.etcd_v2 import EtcdV2Store\n"
         "etcd_v2._POLL = 200.0\n"
         "async def main():\n"
-        "    feed = EtcdV2Store(Members([sys.argv[1]]), sys.argv[2]).follow_leases()\n"
+        "    feed = EtcdV2Store(Endpoints([sys.argv[1]]), sys.argv[2]).follow_leases()\n"
         "    await anext(feed)\n"
         "    try:\n"
         "        await asyncio.wait_for(anext(feed), 0.3)\n"

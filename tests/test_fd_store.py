@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from flannel.errors import KernelError
-from flannel.fd_store import FdStore
+from flannel.systemd import FdStore
 
 # What the process after an exec finds; 3 and 4 are what it is handed.
 _TAKE = """
 import os
-from flannel.fd_store import FdStore
+from flannel.systemd import FdStore
 store, seen = FdStore(os.environ), []
 for name in ("link/a", "link/b", "unknown"):
     store.retain(name, lambda fd: seen.append(f"{name}={fd}{os.get_inheritable(fd)}") or True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flannel.notify import notify
+from flannel.systemd import notify
 
 
 @pytest.fixture

@@ -22,9 +22,9 @@ from flannel.health.status import PARTS, Status, device_traffic
 from flannel.kernel.interface import ExternalInterface
 from flannel.lease import Lease, LeaseAttrs
 from flannel.network_config import NetworkConfig
-from flannel.notify import watchdog_interval
 from flannel.options.table import parse
 from flannel.stores import StoreHealth
+from flannel.systemd import watchdog_interval
 
 CONFIG = NetworkConfig.from_json('{"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan"}}')
 HOST, PEER = IPv4Address("192.0.2.11"), IPv4Address("192.0.2.12")

@@ -1,8 +1,8 @@
 """The store and the table of leases against an etcd that misbehaves: in the end the peers are what
 etcd holds, whatever came between.
 
-The etcd is a model of the v2 API behind `Members`: a history of which a part may be lost, an index
-that may go back, members that do not answer, and keys and values of anybody. It is asked without
+The etcd is a model of the v2 API behind `Endpoints`: a history of which a part may be lost, an
+index that may go back, members that do not answer, and keys and values of anybody. It is asked without
 threads, so that nothing depends on time.
 """
 
@@ -42,7 +42,7 @@ values = st.sampled_from(
 
 
 class ModelEtcd:
-    """What `Members` is asked for, answered from a dictionary and a short history."""
+    """What `Endpoints` is asked for, answered from a dictionary and a short history."""
 
     first = 0
     """The number of the member that is asked: there is one."""

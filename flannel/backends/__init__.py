@@ -11,36 +11,17 @@ this host must know of its peers.
 """
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
 from importlib import import_module
 from ipaddress import IPv4Network
 from typing import Any, Protocol
 
 from flannel.errors import BadNetworkConfig
-from flannel.fd_store import FdStore
 from flannel.firewall.rules import Guard
+from flannel.kernel.doors import Kernel
 from flannel.kernel.entries import Entry, Key
 from flannel.kernel.interface import ExternalInterface
-from flannel.kernel.netlink import Netlink
-from flannel.kernel.repairs import Repairs
-from flannel.kernel.rtnetlink import RtNetlink
-from flannel.lease import Lease, LeaseAttrs
+from flannel.lease import Lease, LeaseAttrs, Peers
 from flannel.network_config import NetworkConfig
-
-Peers = Mapping[IPv4Network, Lease]
-
-
-@dataclass(frozen=True, slots=True)
-class Kernel:
-    """The two doors to the kernel's networking, and what had to be put back behind them.
-
-    :ivar store: descriptors that outlive a network, and this process.
-    """
-
-    netlink: Netlink
-    tables: RtNetlink
-    repairs: Repairs = field(default_factory=Repairs)
-    store: FdStore = field(default_factory=lambda: FdStore({}))
 
 
 class Network(Protocol):

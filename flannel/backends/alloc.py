@@ -3,10 +3,11 @@
 from collections.abc import Collection
 from ipaddress import IPv4Network
 
-from flannel.backends import Backend, CarriedByKernel, Kernel, Network, Peers
+from flannel.backends import Backend, CarriedByKernel, Network
+from flannel.kernel.doors import Kernel
 from flannel.kernel.entries import Entry, Key
 from flannel.kernel.interface import ExternalInterface
-from flannel.lease import Lease, LeaseAttrs
+from flannel.lease import Lease, LeaseAttrs, Peers
 from flannel.network_config import NetworkConfig
 
 

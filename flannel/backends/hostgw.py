@@ -6,12 +6,13 @@ No encapsulation and the full MTU; all hosts must be on one network.
 from collections.abc import Collection, Iterable
 from ipaddress import IPv4Network
 
-from flannel.backends import Backend, CarriedByKernel, Kernel, Network, Peers
+from flannel.backends import Backend, CarriedByKernel, Network
 from flannel.errors import BadLease, BadNetworkConfig
+from flannel.kernel.doors import Kernel
 from flannel.kernel.entries import Entry, Key, routed
 from flannel.kernel.interface import ExternalInterface
 from flannel.kernel.peer_tables import PeerTables
-from flannel.lease import Lease, LeaseAttrs
+from flannel.lease import Lease, LeaseAttrs, Peers
 from flannel.network_config import NetworkConfig
 
 TYPE = "host-gw"

@@ -18,7 +18,7 @@ from flannel.errors import BadOption, FlannelError
 from flannel.health.pages import socket_path
 from flannel.options.table import Options
 from flannel.stores import ConfigDocument
-from flannel.stores.etcd_endpoints import Members
+from flannel.stores.etcd_endpoints import Endpoints
 from flannel.stores.etcd_v2 import EtcdV2Store
 
 ENVIRONMENT_FILES = (Path("/etc/default/flanneld"), Path("/run/flannel/options.env"))
@@ -51,7 +51,7 @@ class Context:
     def store(self) -> EtcdV2Store:
         """The cluster's store, as flanneld's options name it."""
         etcd = self.options.etcd
-        return EtcdV2Store(Members(**etcd.access), etcd.prefix)
+        return EtcdV2Store(Endpoints(**etcd.access), etcd.prefix)
 
     async def config_document(self) -> ConfigDocument | None:
         """The network config in the store as it is now.

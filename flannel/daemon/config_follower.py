@@ -14,15 +14,12 @@ from time import monotonic
 from typing import TypeVar
 
 from flannel.backoff import Backoff
-from flannel.errors import BadNetworkConfig, NetworkInUse, StoreDenied, StoreUnavailable
+from flannel.errors import BadNetworkConfig, NetworkInUse, StoreUnreachable
 from flannel.once import Once
 from flannel.stores import Store
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-AWAY = (StoreUnavailable, StoreDenied)
-"""Errors of a store that may answer another time."""
 
 _LONGEST_PAUSE = 1.0
 """Seconds; at most one and a half times that after its return the store is asked again."""
@@ -64,7 +61,7 @@ class ConfigFollower:
                                 return found
                             if text is None:
                                 deadline.reschedule(None)
-                    except AWAY as why:
+                    except StoreUnreachable as why:
                         self.seen_since = None
                         # One that is away says so in many ways: refused, reset, no answer.
                         self._said.warn("store", f"{why}; trying again", about=type(why))
@@ -111,7 +108,7 @@ class ConfigFollower:
                     except (BadNetworkConfig, NetworkInUse) as why:
                         message = f"{why} ({self._key}); serving on with the one that was"
                         self._said.warn("config", message, about=(str(why), text))
-            except AWAY as why:
+            except StoreUnreachable as why:
                 # Not said: who follows the leases meets the same.
                 log.debug("%s", why)
                 self.seen_since = None

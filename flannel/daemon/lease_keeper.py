@@ -17,7 +17,7 @@ from ipaddress import IPv4Network
 from time import monotonic
 
 from flannel.backoff import Backoff
-from flannel.daemon.config_follower import AWAY
+from flannel.errors import StoreUnreachable
 from flannel.health.status import Status
 from flannel.leases.subnets import SubnetManager, retry_pause
 from flannel.logs import fields
@@ -109,7 +109,7 @@ class LeaseKeeper:
         while True:
             try:
                 await self._subnets.keep()
-            except AWAY as why:
+            except StoreUnreachable as why:
                 message = f"cannot keep the lease yet: {why}"
                 self._said.warn("lease", message, about=type(why))
                 await backoff.wait()
@@ -128,7 +128,7 @@ class LeaseKeeper:
                     backoff = self._backoff()
                     if self._said.forget("watch"):
                         log.info("following the leases again")
-            except AWAY as why:
+            except StoreUnreachable as why:
                 message = f"cannot follow the leases: {why}; packets flow on"
                 self._said.warn("watch", message, about=type(why))
             await backoff.wait()

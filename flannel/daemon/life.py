@@ -25,10 +25,10 @@ from dataclasses import replace
 from ipaddress import IPv4Network
 from time import monotonic
 
-from flannel.backends import Kernel, Network, load
+from flannel.backends import Network, load
 from flannel.backoff import Backoff
 from flannel.daemon import identity, saved_state
-from flannel.daemon.config_follower import AWAY, ConfigFollower
+from flannel.daemon.config_follower import ConfigFollower
 from flannel.daemon.lease_keeper import LeaseKeeper
 from flannel.daemon.preparation import Plan, Preparation
 from flannel.daemon.saved_state import SavedState
@@ -40,14 +40,15 @@ from flannel.errors import (
     IdentityTaken,
     LeaseLost,
     NetworkInUse,
+    StoreUnreachable,
     UnderlayChanged,
 )
-from flannel.fd_store import FdStore
 from flannel.firewall import Firewall, Rules
 from flannel.handover.hand_over import HandOver
 from flannel.health.peer_probe import answer_peers
 from flannel.health.status import Status
 from flannel.kernel import blackhole
+from flannel.kernel.doors import Kernel
 from flannel.kernel.host import find_overlap, remove_stale_links
 from flannel.kernel.interface import ExternalInterface, InterfaceChoice
 from flannel.kernel.netlink import Netlink
@@ -58,6 +59,7 @@ from flannel.logs import fields
 from flannel.network_config import NetworkConfig
 from flannel.options.table import Options
 from flannel.stores import Store
+from flannel.systemd import FdStore
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +133,7 @@ class Daemon:
                     log.warning("%s; adapting to it", why)
                     self._store.close()  # connections from an address that is gone hang
                     backoff = None  # packets may be lost until that is done
-                elif isinstance(why, AWAY):
+                elif isinstance(why, StoreUnreachable):
                     # It says so in many ways: refused, reset, no answer.
                     self._said.warn("life", f"{why}; trying again", about=type(why))
                     self._config.seen_since = None
@@ -186,7 +188,7 @@ class Daemon:
         )
         network = await plan.backend.start(lease)
         await remove_stale_links(self._kernel.netlink, config.network, network.device)
-        self._kernel.store.drop_others(network.device)
+        self._kernel.descriptors.drop_others(network.device)
         self._said.forget("life")
         upkeep = Upkeep(
             self._kernel,
@@ -319,7 +321,7 @@ class Daemon:
         """What the store holds; while it does not answer, what it held."""
         try:
             return (await self._store.snapshot()).leases
-        except AWAY:
+        except StoreUnreachable:
             if self._state is None or self._state.lease is None:
                 raise
             return (self._state.lease, *self._state.peers)

@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from flannel.backends import Backend, Kernel, load
+from flannel.backends import Backend, load
 from flannel.daemon.config_follower import ConfigFollower
 from flannel.daemon.saved_state import SavedState
 from flannel.errors import BadNetworkConfig, NoInterface
+from flannel.kernel.doors import Kernel
 from flannel.kernel.interface import ExternalInterface, InterfaceChoice, find_external_interface
 from flannel.lease import Lease
 from flannel.network_config import NetworkConfig

@@ -19,11 +19,13 @@ from dataclasses import replace
 from ipaddress import IPv4Network
 from time import monotonic
 
-from flannel.backends import Kernel, Network, Peers
+from flannel.backends import Network
 from flannel.errors import KernelError, NoInterface, UnderlayChanged
 from flannel.health.status import Status
+from flannel.kernel.doors import Kernel
 from flannel.kernel.interface import ExternalInterface, InterfaceChoice, find_external_interface
 from flannel.kernel.monitor import ANYTHING, Hint, Monitor, Watched
+from flannel.lease import Peers
 
 log = logging.getLogger(__name__)
 

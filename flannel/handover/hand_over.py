@@ -21,7 +21,7 @@ from flannel.health.status import PARTS, Status
 from flannel.kernel.netlink import Netlink
 from flannel.lease import Lease
 from flannel.logs import fields
-from flannel.notify import notify
+from flannel.systemd import notify
 
 log = logging.getLogger(__name__)
 

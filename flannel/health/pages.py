@@ -22,8 +22,8 @@ from typing import Any
 
 from flannel.health.http_server import Page, serving
 from flannel.health.status import Status, lease_document
-from flannel.notify import notify, watchdog_interval
 from flannel.options.table import Options
+from flannel.systemd import notify, watchdog_interval
 
 log = logging.getLogger(__name__)
 

@@ -23,12 +23,12 @@ from time import monotonic
 from typing import Any, Protocol
 
 from flannel import __version__
-from flannel.backends import Network, Peers
+from flannel.backends import Network
 from flannel.errors import FlannelError
 from flannel.firewall import Counter
 from flannel.kernel.interface import ExternalInterface
 from flannel.kernel.repairs import Repairs
-from flannel.lease import Lease
+from flannel.lease import Lease, Peers
 from flannel.network_config import NetworkConfig
 from flannel.once import Once
 from flannel.options.table import Options

@@ -9,8 +9,8 @@ largest there is.
 import asyncio
 from ipaddress import IPv4Network
 
-from flannel.backends import Kernel
 from flannel.errors import KernelError
+from flannel.kernel.doors import Kernel
 from flannel.once import Once
 
 _RESYNC = 5.0

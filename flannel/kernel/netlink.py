@@ -1,8 +1,8 @@
 """Links and addresses of this host, over rtnetlink; the only user of pyroute2.
 
 What a daemon does a few times in its life goes through here. What there is one of for every lease
-goes through `flannel.kernel.rtnetlink`, which is some hundred times quicker: reading 10,000 routes takes
-pyroute2 0.7 s.
+goes through `flannel.kernel.rtnetlink`, which is some hundred times quicker: reading 10,000 routes
+takes pyroute2 0.7 s.
 
 Verbs: *list* dumps, *find* may return None, *ensure* makes it so, *delete* is content if it is
 absent. Each raises `KernelError` and says what it was doing.

@@ -13,12 +13,11 @@ import os
 from collections.abc import Callable, Collection, Iterable
 from ipaddress import IPv4Network
 
-from flannel.backends import Peers
 from flannel.errors import BadLease
 from flannel.kernel.entries import Entry, Key, Nexthop, Route, diff, key
 from flannel.kernel.repairs import Repairs
 from flannel.kernel.rtnetlink import Failure, RtNetlink
-from flannel.lease import Lease
+from flannel.lease import Lease, Peers
 from flannel.once import Once
 
 log = logging.getLogger(__name__)

@@ -1,8 +1,8 @@
 """Many routes, nexthops, neighbours and FDB entries at once: written in batches, read by dump.
 
 A daemon has three or four entries for each peer. Sent one by one through a general netlink
-library that is 0.8 ms a peer; packed by `flannel.kernel.rtmessages`, many in one send and only the last
-acknowledged, it is little more than the kernel's own work, 10 us (`make bench` measures it).
+library that is 0.8 ms a peer; packed by `flannel.kernel.rtmessages`, many in one send and only the
+last acknowledged, it is little more than the kernel's own work, 10 us (`make bench` measures it).
 Errors need no acknowledgement: the kernel reports each with its message's sequence number.
 """
 

@@ -42,7 +42,7 @@ class EtcdOptions:
 
     @property
     def access(self) -> dict[str, Any]:
-        """What `flannel.stores.etcd_endpoints.Members` has to know, as its arguments."""
+        """What `flannel.stores.etcd_endpoints.Endpoints` has to know, as its arguments."""
         names = ("endpoints", "certfile", "keyfile", "cafile", "username", "password")
         return {name: getattr(self, name) for name in names}
 

@@ -73,7 +73,7 @@ class HistoryLost(Refused):
     cluster that answers."""
 
 
-class Members:
+class Endpoints:
     """The endpoints of one cluster.
 
     `ask` and `poll` block and may be called from any thread. Reads and writes go to the member

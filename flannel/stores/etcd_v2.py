@@ -29,8 +29,8 @@ from flannel.stores import Changes, ConfigDocument, Snapshot
 from flannel.stores.etcd_endpoints import (
     Answer,
     Conflict,
+    Endpoints,
     HistoryLost,
-    Members,
     NotFound,
     ValueRefused,
 )
@@ -57,7 +57,7 @@ _WRITTEN = frozenset({"set", "create", "update", "compareAndSwap"})
 class EtcdV2Store:
     """See `flannel.stores.Store`."""
 
-    def __init__(self, members: Members, prefix: str) -> None:
+    def __init__(self, members: Endpoints, prefix: str) -> None:
         self._members = members
         self._config = f"{prefix}/config"
         self._subnets = f"{prefix}/subnets"
@@ -302,7 +302,7 @@ class EtcdV2Store:
             return absent.index
 
     async def _ask(self, doing: str, method: str, key: str, **params: str) -> Answer:
-        """`Members.ask`; a changed cluster is noticed, said, and asked again."""
+        """`Endpoints.ask`; a changed cluster is noticed, said, and asked again."""
         try:
             return await self._heard_out(
                 doing, _LONGEST_ANSWER, lambda: self._members.ask(doing, method, key, params)

@@ -7,11 +7,12 @@ upstream's udp backend is; upstream's daemon may be on the next host.
 import logging
 from dataclasses import dataclass
 
-from flannel.backends import Backend, Kernel, Network
+from flannel.backends import Backend, Network
 from flannel.backends.udp.dataplane import ENCAP_LEN, Settings
 from flannel.backends.udp.network import Tunnel, UdpNetwork
 from flannel.document import BadDocument, Members
 from flannel.errors import BadNetworkConfig
+from flannel.kernel.doors import Kernel
 from flannel.kernel.interface import ExternalInterface
 from flannel.lease import Lease, LeaseAttrs
 from flannel.network_config import NetworkConfig

@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from time import monotonic
 
-from flannel.backends import Kernel, Peers
 from flannel.backends.udp import sockets, tun
 from flannel.backends.udp.dataplane import GIVEN_UP, Dataplane, Settings, pack_route
 from flannel.errors import BadLease, KernelError
+from flannel.kernel.doors import Kernel
 from flannel.kernel.entries import Entry, Key
 from flannel.kernel.interface import ExternalInterface
-from flannel.lease import Lease
+from flannel.lease import Lease, Peers
 from flannel.once import Once
 
 log = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ class UdpNetwork:
     async def _attached(self) -> AsyncIterator["asyncio.Future[list[None]]"]:
         """The loop's threads, running; the future is done when one of them has failed."""
         tunnel = self._tunnel
-        store, n, port = self._kernel.store, tunnel.n_threads, tunnel.settings.port
+        store, n, port = self._kernel.descriptors, tunnel.n_threads, tunnel.settings.port
         await tun.ensure_usable(self._kernel, tunnel.settings.network, n)
         # They stay open in the store, so that what comes before the next loop runs waits for it.
         device = tun.attached(store, n)

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 
 from flannel.backends.udp.tun import NAME
 from flannel.errors import KernelError
-from flannel.fd_store import FdStore, is_our_namespace
+from flannel.systemd import FdStore, is_our_namespace
 
 _STORED = f"{NAME}/udp"
 

@@ -12,11 +12,11 @@ from functools import partial
 from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
 
-from flannel.backends import Kernel
 from flannel.backends.udp.dataplane import Settings
 from flannel.errors import KernelError
-from flannel.fd_store import FdStore, is_our_namespace
+from flannel.kernel.doors import Kernel
 from flannel.kernel.netlink import Link
+from flannel.systemd import FdStore, is_our_namespace
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ async def ensure_usable(kernel: Kernel, network: IPv4Network, n_queues: int) -> 
         if address.link == link.index and address.interface.ip not in network:
             reason = f"it has address {address.interface} of another network"
     flags = _flags(n_queues)
-    if not kernel.store.retain(_STORED, partial(_is_attached, flags=flags)) and not reason:
+    if not kernel.descriptors.retain(_STORED, partial(_is_attached, flags=flags)) and not reason:
         try:
             os.close(_open(flags))
         except KernelError as error:

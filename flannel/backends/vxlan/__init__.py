@@ -7,7 +7,7 @@ so every peer is reached by three table entries and no packet waits for an answe
 import errno
 from dataclasses import dataclass
 
-from flannel.backends import Backend, Kernel, Network
+from flannel.backends import Backend, Network
 from flannel.backends.vxlan.device import (
     device_name,
     ensure_address,
@@ -18,6 +18,7 @@ from flannel.backends.vxlan.network import VxlanNetwork
 from flannel.document import BadDocument, Members
 from flannel.errors import BadNetworkConfig, KernelError
 from flannel.firewall.rules import Guard
+from flannel.kernel.doors import Kernel
 from flannel.kernel.interface import ExternalInterface
 from flannel.kernel.netlink import Link, VxlanSettings
 from flannel.lease import Lease, LeaseAttrs

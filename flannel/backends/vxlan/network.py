@@ -4,15 +4,16 @@ import re
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from ipaddress import IPv4Network
 
-from flannel.backends import CarriedByKernel, Kernel, Peers
+from flannel.backends import CarriedByKernel
 from flannel.document import Members, shown
 from flannel.errors import BadLease
 from flannel.firewall.rules import Guard
+from flannel.kernel.doors import Kernel
 from flannel.kernel.entries import Entry, Fdb, Key, Neighbour, routed
 from flannel.kernel.interface import ExternalInterface
 from flannel.kernel.netlink import Link
 from flannel.kernel.peer_tables import PeerTables
-from flannel.lease import Lease
+from flannel.lease import Lease, Peers
 
 _MAC = re.compile(r"[0-9a-fA-F]{2}([:-])(?:[0-9a-fA-F]{2}\1){4}[0-9a-fA-F]{2}")
 

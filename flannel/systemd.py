@@ -1,4 +1,7 @@
-"""Descriptors that outlive a flanneld: systemd holds them open, and hands them to the next one.
+"""What flanneld and systemd tell each other: how we are, and descriptors that outlive a flanneld.
+
+`notify` is sd_notify(3), one datagram. The rest is about descriptors: systemd holds them open, and
+hands them to the next flanneld.
 
 What a TUN device or a socket has got while nobody reads waits in its queue, and is carried late
 instead of lost. See FDSTORE=1 in sd_notify(3), FileDescriptorStoreMax= in systemd.service(5) and
@@ -11,15 +14,54 @@ sd_listen_fds(3). Without systemd they are kept from one life of the network to 
 A name is that of a link, ``/``, and what it is. Descriptors belong to the store: it closes them.
 """
 
+import logging
 import os
-from collections.abc import Callable, MutableMapping, Sequence
+import socket
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from flannel.notify import notify
+log = logging.getLogger(__name__)
 
 _FIRST = 3
 """SD_LISTEN_FDS_START in sd_listen_fds(3)."""
+_PATIENCE = 1.0
+"""Seconds to wait for room in the receiver's queue; systemd empties it at once."""
+
+
+def notify(state: str, environ: Mapping[str, str], fds: Sequence[int] = ()) -> None:
+    """Send ``state``, e.g. ``READY=1``, to $NOTIFY_SOCKET; nothing if that is not set.
+
+    It never raises: to carry on unheard beats to stop.
+
+    :param fds: descriptors for systemd to keep; at most 253 go into one message (unix(7)).
+    """
+    address = environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):  # the abstract namespace, which has no file
+        address = "\0" + address[1:]
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(_PATIENCE)
+            sock.connect(address)
+            socket.send_fds(sock, [state.encode()], fds)
+    except (OSError, ValueError) as why:  # ValueError: an address that is none
+        log.debug("cannot notify systemd at %r: %s", address, why)
+
+
+def watchdog_interval(environ: Mapping[str, str]) -> float | None:
+    """Seconds within which systemd wants to hear ``WATCHDOG=1``; None if it does not.
+
+    See sd_watchdog_enabled(3).
+    """
+    if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None  # meant for another process of the unit
+    try:
+        microseconds = int(environ.get("WATCHDOG_USEC", ""))
+    except ValueError:
+        return None
+    return microseconds / 1e6 if microseconds > 0 else None
 
 
 class FdStore:

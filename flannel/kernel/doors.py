@@ -1,0 +1,24 @@
+"""Kernel: what a backend is given to work with."""
+
+from dataclasses import dataclass, field
+
+from flannel.systemd import FdStore
+from flannel.kernel.netlink import Netlink
+from flannel.kernel.repairs import Repairs
+from flannel.kernel.rtnetlink import RtNetlink
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """The two doors to the kernel's networking, and what belongs to whoever goes through them.
+
+    :ivar netlink: links, addresses and rules.
+    :ivar tables: routes, nexthops, ARP and FDB entries.
+    :ivar repairs: what had to be restored behind them.
+    :ivar descriptors: those that outlive a network, and this process.
+    """
+
+    netlink: Netlink
+    tables: RtNetlink
+    repairs: Repairs = field(default_factory=Repairs)
+    descriptors: FdStore = field(default_factory=lambda: FdStore({}))
