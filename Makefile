@@ -23,8 +23,8 @@ PYENV = $(or $(PYENV_ROOT),$(HOME)/.pyenv)
 INSTALLS_FROM := pyproject.toml setup.py MANIFEST.in $(wildcard csrc/*)
 PYTEST = -m pytest
 # The linters judge the same text whatever Python runs them, and fuzzing runs none: once is enough.
-UNIT = tests --ignore=tests/test_linters.py
-UNIT_AGAIN = $(UNIT) --ignore=tests/test_fuzz.py
+UNIT = tests --ignore=tests/project/test_linters.py
+UNIT_AGAIN = $(UNIT) --ignore=tests/csrc/test_fuzz.py
 
 MAKEFLAGS += --no-print-directory
 # Two builds at once would write the same files.
@@ -45,7 +45,7 @@ setup: packages .venv/.installed ## .venv/, with the flanneld of this checkout i
 test: as-root setup lint unit unit-3.12 unit-3.13 netns ## everything below; needs root
 
 lint: setup ## ruff, mypy, clang-format, the C compiler's warnings
-	@.venv/bin/python $(PYTEST) tests/test_linters.py
+	@.venv/bin/python $(PYTEST) tests/project/test_linters.py
 
 unit: setup ## tests that need no root and no network
 	@.venv/bin/python $(PYTEST) $(UNIT)
@@ -57,7 +57,7 @@ fuzz: packages ## libFuzzer on the pure C files; what it finds stays in csrc/fuz
 	@csrc/fuzz/run $(FUZZ_RUNS)
 
 verdicts: setup ## verdict.c beside its specification in Python, packet by packet
-	@.venv/bin/python tests/verdicts.py $(VERDICTS)
+	@.venv/bin/python tests/helpers/verdicts.py $(VERDICTS)
 
 race: packages ## the packet loop's threads under ThreadSanitizer while its table is swapped
 	@csrc/fuzz/run-race $(SWAPS) $(LOOKUPS)

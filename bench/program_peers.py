@@ -32,7 +32,7 @@ from datetime import date
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "netns-tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "netns-tests/helpers"))
 
 from namespaces import wait_for
 from private_network import ip, link_index, private_network, run

@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "netns-tests"))
+sys.path.insert(0, str(HERE.parent / "netns-tests/helpers"))
 
 from udp_chart import draw  # noqa: E402 # both are found by way of the line above
 from world import Host, World  # noqa: E402

@@ -12,7 +12,10 @@ import os
 import statistics
 import sys
 import time
+from pathlib import Path
 from random import Random, SystemRandom
+
+sys.path.insert(0, str(Path(__file__).parent / "helpers"))
 
 from cluster import Cluster
 from faults import ALL, FAULTS, Fault

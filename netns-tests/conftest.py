@@ -28,7 +28,7 @@ def world() -> Iterator[World]:
 @pytest.fixture
 def network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A namespace for this test alone, where nobody minds what the programs cost."""
-    monkeypatch.setattr("flannel.firewall._SHARE", 1)
+    monkeypatch.setattr("flannel.firewall.keeper._SHARE", 1)
     with private_network():
         yield
 

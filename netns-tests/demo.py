@@ -19,6 +19,9 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "helpers"))
 
 from docker_host import Docker, DockerContainer
 from world import PREFIX, Container, Host, World, WorldError, ping

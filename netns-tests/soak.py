@@ -20,6 +20,8 @@ from random import Random
 from typing import NamedTuple
 from urllib.parse import urlencode
 
+sys.path.insert(0, str(Path(__file__).parent / "helpers"))
+
 from cluster import Cluster, lease_value
 from faults import ALL
 from world import PREFIX, Host, Pinger, World, WorldError

@@ -24,7 +24,7 @@ from firewalls import (
 )
 from private_network import run
 
-from flannel.firewall import Firewall, Rules
+from flannel.firewall.keeper import Firewall, Rules
 from flannel.firewall.nftables import COUNTERS, TABLE
 
 

@@ -22,7 +22,7 @@ from firewalls import (
 from private_network import ip, run
 
 from flannel import programs
-from flannel.firewall import Firewall, Rules, nftables
+from flannel.firewall.keeper import Firewall, Rules, nftables
 from flannel.firewall.nftables import TABLE, generation
 from flannel.kernel import sysctls
 

@@ -38,7 +38,7 @@ def start_host(world: World, mtu: int = 1472) -> tuple[Host, Host]:
 @contextmanager
 def plain_peer(host: Host, mtu: int, *peers: Host) -> Iterator[None]:
     """plain_peer.py on ``host``, with what flanneld would set up around it."""
-    program = Path(__file__).with_name("plain_peer.py")
+    program = Path(__file__).parent / "helpers/plain_peer.py"
     routes = [f"{peer.subnet}={peer.address}" for peer in peers]
     with host.popen(
         sys.executable, str(program), str(host.address), str(mtu), *routes,

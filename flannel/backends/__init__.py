@@ -6,6 +6,9 @@
     await network.apply(peers)                # the whole set: compare with the kernel, mend
     await network.apply(peers, changed)       # only these subnets are different: quick
 
+    hostgw  plain routes         vxlan  the kernel's VXLAN
+    alloc   a lease, no packets  udp    packets carried by csrc/
+
 A backend knows nothing of etcd: it says what peers must know of this host, and is handed what
 this host must know of its peers.
 """

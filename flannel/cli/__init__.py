@@ -12,7 +12,7 @@
 
     probe        echoes through the overlay and beside it
     host_view    what this host has: links, routes, the firewall
-    ruleset      what a firewall does with a packet; `iptables_rules` and `nft_rules` read one
+    rulesets     what a firewall does with a packet: rules of nft and iptables, read and judged
 
 Nothing here is needed by flanneld. Each command works while the daemon or etcd is down, as far as
 it can, and says what it could not see.

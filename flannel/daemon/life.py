@@ -43,7 +43,7 @@ from flannel.errors import (
     StoreUnreachable,
     UnderlayChanged,
 )
-from flannel.firewall import Firewall, Rules
+from flannel.firewall.keeper import Firewall, Rules
 from flannel.handover.hand_over import HandOver
 from flannel.health.peer_probe import answer_peers
 from flannel.health.status import Status

@@ -25,7 +25,7 @@ from typing import Any, Protocol
 from flannel import __version__
 from flannel.backends import Network
 from flannel.errors import FlannelError
-from flannel.firewall import Counter
+from flannel.firewall.keeper import Counter
 from flannel.kernel.interface import ExternalInterface
 from flannel.kernel.repairs import Repairs
 from flannel.lease import Lease, Peers

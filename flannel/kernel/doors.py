@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from flannel.systemd import FdStore
 from flannel.kernel.netlink import Netlink
 from flannel.kernel.repairs import Repairs
 from flannel.kernel.rtnetlink import RtNetlink
+from flannel.systemd import FdStore
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ next comparison; when the kernel says that it has dropped some (ENOBUFS), that c
 
 What we write ourselves comes back as messages too. Those of `flannel.kernel.rtnetlink`, thousands,
 carry its port and a socket filter in the kernel drops them; so it does with the ARP traffic of
-other links. Two kinds carry no port, whoever is behind them: VXLAN's FDB messages (vxlan_fdb_notify in
-drivers/net/vxlan), and that an ARP entry is gone (neigh_cleanup_and_release in net/core). They are
-compared with what we believe to be there.
+other links. Two kinds carry no port, whoever is behind them: VXLAN's FDB messages
+(vxlan_fdb_notify in drivers/net/vxlan), and that an ARP entry is gone
+(neigh_cleanup_and_release in net/core). They are compared with what we believe to be there.
 """
 
 import asyncio

@@ -1,4 +1,7 @@
-"""What we ask of a lease store. `etcd_v2` is one; any other keeps this contract.
+"""What we ask of a lease store; any implementation keeps this contract.
+
+    etcd_v2         a store in etcd's v2 API
+    etcd_endpoints  asks the members of an etcd cluster in turn, on python-etcd
 
     store = ...Store(...)
     async for document in store.follow_config():    # None while there is none

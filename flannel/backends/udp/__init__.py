@@ -2,6 +2,11 @@
 
 For where the kernel has no VXLAN, or nothing but plain UDP comes through. On the wire it is what
 upstream's udp backend is; upstream's daemon may be on the next host.
+
+    network    the loop's threads, the sockets, the table of hosts
+    tun        the TUN device
+    sockets    the UDP sockets
+    dataplane  the Python face of csrc/
 """
 
 import logging

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 C_FILES = sorted([*(ROOT / "csrc").rglob("*.[ch]"), *(ROOT / "bench").rglob("*.c")])
 CDEFS = sorted((ROOT / "csrc").glob("*.cdef"))
 WARNINGS = ["-D_GNU_SOURCE", "-Icsrc", "-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Werror"]
@@ -38,6 +38,10 @@ def test_python_is_formatted():
 
 def test_types_fit():
     assert_clean(sys.executable, "-m", "mypy", "--no-error-summary")
+
+
+def test_imports_keep_the_order_of_the_wings():
+    assert_clean(Path(sysconfig.get_path("scripts"), "lint-imports"), "--no-cache")
 
 
 def test_c_is_formatted():

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from private_network import run
 
-from flannel.firewall import Firewall, Guard, Rules
+from flannel.firewall.keeper import Firewall, Guard, Rules
 from flannel.firewall.nftables import TABLE, Nftables
 from flannel.lease import Lease, LeaseAttrs
 

@@ -14,8 +14,8 @@ from flannel.cli.findings import KINDS
 from flannel.cli.main import parser
 from flannel.options.table import FLAGS
 
-ROOT = Path(__file__).parent.parent
-DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ROOT = Path(__file__).parents[2]
+DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TROUBLESHOOT = (ROOT / "docs/troubleshoot.md").read_text()
 SOURCES = sorted((ROOT / "flannel").rglob("*.py"))
 
@@ -111,7 +111,7 @@ def texts_of_the_log() -> Iterator[tuple[str, str]]:
         if isinstance(kind, type) and issubclass(kind, errors.FlannelError)
     } - {"BadOption", "KernelError"}  # told on stderr with status 2; and in the kernel's own words
     for path in SOURCES:
-        if path.parent.name == "cli" or path.name in ("docker_opts.py", "reservations.py"):
+        if "cli" in path.parts or path.name in ("docker_opts.py", "reservations.py"):
             continue  # they answer an operator's command
         for node in ast.walk(ast.parse(path.read_text())):
             match node:
@@ -157,18 +157,26 @@ def test_what_a_backend_reads_is_all_in_its_table(backend: str) -> None:
     assert set(re.findall(r"(?m)^\| `(\w+)` \|", section)) == read
 
 
-def test_the_map_of_the_code_names_every_file() -> None:
-    readme = (ROOT / "README.md").read_text()
-    _, _, hacking = readme.partition("## Hacking\n")
-    places = ["flannel/**/*.py", "csrc/*.c", "bench/*.py", "dist/*", "netns-tests/*.py"]
-    files = [path for place in places for path in ROOT.glob(place) if path.is_file()]
-    # In two places there may be a file of one name: then the place is named with it.
-    names = [path.name for path in files]
-    unnamed = [
-        str(path.relative_to(ROOT))
-        for path in files
-        if not path.name.startswith(("test_", "__init__", "conftest"))
-        and len(re.findall(rf"(?<![\w.]){re.escape(path.name)}(?!\w)", hacking))
-        < names.count(path.name)
-    ]
-    assert unnamed == []
+MAP = (ROOT / "CONTRIBUTING.md").read_text()
+WINGS = sorted(path.parent for path in (ROOT / "flannel").rglob("__init__.py"))
+
+
+@pytest.mark.parametrize("wing", WINGS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_docstring_of_a_wing_is_its_map(wing: Path) -> None:
+    """Each file in it has a line there; those of `flannel/` itself are in CONTRIBUTING.md."""
+    text = MAP if wing.name == "flannel" else ast.get_docstring(ast.parse(source(wing))) or ""
+    names = {path.stem for path in wing.glob("*.py")} - {"__init__"}
+    names |= {path.parent.name for path in wing.glob("*/__init__.py")}
+    assert {name for name in names if not re.search(rf"\b{name}\b", text)} == set()
+
+
+def source(wing: Path) -> str:
+    """The text of its ``__init__.py``."""
+    return (wing / "__init__.py").read_text()
+
+
+def test_the_map_names_every_folder_and_program() -> None:
+    places = ["csrc", "tests", "netns-tests", "bench", "dist"]
+    named = [f"{place}/" for place in places] + ["netns-tests/demo.py", "chaos.py", "soak.py"]
+    assert [name for name in named if f"`{name}`" not in MAP] == []
+    assert all((ROOT / place).is_dir() for place in places)

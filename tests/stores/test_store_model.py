@@ -2,8 +2,8 @@
 etcd holds, whatever came between.
 
 The etcd is a model of the v2 API behind `Endpoints`: a history of which a part may be lost, an
-index that may go back, members that do not answer, and keys and values of anybody. It is asked without
-threads, so that nothing depends on time.
+index that may go back, members that do not answer, and keys and values of anybody. It is asked
+without threads, so that nothing depends on time.
 """
 
 import asyncio

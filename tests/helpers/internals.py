@@ -6,7 +6,7 @@ from typing import Any
 
 from cffi import FFI
 
-CSRC = Path(__file__).parent.parent / "csrc"
+CSRC = Path(__file__).parents[2] / "csrc"
 
 
 class Internals:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-DIST = Path(__file__).parent.parent / "dist"
+DIST = Path(__file__).parents[2] / "dist"
 EXISTING = "/bin/true"
 
 

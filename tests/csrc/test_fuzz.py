@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-FUZZ = Path(__file__).parent.parent / "csrc" / "fuzz"
+FUZZ = Path(__file__).parents[2] / "csrc" / "fuzz"
 TARGETS = sorted(path.stem.removeprefix("fuzz_") for path in FUZZ.glob("fuzz_*.c"))
 
 

@@ -6,8 +6,8 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
-from flannel.firewall import Guard, Rules
 from flannel.firewall.iptables import changes, forward_rules, forwards_all, masquerade_rules
+from flannel.firewall.keeper import Guard, Rules
 from flannel.firewall.nftables import Counter, document, parse
 from flannel.firewall.peer_addresses import PeerAddresses
 from flannel.lease import Lease, LeaseAttrs

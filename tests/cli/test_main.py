@@ -20,7 +20,7 @@ from flannel.lease import Lease, LeaseAttrs
 from flannel.options.flags import usage
 from flannel.options.table import FLAGS
 
-DIST = Path(__file__).parent.parent / "dist"
+DIST = Path(__file__).parents[2] / "dist"
 LEASE = Lease(IPv4Network("10.1.5.0/24"), LeaseAttrs(IPv4Address("192.0.2.11"), "vxlan"), 60)
 
 

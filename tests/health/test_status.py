@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from flannel.firewall import Counter
+from flannel.firewall.keeper import Counter
 from flannel.health import pages as health
 from flannel.health import status
 from flannel.health.metrics import Exporter
@@ -259,7 +259,7 @@ def test_the_watchdog_is_fed_when_systemd_asks(
 
 
 def test_the_dashboard_asks_for_metrics_that_there_are(made: Made) -> None:
-    dashboard = (Path(__file__).parent.parent / "dist/grafana-dashboard.json").read_text()
+    dashboard = (Path(__file__).parents[2] / "dist/grafana-dashboard.json").read_text()
     made.status.repairs.note("x")
     made.status.repairs.commit("lo")
     with made.serve():

@@ -1,0 +1,228 @@
+"""The firewall of this host as far as it concerns the overlay, made and kept.
+
+    firewall = Firewall(rules, peers, 5.0, "flannel.1")
+    tasks.create_task(firewall.keep())
+    firewall.peers_changed(subnets)        # at the first look at the leases, and at every change
+
+Masquerade and guard are nftables' (`nftables`), on a host without nft masquerade is iptables', and
+nobody guards. Forwarding is accepted in iptables' FORWARD chain wherever there is iptables, for no
+other table can overrule that (`iptables`).
+
+Level, not edge: at each round what is there is compared with what is wanted. In between, a lease
+that changes costs that one lease, however many there are, and those that change while nft runs
+are written together. Nothing is taken away when the daemon ends, so that packets flow on, and
+guarded.
+"""
+
+import asyncio
+import logging
+import os
+import shutil
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
+from ipaddress import IPv4Network
+from time import monotonic
+
+from flannel.errors import CannotRun, FirewallError, KernelError
+from flannel.firewall import nftables
+from flannel.firewall.iptables import Iptables, find_iptables
+from flannel.firewall.nftables import Chain, Counter, Nftables
+from flannel.firewall.peer_addresses import PeerAddresses
+from flannel.firewall.rules import Guard, Rules
+from flannel.kernel import sysctls
+from flannel.lease import Lease
+from flannel.once import Once
+
+__all__ = ["Counter", "Firewall", "Guard", "Rules"]
+
+log = logging.getLogger(__name__)
+
+_SHARE = 50
+"""The programs get at most this part of a CPU's time: 2 %, however many the peers."""
+_GATHER_SHARE, _LONGEST_GATHER = 9, 1.0
+"""After nft was told of peers, those that change in so many times what that took wait for each
+other: no more than 10 % of a CPU while leases change all the time. In seconds, at most."""
+
+
+class Firewall:
+    """Keeps ``rules`` in force for one life of the network.
+
+    :ivar repairs: how often something had been changed by others and was put right.
+    :ivar is_guarded: whether the guard that ``rules`` wants is there.
+    """
+
+    def __init__(
+        self,
+        rules: Rules,
+        peers: Callable[[], Mapping[IPv4Network, Lease]],
+        resync: float,
+        device: str = "",
+    ) -> None:
+        """Prepare.
+
+        :param peers: returns the leases of all other hosts, by subnet.
+        :param resync: seconds between two looks at the rules.
+        :param device: the overlay's link, for its sysctls; "" if there is none.
+        """
+        self._rules = rules
+        self._leases = peers
+        self._resync = resync
+        self._device = device
+        self._said = Once(log)
+        self._addresses = PeerAddresses()
+        self._pending: set[IPv4Network] = set()
+        self._changed = asyncio.Event()
+        self._nft: Nftables | None = None
+        self._iptables: list[Iptables] = []
+        self._generation: bytes | None = None
+        self._sysctls_set = False
+        self.repairs = 0
+        self.is_guarded = False
+
+    def peers_changed(self, changed: Collection[IPv4Network]) -> None:
+        """Have the guard follow the leases of these subnets; at the first call, all of them."""
+        self._pending.update(changed)
+        self._changed.set()
+
+    async def keep(self, when_made: Callable[[], None] = lambda: None) -> None:
+        """Make everything so, and keep it so until cancelled.
+
+        Begins when the peers are known: until then those that an earlier daemon knew are let in.
+
+        :param when_made: called after the first attempt, whether or not all could be done.
+        """
+        await self._changed.wait()
+        await self._find_programs()
+        next_look = monotonic()
+        while True:
+            self._changed.clear()
+            began = monotonic()
+            gather = 0.0
+            if began < next_look:
+                # The table may not be what we thought: look at all of it.
+                next_look = next_look if await self._follow_peers() else began
+                gather = min(_GATHER_SHARE * (monotonic() - began), _LONGEST_GATHER)
+            else:
+                used = _programs_time()
+                await self._ensure()
+                next_look = began + max(self._resync, _SHARE * (_programs_time() - used))
+            when_made()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(next_look - monotonic()):
+                    await asyncio.sleep(gather)
+                    await self._changed.wait()
+
+    async def counters(self) -> Mapping[str, Counter]:
+        """What the guard has dropped, by reason; empty where there is no guard.
+
+        :raises CannotRun: nft does not run.
+        :raises FirewallError: nft refuses.
+        """
+        found = await self._nft.read() if self._nft is not None else None
+        return found.counters if found is not None else {}
+
+    async def _find_programs(self) -> None:
+        self._nft, self._iptables = await _find_programs()
+        rules = self._rules
+        if self._nft is None and rules.guard is not None:
+            log.warning(
+                "cannot guard UDP port %d: there is no nft in $PATH; whoever reaches the port can "
+                "send to containers",
+                rules.guard.port,
+            )
+        if self._nft is None and not self._iptables and rules.masquerade:
+            log.warning("cannot masquerade: there is neither nft nor iptables in $PATH")
+
+    async def _follow_peers(self) -> bool:
+        """Bring the new peers to a guard that is there; whether that went well."""
+        if self._nft is None or not self.is_guarded:
+            return True
+        touched = self._addresses.update(self._leases(), self._pending)
+        self._pending.clear()
+        wanted = {each for each in touched if each in self._addresses}
+        try:
+            await self._nft.change_peers(wanted, touched - wanted)
+        except (CannotRun, FirewallError):
+            self._generation = None
+            return False
+        return True
+
+    async def _ensure(self) -> None:
+        """Look at everything and put it right; what cannot be is said, and tried the next time."""
+        # Read before the rules are: what changes meanwhile is seen at the next look.
+        generation = nftables.generation() if self._nft is not None else None
+        unchanged = generation is not None and generation == self._generation and not self._pending
+        whole = True
+        if self._nft is not None and not unchanged:
+            whole &= await self._try("nft", self._ensure_nft(self._nft))
+        for iptables in self._iptables:
+            if iptables.legacy or not unchanged:
+                ensuring = iptables.ensure(self._rules, masquerade=self._nft is None)
+                whole &= await self._try(iptables.name, ensuring)
+        if self._device:
+            await self._try("sysctls", self._ensure_sysctls())
+        self._generation = generation if whole else None
+
+    async def _try(self, what: str, ensuring: Awaitable[str | None]) -> bool:
+        try:
+            amiss = await ensuring
+        except (CannotRun, FirewallError, KernelError) as why:
+            self._said.warn(what, f"{why}; trying again")
+            return False
+        self._said.forget(what)
+        if amiss is not None:
+            self.repairs += 1
+            self._said.warn(f"repaired {what}", f"repaired the firewall: {amiss}")
+        return True
+
+    async def _ensure_nft(self, nft: Nftables) -> str | None:
+        chains = await nft.list_chains()
+        self._look_for_drops(chains)
+        self._addresses.refresh(self._leases())
+        self._pending.clear()
+        amiss = await nft.ensure(self._rules, frozenset(self._addresses.all), chains)
+        self.is_guarded = self._rules.guard is not None
+        return amiss
+
+    async def _ensure_sysctls(self) -> str | None:
+        changed = sysctls.ensure(self._device)
+        amiss = f"{', '.join(changed)} of {self._device} was changed" if changed else None
+        first, self._sysctls_set = not self._sysctls_set, True
+        return None if first else amiss
+
+    def _look_for_drops(self, chains: Collection[Chain]) -> None:
+        """Say who keeps packets of the overlay from being forwarded where we cannot help it."""
+        for chain in chains if self._rules.forward else ():
+            where = f"chain {chain.name} of table {chain.family} {chain.table}"
+            if (chain.hook, chain.policy) != ("forward", "drop"):
+                self._said.forget(where)
+            elif not (self._iptables and (chain.table, chain.name) == ("filter", "FORWARD")):
+                network = self._rules.network
+                self._said.warn(
+                    where,
+                    f"{where} drops what it does not know, and no other table can overrule that: "
+                    f"it must accept ip saddr {network} and ip daddr {network} itself",
+                )
+
+
+def _programs_time() -> float:
+    """Seconds of CPU that the programs run so far have taken."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+async def _find_programs() -> tuple[Nftables | None, list[Iptables]]:
+    nft: Nftables | None = None
+    iptables: list[Iptables] = []
+    if shutil.which("nft") is not None:
+        nft = Nftables("nft")
+        try:
+            await nft.list_chains()
+        except (CannotRun, FirewallError) as why:
+            log.warning("%s; doing without nftables", why)
+            nft = None
+    try:
+        iptables = await find_iptables()
+    except CannotRun as why:
+        log.warning("%s; doing without iptables", why)
+    return nft, iptables
