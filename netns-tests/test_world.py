@@ -10,7 +10,7 @@ import pytest
 from namespaces import list_namespaces
 from world import Pinger, World, WorldError, ping, wait_for
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "helpers"
 
 
 def left(tag: str) -> list[str]:
