@@ -32,6 +32,7 @@ from flannel.daemon.config_follower import ConfigFollower
 from flannel.daemon.lease_keeper import LeaseKeeper
 from flannel.daemon.preparation import Plan, Preparation
 from flannel.daemon.saved_state import SavedState
+from flannel.daemon.underlay import Underlay
 from flannel.daemon.upkeep import Upkeep
 from flannel.errors import (
     CannotWrite,
@@ -85,13 +86,14 @@ class Daemon:
         self._status = status
         self._said = status.said
         self._config = ConfigFollower(store, f"{options.etcd.prefix}/config", self._said)
-        self._choice = InterfaceChoice(
+        choice = InterfaceChoice(
             names=options.iface,
             patterns=options.iface_regex,
             can_reach=options.iface_can_reach,
             public_ip=options.public_ip,
         )
-        self._preparation = Preparation(kernel, self._choice, self._config, self._said)
+        self._underlay = Underlay(kernel, choice, self._said)
+        self._preparation = Preparation(kernel, self._underlay, self._config, self._said)
         self._hand_over = HandOver(kernel.netlink, options.subnet_file, options.lease_hook, status)
         self._node_id = identity.load(options.state_dir)
         self._state_file = options.state_dir / saved_state.FILE_NAME
@@ -194,7 +196,7 @@ class Daemon:
             self._kernel,
             network,
             plan.interface,
-            self._choice,
+            self._underlay,
             self._status,
             peers=lambda: subnets.peers,
             on_ready=lambda: self._hand_over.has("peers", subnets.own),

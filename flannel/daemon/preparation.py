@@ -1,20 +1,19 @@
 """Preparation: what one life of the network is about, waited for until all of it is there."""
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from flannel.backends import Backend, load
 from flannel.daemon.config_follower import ConfigFollower
 from flannel.daemon.saved_state import SavedState
-from flannel.errors import BadNetworkConfig, NoInterface
+from flannel.daemon.underlay import Underlay
+from flannel.errors import BadNetworkConfig
 from flannel.kernel.doors import Kernel
-from flannel.kernel.interface import ExternalInterface, InterfaceChoice, find_external_interface
+from flannel.kernel.interface import ExternalInterface
 from flannel.lease import Lease
 from flannel.network_config import NetworkConfig
 from flannel.once import Once
 
-_INTERFACE_POLL = 1.0
 _PATIENCE = 0.5
 """Seconds for the store to answer with a config that can be used, before what was served last is
 served until it does."""
@@ -36,16 +35,13 @@ class Plan:
 
 
 class Preparation:
-    """For all lives of the daemon.
-
-    :param choice: of the external interface.
-    """
+    """For all lives of the daemon."""
 
     def __init__(
-        self, kernel: Kernel, choice: InterfaceChoice, config: ConfigFollower, said: Once
+        self, kernel: Kernel, underlay: Underlay, config: ConfigFollower, said: Once
     ) -> None:
         self._kernel = kernel
-        self._choice = choice
+        self._underlay = underlay
         self._config = config
         self._said = said
 
@@ -55,7 +51,7 @@ class Preparation:
         :param saved: what was served last; served again while the store does not answer, or has a
             config that cannot be used.
         """
-        interface = await self._wait_for_interface()
+        interface = await self._underlay.wait()
         self._said.info("found", f"external interface: {interface}, MTU {interface.mtu}")
 
         def read(text: str) -> Plan:
@@ -89,16 +85,3 @@ class Preparation:
         what = f"serving lease {saved.lease} and {len(saved.peers)} peers as they were"
         self._said.warn("saved", f"{reason}: {what}, {until}")
         return replace(plan, resume=saved.lease)
-
-    async def _wait_for_interface(self) -> ExternalInterface:
-        while True:
-            try:
-                interface = await find_external_interface(
-                    self._kernel.netlink, self._kernel.tables, self._choice
-                )
-            except NoInterface as why:
-                self._said.warn("interface", f"{why}; waiting for it")
-                await asyncio.sleep(_INTERFACE_POLL)
-            else:
-                self._said.forget("interface")
-                return interface

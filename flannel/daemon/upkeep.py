@@ -1,4 +1,4 @@
-"""Upkeep: one life of a network in the kernel: peers programmed, damage repaired, underlay watched.
+"""Upkeep: one life of a network in the kernel: peers programmed, damage repaired.
 
 All that may call for work ends in one place. A lease that has changed, a hint from the kernel
 (`flannel.kernel.monitor`) and the clock each say only that it is time to look:
@@ -12,22 +12,19 @@ however often somebody calls for them.
 """
 
 import asyncio
-import logging
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from ipaddress import IPv4Network
 from time import monotonic
 
 from flannel.backends import Network
-from flannel.errors import KernelError, NoInterface, UnderlayChanged
+from flannel.daemon.underlay import Underlay
+from flannel.errors import KernelError
 from flannel.health.status import Status
 from flannel.kernel.doors import Kernel
-from flannel.kernel.interface import ExternalInterface, InterfaceChoice, find_external_interface
-from flannel.kernel.monitor import ANYTHING, Hint, Monitor, Watched
+from flannel.kernel.interface import ExternalInterface
+from flannel.kernel.monitor import Hint, Monitor, Watched
 from flannel.lease import Peers
-
-log = logging.getLogger(__name__)
 
 _RESYNC = 10.0
 """Seconds between two full comparisons with the kernel, as upstream's host-gw has it..."""
@@ -38,10 +35,6 @@ _HINT_SHARE = 9
 _BURST = 10.0
 """...of which so many seconds' share may be taken at once: damage seldom comes alone."""
 _RETRY = 1.0
-
-_SETTLED = 1.0
-"""Seconds that another choice of external interface has to stay the same. A DHCP client that
-renews, a link that restarts: for a moment, addresses and default routes are others, or none."""
 
 
 class Pending:
@@ -86,7 +79,7 @@ class Pending:
 class Upkeep:
     """Keeps the kernel as ``network`` wants it.
 
-    :param choice: how ``interface`` was chosen.
+    :param underlay: watches ``interface``.
     :param peers: the peers as they are now.
     :param on_ready: called after each comparison that has succeeded.
     """
@@ -96,7 +89,7 @@ class Upkeep:
         kernel: Kernel,
         network: Network,
         interface: ExternalInterface,
-        choice: InterfaceChoice,
+        underlay: Underlay,
         status: Status,
         peers: Callable[[], Peers],
         on_ready: Callable[[], None],
@@ -105,12 +98,11 @@ class Upkeep:
         self._kernel = kernel
         self._network = network
         self._interface = interface
-        self._choice = choice
+        self._underlay = underlay
         self._peers = peers
         self._on_ready = on_ready
         self._status = status
         self._said = status.said
-        self._look_at_underlay = asyncio.Event()
         self._name = network.device or interface.name
 
     async def run(self, range_: IPv4Network) -> None:
@@ -126,13 +118,13 @@ class Upkeep:
             monitor.watch(watched, self._on_hint)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._keep_entries(monitor))
-                tasks.create_task(self._keep_underlay())
+                tasks.create_task(self._underlay.watch(self._interface, self.pending.disturb))
 
     def _on_hint(self, hint: Hint) -> None:
         if Hint.OVERLAY in hint:
             self.pending.disturb()
         if Hint.UNDERLAY in hint:
-            self._look_at_underlay.set()
+            self._underlay.look()
 
     async def _keep_entries(self, monitor: Monitor) -> None:
         pending, repairs = self.pending, self._kernel.repairs
@@ -170,70 +162,3 @@ class Upkeep:
                     self._on_ready()
             due = earliest if pending.is_everything else resync
             await pending.wait(max(0.0, due - monotonic()))
-
-    async def _keep_underlay(self) -> None:
-        """Compare the external interface with what would be chosen now."""
-        other: ExternalInterface | None = None
-        self._look_at_underlay.set()  # it may have changed before we listened
-        while True:
-            try:
-                async with asyncio.timeout(_RESYNC if other is None else _SETTLED):
-                    await self._look_at_underlay.wait()
-                if other is not None:  # again something has changed: begin to wait anew
-                    await asyncio.sleep(_SETTLED)
-            except TimeoutError:
-                pass
-            self._look_at_underlay.clear()
-            found = await self._find_interface()
-            if found is None or found == self._interface:
-                other = None
-            elif found == other:
-                raise UnderlayChanged(_difference(self._interface, found))
-            else:
-                other = found
-
-    async def _find_interface(self) -> ExternalInterface | None:
-        try:
-            found = await find_external_interface(
-                self._kernel.netlink, self._kernel.tables, self._choice
-            )
-        except NoInterface as why:
-            self._said.warn("interface", f"{why}; waiting for it")
-            return None
-        except KernelError as why:
-            self._said.warn("look", f"cannot look at the external interface: {why}; trying again")
-            asyncio.get_running_loop().call_later(_RETRY, self._look_at_underlay.set)
-            return None
-        self._said.forget("look")
-        if self._said.forget("interface"):
-            log.info("external interface %s is back", found)
-            self._on_hint(ANYTHING)
-        return self._as_before(found)
-
-    def _as_before(self, found: ExternalInterface) -> ExternalInterface:
-        """``found`` with our address, if it still has that: a second one is no change."""
-        mine = self._interface
-        if found.link != mine.link:
-            return found
-        if mine.address in (each.ip for each in found.networks):
-            public = mine.public_ip if found.public_ip == found.address else found.public_ip
-            found = replace(found, address=mine.address, public_ip=public)
-        if _reachable(found) == _reachable(mine):
-            found = replace(found, networks=mine.networks)
-        return found
-
-
-def _reachable(interface: ExternalInterface) -> set[IPv4Network]:
-    """The networks that have more hosts than this one; an address moves between hosts as /32."""
-    return {each.network for each in interface.networks if each.network.prefixlen < 32}
-
-
-def _difference(before: ExternalInterface, now: ExternalInterface) -> str:
-    if (before.link, before.name) != (now.link, now.name):
-        return f"the external interface is {now} now, it was {before}"
-    if (before.address, before.public_ip) != (now.address, now.public_ip):
-        return f"the address of {now.name} is {now.address} now, it was {before.address}"
-    if before.mtu != now.mtu:
-        return f"the MTU of {now.name} is {now.mtu} now, it was {before.mtu}"
-    networks = ", ".join(str(each) for each in now.networks)
-    return f"the networks of {now.name} are {networks} now"
