@@ -63,7 +63,7 @@ class TestRules:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         names = Path("/proc/thread-self/net/ip_tables_names")
-        monkeypatch.setattr("flannel.firewall.iptables._LEGACY_TABLES", tmp_path / "names")
+        monkeypatch.setattr("flannel.firewall.tools._LEGACY_TABLES", tmp_path / "names")
         monkeypatch.setenv("PATH", only(tmp_path / "bin", "iptables-legacy"))
 
         def in_use() -> list[str]:

@@ -22,8 +22,9 @@ from firewalls import (
 from private_network import ip, run
 
 from flannel import programs
-from flannel.firewall.keeper import Firewall, Rules, nftables
-from flannel.firewall.nftables import TABLE, generation
+from flannel.firewall.keeper import Firewall, Rules, nfnetlink
+from flannel.firewall.nfnetlink import generation
+from flannel.firewall.nftables import TABLE
 from flannel.kernel import sysctls
 
 
@@ -91,7 +92,7 @@ class TestRepair:
                 ran.append(argv)
             return await really(argv, **options)
 
-        monkeypatch.setattr(nftables, "generation", look)
+        monkeypatch.setattr(nfnetlink, "generation", look)
         monkeypatch.setattr(programs, "run", spy)
 
         async def wait(_: Firewall) -> None:

@@ -14,23 +14,13 @@ for each table, which touches no line but ours.
 """
 
 import re
-import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network
-from pathlib import Path
 
-from flannel import programs
 from flannel.errors import FirewallError
 from flannel.firewall.rules import KUBE_MARK, MULTICAST, Rules
-
-_TIMEOUT = 30.0
-_LOCK_WAIT = "5"
-"""Seconds to wait while another program has iptables' lock."""
-
-_SEARCH = "iptables", "iptables-nft", "iptables-legacy"
-
-_LEGACY_TABLES = Path("/proc/thread-self/net/ip_tables_names")
+from flannel.firewall.tools import Iptables, legacy_tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,32 +189,30 @@ def _is_old_masquerade(rule: str, network: IPv4Network) -> bool:
     return local is not None and IPv4Network(local[1]).subnet_of(network)
 
 
-class Iptables:
-    """One of the two iptables of a host.
+class IptablesRules:
+    """Our chains in one of the two iptables of a host.
 
-    :ivar name: the program.
-    :ivar legacy: it is the one that is not made of nf_tables.
-    :ivar preferred: it is what other programs get that ask for ``iptables``.
+    :ivar tool: the program; :ivar name: its name; :ivar legacy: see `Iptables`.
     """
 
-    def __init__(self, name: str, version: str, *, preferred: bool) -> None:
-        self.name = name
-        self.legacy = "nf_tables" not in version
-        self.preferred = preferred
-        number = tuple(map(int, re.findall(r"\d+", version)[:3]))
-        self._random_fully = number >= (1, 6, 2)
+    def __init__(self, tool: Iptables) -> None:
+        self.tool = tool
+        self.name = tool.name
+        self.legacy = tool.legacy
+        self._random_fully = tool.version >= (1, 6, 2)
         self._written = False
         self._settled: str | None = None
 
     async def ensure(self, rules: Rules, *, masquerade: bool) -> str | None:
-        """Put our chains right; only what differs is written.
+        """Make our chains match ``rules``; only what differs is written.
 
         :param masquerade: do it here; another does otherwise.
-        :return: what was amiss though it had been written before; None if nothing was.
+        :return: what differed though it had been written before; None if nothing did.
         :raises FirewallError: iptables refuses.
         """
-        if self.legacy and _legacy_tables() is None:
-            if masquerade and rules.masquerade and self.preferred:
+        preferred = self.tool.preferred
+        if self.legacy and legacy_tables() is None:
+            if masquerade and rules.masquerade and preferred:
                 raise FirewallError(
                     f"cannot masquerade with {self.name}: the kernel module ip_tables is not "
                     "loaded, and flanneld may not load it"
@@ -233,20 +221,20 @@ class Iptables:
         saved = await self._save()
         if saved == self._settled:
             return None
-        here = rules.forward and (self.preferred or not forwards_all(saved))
+        here = rules.forward and (preferred or not forwards_all(saved))
         random_fully = rules.random_ports and self._random_fully
         text = changes(
             saved,
             network=rules.network,
             forward=forward_rules(rules) if here else (),
             masquerade=masquerade_rules(rules, random_fully=random_fully)
-            if masquerade and rules.masquerade and self.preferred
+            if masquerade and rules.masquerade and preferred
             else (),
             sweep=not self._written,
         )
         amiss = f"chains of {self.name} were changed" if text and self._written else None
         if text:
-            await self._restore(text)
+            await self.tool.restore(text)
             # A version may word our rules in another way: what it says of them now is right.
             saved = await self._save()
         self._written = True
@@ -255,53 +243,6 @@ class Iptables:
 
     async def _save(self) -> str:
         """Both tables, without what changes by itself: the time and the counters."""
-        text = ""
-        in_use = _legacy_tables() or ()
-        for table in (_FORWARD.table, _POSTROUTING.table):
-            # To ask the older one for a table is to make the kernel load it.
-            if self.legacy and table not in in_use:
-                continue
-            done = await programs.run([f"{self.name}-save", "-t", table], timeout=_TIMEOUT)
-            if done.status != 0:
-                raise FirewallError(f"cannot list table {table} with {self.name}: {done.complaint}")
-            text += done.stdout.decode(errors="surrogateescape")
+        text = await self.tool.save((_FORWARD.table, _POSTROUTING.table))
         text = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE)
         return re.sub(r"^(:\S+ \S+) \[\d+:\d+\]$", r"\1", text, flags=re.MULTILINE)
-
-    async def _restore(self, text: str) -> None:
-        done = await programs.run(
-            [f"{self.name}-restore", "--noflush", "-w", _LOCK_WAIT],
-            stdin=text.encode(errors="surrogateescape"),
-            timeout=_TIMEOUT,
-        )
-        if done.status != 0:
-            raise FirewallError(f"cannot write rules with {self.name}: {done.complaint}")
-
-
-def _legacy_tables() -> list[str] | None:
-    """The tables of the older iptables that are in use; None while ip_tables is not loaded.
-
-    The kernel does not load that module for whoever asks, as it does with those of each table,
-    match and target (xt_request_find_table_lock in net/netfilter/x_tables.c) and with all of
-    nftables: the program calls modprobe, for which flanneld has no CAP_SYS_MODULE any more.
-    """
-    try:
-        return _LEGACY_TABLES.read_text().split()
-    except OSError:
-        return None
-
-
-async def find_iptables(which: Callable[[str], str | None] = shutil.which) -> list[Iptables]:
-    """The iptables that this host has, the preferred one first.
-
-    :raises CannotRun: it does not say its version.
-    """
-    found: list[Iptables] = []
-    for name in _SEARCH:
-        if which(name) is None:
-            continue
-        version = (await programs.run([name, "--version"], timeout=_TIMEOUT)).stdout.decode()
-        each = Iptables(name, version, preferred=not found)
-        if all(each.legacy is not other.legacy for other in found):
-            found.append(each)
-    return found

@@ -24,11 +24,12 @@ from ipaddress import IPv4Network
 from time import monotonic
 
 from flannel.errors import CannotRun, FirewallError, KernelError
-from flannel.firewall import nftables
-from flannel.firewall.iptables import Iptables, find_iptables
+from flannel.firewall import nfnetlink
+from flannel.firewall.iptables import IptablesRules
 from flannel.firewall.nftables import Chain, Counter, Nftables
 from flannel.firewall.peer_addresses import PeerAddresses
 from flannel.firewall.rules import Guard, Rules
+from flannel.firewall.tools import find_iptables
 from flannel.kernel import sysctls
 from flannel.lease import Lease
 from flannel.once import Once
@@ -73,7 +74,7 @@ class Firewall:
         self._pending: set[IPv4Network] = set()
         self._changed = asyncio.Event()
         self._nft: Nftables | None = None
-        self._iptables: list[Iptables] = []
+        self._iptables: list[IptablesRules] = []
         self._generation: bytes | None = None
         self._sysctls_set = False
         self.repairs = 0
@@ -150,7 +151,7 @@ class Firewall:
     async def _ensure(self) -> None:
         """Look at everything and put it right; what cannot be is said, and tried the next time."""
         # Read before the rules are: what changes meanwhile is seen at the next look.
-        generation = nftables.generation() if self._nft is not None else None
+        generation = nfnetlink.generation() if self._nft is not None else None
         unchanged = generation is not None and generation == self._generation and not self._pending
         whole = True
         if self._nft is not None and not unchanged:
@@ -211,9 +212,9 @@ def _programs_time() -> float:
     return times.children_user + times.children_system
 
 
-async def _find_programs() -> tuple[Nftables | None, list[Iptables]]:
+async def _find_programs() -> tuple[Nftables | None, list[IptablesRules]]:
     nft: Nftables | None = None
-    iptables: list[Iptables] = []
+    iptables: list[IptablesRules] = []
     if shutil.which("nft") is not None:
         nft = Nftables("nft")
         try:
@@ -222,7 +223,7 @@ async def _find_programs() -> tuple[Nftables | None, list[Iptables]]:
             log.warning("%s; doing without nftables", why)
             nft = None
     try:
-        iptables = await find_iptables()
+        iptables = [IptablesRules(tool) for tool in await find_iptables()]
     except CannotRun as why:
         log.warning("%s; doing without iptables", why)
     return nft, iptables

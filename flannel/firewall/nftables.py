@@ -10,13 +10,11 @@ Only this table is written, and upstream's (``flannel-ipv4``, ``flannel-ipv6``) 
 forwarded packets is not done here: in nftables an accept ends a chain, not the journey, and a drop
 in anybody's chain is final. See `flannel.firewall.iptables`.
 
-Whether anything has changed at all the kernel tells by the number of its ruleset's generation,
-so that a look at 10,000 peers costs a system call and not a listing.
+Whether anything has changed at all the kernel tells by the number of its ruleset's generation
+(`flannel.firewall.nfnetlink`), so that a look at 10,000 peers costs a system call, not a listing.
 """
 
 import json
-import socket
-import struct
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -24,6 +22,7 @@ from typing import Any, NamedTuple
 from flannel import programs
 from flannel.errors import FirewallError
 from flannel.firewall.rules import KUBE_MARK, MULTICAST, Guard, Rules
+from flannel.firewall.tools import TIMEOUT
 
 TABLE = "flannel"
 UPSTREAM_TABLES = frozenset({("ip", "flannel-ipv4"), ("ip6", "flannel-ipv6")})
@@ -32,14 +31,6 @@ COUNTERS = ("unknown_peer", "wrong_interface", "spoofed", "not_mine")
 """What `Guard` drops, by reason; where the udp backend has the same reason, by the same name."""
 
 _OURS = f"table ip {TABLE}"
-_TIMEOUT = 30.0
-
-# linux/netfilter/nfnetlink.h, nf_tables.h
-_NETLINK_NETFILTER = 12
-_NFNL_SUBSYS_NFTABLES, _NFT_MSG_GETGEN, _NLM_F_REQUEST = 10, 16, 1
-_REQUEST = struct.Struct("=IHHIIBBH")
-_ATTRIBUTE = struct.Struct("=HH")
-_NFTA_GEN_ID = 1
 
 
 class Counter(NamedTuple):
@@ -243,7 +234,7 @@ class Nftables:
         :raises FirewallError: nft refuses.
         """
         done = await programs.run(
-            [self._program, "-j", "list", "table", "ip", TABLE], timeout=_TIMEOUT
+            [self._program, "-j", "list", "table", "ip", TABLE], timeout=TIMEOUT
         )
         if done.status != 0 and b"No such file" in done.stderr:
             return None
@@ -252,12 +243,12 @@ class Nftables:
         return parse(done.stdout)
 
     async def _write(self, text: str) -> None:
-        done = await programs.run([self._program, "-f", "-"], stdin=text.encode(), timeout=_TIMEOUT)
+        done = await programs.run([self._program, "-f", "-"], stdin=text.encode(), timeout=TIMEOUT)
         if done.status != 0:
             raise FirewallError(f"cannot write {_OURS}: {_first_line(done.stderr)}")
 
     async def _run(self, doing: str, *words: str) -> bytes:
-        done = await programs.run([self._program, "-j", *words], timeout=_TIMEOUT)
+        done = await programs.run([self._program, "-j", *words], timeout=TIMEOUT)
         if done.status != 0:
             raise FirewallError(f"cannot {doing} with nft: {_first_line(done.stderr)}")
         return done.stdout
@@ -266,26 +257,3 @@ class Nftables:
 def _first_line(stderr: bytes) -> str:
     """What nft complains of; below it is only where in the text that was."""
     return stderr.decode(errors="replace").strip().partition("\n")[0][:200] or "no reason given"
-
-
-def generation() -> bytes | None:
-    """What differs whenever anybody has changed any rule of nftables, iptables-nft's included.
-
-    None if the kernel does not say.
-    """
-    length = _REQUEST.size
-    kind = _NFNL_SUBSYS_NFTABLES << 8 | _NFT_MSG_GETGEN
-    try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as asked:
-            asked.settimeout(1)  # the kernel answers before send() returns, or not at all
-            asked.send(_REQUEST.pack(length, kind, _NLM_F_REQUEST, 1, 0, 0, 0, 0))
-            answer = asked.recv(4096)
-    except OSError:
-        return None
-    offset = length
-    while offset + _ATTRIBUTE.size <= len(answer):
-        size, attribute = _ATTRIBUTE.unpack_from(answer, offset)
-        if attribute == _NFTA_GEN_ID:
-            return answer[offset + _ATTRIBUTE.size : offset + size]
-        offset += max(size + 3 & ~3, _ATTRIBUTE.size)
-    return None
