@@ -16,7 +16,7 @@ class Once:
 
     def __init__(self, log: logging.Logger) -> None:
         self._log = log
-        self._said: dict[object, tuple[object, str, int]] = {}
+        self._said: dict[object, tuple[object, str]] = {}
 
     def __bool__(self) -> bool:
         """Whether anything is said and not forgotten."""
@@ -39,20 +39,12 @@ class Once:
             return
         if len(self._said) >= _MAX_REMEMBERED:
             self._said.clear()
-        self._said[subject] = about, message, level
+        self._said[subject] = about, message
         self._log.log(level, "%s", message)
 
     def told(self, subject: object) -> str:
         """What stands of ``subject``; "" if nothing does."""
         return self._said[subject][1] if subject in self._said else ""
-
-    def warnings(self) -> dict[object, str]:
-        """All warnings that stand, by subject."""
-        return {
-            subject: message
-            for subject, (_, message, level) in self._said.items()
-            if level >= logging.WARNING
-        }
 
     def forget(self, subject: object) -> bool:
         """The condition is over; return whether anything had been said."""

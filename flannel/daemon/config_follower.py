@@ -1,6 +1,6 @@
 """ConfigFollower: the network config in the store, waited for, then watched while it is served.
 
-    follower = ConfigFollower(store, key, said)
+    follower = ConfigFollower(store, key, conditions)
     network = await follower.wait(read, patience)     # None: the store has not answered
     await follower.watch(text, changed)                     # for as long as it is served
 
@@ -14,8 +14,8 @@ from time import monotonic
 from typing import TypeVar
 
 from flannel.backoff import Backoff
+from flannel.conditions import Condition, Conditions
 from flannel.errors import BadNetworkConfig, NetworkInUse, StoreUnreachable
-from flannel.once import Once
 from flannel.stores import Store
 
 log = logging.getLogger(__name__)
@@ -31,11 +31,11 @@ class ConfigFollower:
     :ivar seen_since: since when (monotonic) the store has been answering; None: it is not.
     """
 
-    def __init__(self, store: Store, key: str, said: Once) -> None:
+    def __init__(self, store: Store, key: str, conditions: Conditions) -> None:
         self.seen_since: float | None = None
         self._store = store
         self._key = key
-        self._said = said
+        self._conditions = conditions
 
     async def wait(self, read: Callable[[str], T], patience: float | None = None) -> T | None:
         """What ``read`` makes of the first document that it can use.
@@ -64,7 +64,9 @@ class ConfigFollower:
                     except StoreUnreachable as why:
                         self.seen_since = None
                         # One that is away says so in many ways: refused, reset, no answer.
-                        self._said.warn("store", f"{why}; trying again", about=type(why))
+                        self._conditions.report(
+                            Condition.STORE, f"{why}; trying again", about=type(why)
+                        )
                     await backoff.wait()
         except TimeoutError:
             return None
@@ -72,16 +74,16 @@ class ConfigFollower:
     def _read(self, text: str | None, read: Callable[[str], T]) -> T | None:
         if text is None:
             message = f"there is no network config at {self._key}; waiting for it"
-            self._said.warn("config", message)
+            self._conditions.report(Condition.CONFIG, message)
             return None
         try:
             found = read(text)
         except BadNetworkConfig as why:
             # The text makes the same mistake in another document news.
             message = f"{why} ({self._key}); waiting for another"
-            self._said.warn("config", message, about=(str(why), text))
+            self._conditions.report(Condition.CONFIG, message, about=(str(why), text))
             return None
-        self._said.forget("config")
+        self._conditions.clear(Condition.CONFIG)
         return found
 
     async def watch(self, served: str, changed: Callable[[str], Awaitable[None]]) -> None:
@@ -100,14 +102,16 @@ class ConfigFollower:
                         continue
                     if text is None:
                         message = f"there is no network config at {self._key} any more"
-                        self._said.warn("config", f"{message}; serving on with the one that was")
+                        self._conditions.report(
+                            Condition.CONFIG, f"{message}; serving on with the one that was"
+                        )
                         continue
                     try:
                         await changed(text)
-                        self._said.forget("config")
+                        self._conditions.clear(Condition.CONFIG)
                     except (BadNetworkConfig, NetworkInUse) as why:
                         message = f"{why} ({self._key}); serving on with the one that was"
-                        self._said.warn("config", message, about=(str(why), text))
+                        self._conditions.report(Condition.CONFIG, message, about=(str(why), text))
             except StoreUnreachable as why:
                 # Not said: who follows the leases meets the same.
                 log.debug("%s", why)
@@ -117,5 +121,5 @@ class ConfigFollower:
     def _answered(self) -> None:
         if self.seen_since is None:
             self.seen_since = monotonic()
-        if self._said.forget("store"):
+        if self._conditions.clear(Condition.STORE):
             log.info("the store answers again")

@@ -17,6 +17,7 @@ from ipaddress import IPv4Network
 from time import monotonic
 
 from flannel.backoff import Backoff
+from flannel.conditions import Condition
 from flannel.errors import StoreUnreachable
 from flannel.health.status import Status
 from flannel.leases.subnets import SubnetManager, retry_pause
@@ -59,7 +60,7 @@ class LeaseKeeper:
     ) -> None:
         self._subnets = subnets
         self._status = status
-        self._said = status.said
+        self._conditions = status.conditions
         self._tell = tell
         self._save = save
         self._margin = margin
@@ -111,10 +112,10 @@ class LeaseKeeper:
                 await self._subnets.keep()
             except StoreUnreachable as why:
                 message = f"cannot keep the lease yet: {why}"
-                self._said.warn("lease", message, about=type(why))
+                self._conditions.report(Condition.LEASE, message, about=type(why))
                 await backoff.wait()
             else:
-                self._said.forget("lease")
+                self._conditions.clear(Condition.LEASE)
                 log.debug("the lease is kept: %s", self._subnets.own)
                 return
 
@@ -126,11 +127,11 @@ class LeaseKeeper:
                 async for changed in self._subnets.follow():
                     self._hear(changed)
                     backoff = self._backoff()
-                    if self._said.forget("watch"):
+                    if self._conditions.clear(Condition.WATCH):
                         log.info("following the leases again")
             except StoreUnreachable as why:
                 message = f"cannot follow the leases: {why}; packets flow on"
-                self._said.warn("watch", message, about=type(why))
+                self._conditions.report(Condition.WATCH, message, about=type(why))
             await backoff.wait()
 
     async def expire(self) -> None:

@@ -27,6 +27,7 @@ from time import monotonic
 
 from flannel.backends import Network, load
 from flannel.backoff import Backoff
+from flannel.conditions import Condition
 from flannel.daemon import identity, saved_state
 from flannel.daemon.config_follower import ConfigFollower
 from flannel.daemon.lease_keeper import LeaseKeeper
@@ -84,16 +85,16 @@ class Daemon:
         self._store = store
         self._kernel = kernel
         self._status = status
-        self._said = status.said
-        self._config = ConfigFollower(store, f"{options.etcd.prefix}/config", self._said)
+        self._conditions = status.conditions
+        self._config = ConfigFollower(store, f"{options.etcd.prefix}/config", self._conditions)
         choice = InterfaceChoice(
             names=options.iface,
             patterns=options.iface_regex,
             can_reach=options.iface_can_reach,
             public_ip=options.public_ip,
         )
-        self._underlay = Underlay(kernel, choice, self._said)
-        self._preparation = Preparation(kernel, self._underlay, self._config, self._said)
+        self._underlay = Underlay(kernel, choice, self._conditions)
+        self._preparation = Preparation(kernel, self._underlay, self._config, self._conditions)
         self._hand_over = HandOver(kernel.netlink, options.subnet_file, options.lease_hook, status)
         self._node_id = identity.load(options.state_dir)
         self._state_file = options.state_dir / saved_state.FILE_NAME
@@ -137,11 +138,11 @@ class Daemon:
                     backoff = None  # packets may be lost until that is done
                 elif isinstance(why, StoreUnreachable):
                     # It says so in many ways: refused, reset, no answer.
-                    self._said.warn("life", f"{why}; trying again", about=type(why))
+                    self._conditions.report(Condition.RUN, f"{why}; trying again", about=type(why))
                     self._config.seen_since = None
                     backoff = away
                 else:
-                    self._said.warn("life", f"{why}; trying again")
+                    self._conditions.report(Condition.RUN, f"{why}; trying again")
             # Before Python 3.13 a `TaskGroup` with an error of its own forgets that its task was
             # cancelled meanwhile, and miscounts it as well (CPython issue 116720). So a life has a
             # task of its own, and whether this one was cancelled can be told.
@@ -152,7 +153,7 @@ class Daemon:
             if monotonic() - began > troubled.longest:  # it had been a good life
                 troubled.reset()
                 away.reset()
-                self._said.forget("life")
+                self._conditions.clear(Condition.RUN)
             if backoff is not None:
                 await backoff.wait()
 
@@ -180,7 +181,7 @@ class Daemon:
                 before=state.lease if state is not None else None,
                 seen_since=self._config.seen_since,
             )
-            self._said.forget("saved")
+            self._conditions.clear(Condition.RESUMED)
         self._subnets = subnets
         log.info(
             "lease %s%s",
@@ -191,7 +192,7 @@ class Daemon:
         network = await plan.backend.start(lease)
         await remove_stale_links(self._kernel.netlink, config.network, network.device)
         self._kernel.descriptors.drop_others(network.device)
-        self._said.forget("life")
+        self._conditions.clear(Condition.RUN)
         upkeep = Upkeep(
             self._kernel,
             network,
@@ -227,7 +228,7 @@ class Daemon:
             tasks.create_task(firewall.keep(lambda: self._hand_over.has("firewall", subnets.own)))
             tasks.create_task(network.run())
             dropped = lease.subnet if options.ip_blackhole_route else None
-            tasks.create_task(blackhole.keep(self._kernel, dropped, self._said))
+            tasks.create_task(blackhole.keep(self._kernel, dropped, self._conditions))
             probes = answer_peers(lease, options.probe_port, self._status.unready)
             tasks.create_task(probes)
             tasks.create_task(
@@ -280,9 +281,11 @@ class Daemon:
         self._state = state
         try:
             await asyncio.to_thread(self._write_state)
-            self._said.forget("state")
+            self._conditions.clear(Condition.STATE)
         except CannotWrite as why:
-            self._said.warn("state", f"{why}; without it, no start while etcd is away")
+            self._conditions.report(
+                Condition.STATE, f"{why}; without it, no start while etcd is away"
+            )
 
     def _write_state(self) -> None:
         # A life that is over may be writing still: what it has to say must not come last.

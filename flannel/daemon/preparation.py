@@ -1,9 +1,11 @@
 """Preparation: what one life of the network is about, waited for until all of it is there."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from flannel.backends import Backend, load
+from flannel.conditions import Condition, Conditions
 from flannel.daemon.config_follower import ConfigFollower
 from flannel.daemon.saved_state import SavedState
 from flannel.daemon.underlay import Underlay
@@ -13,6 +15,8 @@ from flannel.kernel.interface import ExternalInterface
 from flannel.lease import Lease
 from flannel.network_config import NetworkConfig
 from flannel.once import Once
+
+log = logging.getLogger(__name__)
 
 _PATIENCE = 0.5
 """Seconds for the store to answer with a config that can be used, before what was served last is
@@ -38,12 +42,13 @@ class Preparation:
     """For all lives of the daemon."""
 
     def __init__(
-        self, kernel: Kernel, underlay: Underlay, config: ConfigFollower, said: Once
+        self, kernel: Kernel, underlay: Underlay, config: ConfigFollower, conditions: Conditions
     ) -> None:
         self._kernel = kernel
         self._underlay = underlay
         self._config = config
-        self._said = said
+        self._conditions = conditions
+        self._logged = Once(log)
 
     async def wait(self, saved: SavedState | None) -> Plan:
         """What the next life is about, once all of it is there.
@@ -52,7 +57,9 @@ class Preparation:
             config that cannot be used.
         """
         interface = await self._underlay.wait()
-        self._said.info("found", f"external interface: {interface}, MTU {interface.mtu}")
+        self._logged.info(
+            "external interface", f"external interface: {interface}, MTU {interface.mtu}"
+        )
 
         def read(text: str) -> Plan:
             config = NetworkConfig.from_json(text)
@@ -66,7 +73,7 @@ class Preparation:
             plan = await self._config.wait(read)
         assert plan is not None
         config = plan.config
-        self._said.info("agreed", f"network {config.network}, backend {config.backend_type}")
+        self._logged.info("network", f"network {config.network}, backend {config.backend_type}")
         return plan
 
     def _plan_from(self, saved: SavedState, read: Callable[[str], Plan]) -> Plan | None:
@@ -74,7 +81,9 @@ class Preparation:
         try:
             plan = read(saved.config)
         except BadNetworkConfig as why:
-            self._said.warn("saved", f"cannot go on as before in the meantime: {why}")
+            self._conditions.report(
+                Condition.RESUMED, f"cannot go on as before in the meantime: {why}"
+            )
             return None
         if saved.lease is None or not plan.config.fits(saved.lease.subnet):
             return None
@@ -83,5 +92,5 @@ class Preparation:
         else:
             reason, until = "the network config cannot be used", "until there is another"
         what = f"serving lease {saved.lease} and {len(saved.peers)} peers as they were"
-        self._said.warn("saved", f"{reason}: {what}, {until}")
+        self._conditions.report(Condition.RESUMED, f"{reason}: {what}, {until}")
         return replace(plan, resume=saved.lease)

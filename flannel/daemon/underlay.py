@@ -7,10 +7,10 @@ from dataclasses import replace
 from ipaddress import IPv4Network
 from typing import NoReturn
 
+from flannel.conditions import Condition, Conditions
 from flannel.errors import KernelError, NoInterface, UnderlayChanged
 from flannel.kernel.doors import Kernel
 from flannel.kernel.interface import ExternalInterface, InterfaceChoice, find_external_interface
-from flannel.once import Once
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +31,10 @@ class Underlay:
     :param choice: what the operator asked for.
     """
 
-    def __init__(self, kernel: Kernel, choice: InterfaceChoice, said: Once) -> None:
+    def __init__(self, kernel: Kernel, choice: InterfaceChoice, conditions: Conditions) -> None:
         self._kernel = kernel
         self._choice = choice
-        self._said = said
+        self._conditions = conditions
         self._hint = asyncio.Event()
 
     def look(self) -> None:
@@ -47,10 +47,10 @@ class Underlay:
             try:
                 interface = await self._find()
             except NoInterface as why:
-                self._said.warn("interface", f"{why}; waiting for it")
+                self._conditions.report(Condition.INTERFACE, f"{why}; waiting for it")
                 await asyncio.sleep(_POLL)
             else:
-                self._said.forget("interface")
+                self._conditions.clear(Condition.INTERFACE)
                 return interface
 
     async def watch(self, used: ExternalInterface, on_return: Callable[[], None]) -> NoReturn:
@@ -88,14 +88,16 @@ class Underlay:
         try:
             found = await self._find()
         except NoInterface as why:
-            self._said.warn("interface", f"{why}; waiting for it")
+            self._conditions.report(Condition.INTERFACE, f"{why}; waiting for it")
             return None
         except KernelError as why:
-            self._said.warn("look", f"cannot look at the external interface: {why}; trying again")
+            self._conditions.report(
+                Condition.UNDERLAY, f"cannot look at the external interface: {why}; trying again"
+            )
             asyncio.get_running_loop().call_later(_POLL, self._hint.set)
             return None
-        self._said.forget("look")
-        if self._said.forget("interface"):
+        self._conditions.clear(Condition.UNDERLAY)
+        if self._conditions.clear(Condition.INTERFACE):
             log.info("external interface %s is back", found)
             self._hint.set()
             on_return()

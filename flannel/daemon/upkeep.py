@@ -18,6 +18,7 @@ from ipaddress import IPv4Network
 from time import monotonic
 
 from flannel.backends import Network
+from flannel.conditions import Condition
 from flannel.daemon.underlay import Underlay
 from flannel.errors import KernelError
 from flannel.health.status import Status
@@ -102,7 +103,7 @@ class Upkeep:
         self._peers = peers
         self._on_ready = on_ready
         self._status = status
-        self._said = status.said
+        self._conditions = status.conditions
         self._name = network.device or interface.name
 
     async def run(self, range_: IPv4Network) -> None:
@@ -141,7 +142,9 @@ class Upkeep:
                 if is_full or changed:
                     await self._network.apply(self._peers(), None if is_full else changed)
             except KernelError as why:
-                self._said.warn("kernel", f"cannot program the kernel: {why}; trying again")
+                self._conditions.report(
+                    Condition.KERNEL, f"cannot program the kernel: {why}; trying again"
+                )
                 repairs.discard()
                 pending.disturb()
                 earliest = monotonic() + _RETRY
@@ -158,7 +161,7 @@ class Upkeep:
                     earliest = max(paid - _BURST, ended + pause)
                     resync = ended + max(_RESYNC, _RESYNC_SHARE * (ended - began), pause)
                     resync = min(resync, max(repairs.due, earliest))
-                    self._said.forget("kernel")
+                    self._conditions.clear(Condition.KERNEL)
                     self._on_ready()
             due = earliest if pending.is_everything else resync
             await pending.wait(max(0.0, due - monotonic()))

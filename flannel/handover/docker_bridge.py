@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import IPv4Interface
 
+from flannel.conditions import Condition
 from flannel.kernel.netlink import Address, Link, Netlink
 
 NAME = "docker0"
@@ -15,12 +16,13 @@ NAME = "docker0"
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
-    """Something about docker's bridge that a restart of docker mends.
+    """Something about docker's bridge that a restart of docker repairs.
 
     :ivar what: what there is, and what should be.
     :ivar why: what comes of it.
     """
 
+    condition: Condition
     what: str
     why: str
 
@@ -50,6 +52,7 @@ def misfits(
     if str(subnet) not in has:
         found.append(
             Misfit(
+                Condition.DOCKER_SUBNET,
                 f"{NAME} has {' and '.join(has) or 'no address'}, not {subnet} of the lease",
                 "other hosts do not reach the containers here",
             )
@@ -59,6 +62,7 @@ def misfits(
     if largest > mtu:
         found.append(
             Misfit(
+                Condition.DOCKER_MTU,
                 f"{NAME} has containers with MTU {largest}, and the overlay carries {mtu}",
                 "their large packets are refused or lost",
             )

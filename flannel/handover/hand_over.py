@@ -7,13 +7,15 @@ can be reached no longer, and what has to be done about it the operator knows.
 """
 
 import asyncio
+import itertools
 import logging
 import os
 from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
 
 from flannel import programs
-from flannel.errors import CannotRun, CannotWrite
+from flannel.conditions import Condition
+from flannel.errors import CannotRun, CannotWrite, KernelError
 from flannel.handover import subnet_env
 from flannel.handover.docker_bridge import find_misfits
 from flannel.handover.subnet_env import SubnetEnv
@@ -27,6 +29,8 @@ log = logging.getLogger(__name__)
 
 _LOOK = 3.0
 """Seconds between two looks at subnet.env."""
+_LOOKS_A_DOCKER = 10
+"""So many of them are one look at docker's bridge, which reads all links of the host."""
 _HOOK_TIMEOUT = 60.0
 """Seconds; enough to restart docker."""
 
@@ -42,7 +46,7 @@ class HandOver:
         self._file = file
         self._hook = hook
         self._status = status
-        self._said = status.said
+        self._conditions = status.conditions
         self._missing = set(PARTS)
         self._previous = subnet_env.read(file)
         self.subnet = self._previous.subnet.network if self._previous is not None else None
@@ -53,10 +57,9 @@ class HandOver:
 
     async def keep(self, network: IPv4Network, lease: Lease, mtu: int, ip_masq: bool) -> None:
         """Write subnet.env, and keep it so until cancelled; run the hook if the subnet is another
-        now; say if docker has to be restarted.
+        now; report it while docker has to be restarted.
 
         :param mtu: bytes, of the containers' links.
-        :raises KernelError: docker's bridge cannot be looked at.
         """
         first = IPv4Interface((lease.subnet.network_address + 1, lease.subnet.prefixlen))
         env = SubnetEnv(network, first, mtu, ip_masq)
@@ -64,7 +67,9 @@ class HandOver:
         about = fields(subnet=lease.subnet, mtu=mtu)
         log.info("%s says: %s, MTU %d", self._file, first, mtu, extra=about)
         await self._tell(lease, env)
-        while True:
+        for turn in itertools.count():
+            if turn % _LOOKS_A_DOCKER == 0:
+                await self._look_at_docker(env)
             await asyncio.sleep(_LOOK)
             if await self._write(env):
                 log.warning("%s was not as left; written again", self._file)
@@ -75,10 +80,10 @@ class HandOver:
             try:
                 written = subnet_env.write(self._file, env)
             except CannotWrite as why:
-                self._said.warn("subnet.env", f"{why}; trying again")
+                self._conditions.report(Condition.SUBNET_ENV, f"{why}; trying again")
                 await asyncio.sleep(_LOOK)
             else:
-                self._said.forget("subnet.env")
+                self._conditions.clear(Condition.SUBNET_ENV)
                 return written
 
     async def _tell(self, lease: Lease, env: SubnetEnv) -> None:
@@ -102,9 +107,21 @@ class HandOver:
             )
             await self._run_hook(before, env)
         self._told = lease.subnet
-        # Docker may have been started before us, or for an earlier lease.
-        for misfit in await find_misfits(self._netlink, env.subnet, mtu):
-            self._said.warn(("docker", misfit.why), str(misfit))
+
+    async def _look_at_docker(self, env: SubnetEnv) -> None:
+        """Report where docker's bridge does not fit: docker may have been started before us, or
+        for an earlier lease, and may be restarted at any time."""
+        try:
+            misfits = await find_misfits(self._netlink, env.subnet, env.mtu)
+        except KernelError as why:
+            log.debug("cannot look at docker's bridge: %s", why)
+            return
+        found = {misfit.condition: misfit for misfit in misfits}
+        for condition in (Condition.DOCKER_SUBNET, Condition.DOCKER_MTU):
+            if condition in found:
+                self._conditions.report(condition, str(found[condition]))
+            else:
+                self._conditions.clear(condition)
 
     async def _run_hook(self, before: IPv4Network, env: SubnetEnv) -> None:
         if self._hook is None:

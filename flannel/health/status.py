@@ -24,13 +24,13 @@ from typing import Any, Protocol
 
 from flannel import __version__
 from flannel.backends import Network
+from flannel.conditions import Condition, Conditions
 from flannel.errors import FlannelError
 from flannel.firewall.keeper import Counter
 from flannel.kernel.interface import ExternalInterface
 from flannel.kernel.repairs import Repairs
 from flannel.lease import Lease, Peers
 from flannel.network_config import NetworkConfig
-from flannel.once import Once
 from flannel.options.table import Options
 from flannel.stores import StoreHealth
 
@@ -38,6 +38,10 @@ log = logging.getLogger(__name__)
 
 PARTS = ("subnet.env", "peers", "firewall")
 """What must be done in each life of the network before containers can count on it."""
+
+_NEEDED = (Condition.INTERFACE, Condition.STORE, Condition.CONFIG, Condition.RUN)
+"""What keeps a run of the network from its beginning; the first that holds is the reason."""
+_OF_THE_STORE = (Condition.WATCH, Condition.LEASE, Condition.STORE)
 
 _STORE_SILENCE = 90.0
 """Seconds without any outcome of a request, while the leases are followed, after which the watch
@@ -101,7 +105,7 @@ _NETWORK = (
 class Status:
     """See the head of this file.
 
-    :ivar said: the conditions that stand now, by the part of the daemon that they stop.
+    :ivar conditions: what is wrong at the moment.
     :ivar store: how the store answers.
     :ivar repairs: what was found changed by others, and put back.
     :ivar guard_drops: packets that the firewall's guard has dropped, by reason.
@@ -109,7 +113,7 @@ class Status:
     """
 
     def __init__(self, options: Options, store: Callable[[], StoreHealth]) -> None:
-        self.said = Once(logging.getLogger("flannel.daemon.life"))
+        self.conditions = Conditions(logging.getLogger("flannel.daemon.life"))
         self.store = store
         self.repairs = Repairs()
         self.ended = ""
@@ -181,18 +185,18 @@ class Status:
 
         A store that is away is no reason: packets flow on without it.
         """
-        life, told = self._life, self.said.told
+        life, text = self._life, self.conditions.text
         if life is None:
-            waited_for = (told(each) for each in ("interface", "store", "config", "life"))
-            return next(filter(None, waited_for), self.ended) or "starting"
+            return next(filter(None, map(text, _NEEDED)), self.ended) or "starting"
         for part in PARTS:
             if part not in life.done:
-                reason = told(part) or told("kernel") or life.network.trouble()
+                reason = text(Condition.SUBNET_ENV) if part == "subnet.env" else ""
+                reason = reason or text(Condition.KERNEL) or life.network.trouble()
                 return reason or f"{part}: not there yet"
         device = life.network.device
         if device and not _has_link(device):
             return f"device {device} is gone"
-        return told("kernel") or told("interface") or self.dead()
+        return text(Condition.KERNEL) or text(Condition.INTERFACE) or self.dead()
 
     async def read_guard(self) -> None:
         """Bring `guard_drops` up to date; to read them takes a program of its own."""
@@ -238,14 +242,14 @@ class Status:
                 "prefix": etcd.prefix,
                 "answered_ago": _ago(store.answered_at),
                 "errors": store.errors,
-                "trouble": next(filter(None, map(self.said.told, ("watch", "lease", "store"))), ""),
+                "trouble": next(filter(None, map(self.conditions.text, _OF_THE_STORE)), ""),
             },
             "repairs": {
                 "count": repairs.total,
                 "last": repairs.last,
                 "last_ago": _ago(repairs.last_at),
             },
-            "conditions": {str(name): text for name, text in self.said.warnings().items()},
+            "conditions": self.conditions.document(),
         }
 
     def _network(self) -> dict[str, Any]:

@@ -9,15 +9,15 @@ largest there is.
 import asyncio
 from ipaddress import IPv4Network
 
+from flannel.conditions import Condition, Conditions
 from flannel.errors import KernelError
 from flannel.kernel.doors import Kernel
-from flannel.once import Once
 
 _RESYNC = 5.0
 """Seconds between two looks."""
 
 
-async def keep(kernel: Kernel, subnet: IPv4Network | None, said: Once) -> None:
+async def keep(kernel: Kernel, subnet: IPv4Network | None, conditions: Conditions) -> None:
     """Keep the route until cancelled.
 
     :param subnet: to be dropped; None removes what an earlier run has left, and returns.
@@ -26,11 +26,11 @@ async def keep(kernel: Kernel, subnet: IPv4Network | None, said: Once) -> None:
     while True:
         try:
             await _ensure(kernel, wanted)
-            said.forget("blackhole")
+            conditions.clear(Condition.BLACKHOLE)
             if not wanted:
                 return
         except KernelError as why:
-            said.warn("blackhole", f"{why}; trying again")
+            conditions.report(Condition.BLACKHOLE, f"{why}; trying again")
         await asyncio.sleep(_RESYNC)
 
 

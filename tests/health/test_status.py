@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from flannel.conditions import Condition
 from flannel.firewall.keeper import Counter
 from flannel.health import pages as health
 from flannel.health import status
@@ -110,14 +111,16 @@ def test_its_document_has_the_same_members_whether_a_network_is_served_or_not(ma
         assert made.status.document().keys() == before
 
 
-@pytest.mark.parametrize("subject", ["interface", "store", "config", "life"])
-def test_what_is_waited_for_is_the_reason(made: Made, subject: str) -> None:
-    made.status.said.warn(subject, "cannot do it: because")
+@pytest.mark.parametrize("condition", ["interface", "store", "config", "run"])
+def test_what_is_waited_for_is_the_reason(made: Made, condition: str) -> None:
+    made.status.conditions.report(Condition(condition), "cannot do it: because")
     assert made.status.unready() == "cannot do it: because"
 
 
 def test_a_store_that_a_newcomer_does_not_reach_is_said_where_etcd_is(made: Made) -> None:
-    made.status.said.warn("store", "cannot read /config: connection refused; trying again")
+    made.status.conditions.report(
+        Condition.STORE, "cannot read /config: connection refused; trying again"
+    )
     assert "refused" in made.status.document()["etcd"]["trouble"]
 
 
@@ -133,9 +136,9 @@ def test_what_keeps_packets_from_being_carried_is_the_reason_why_a_part_is_missi
 def test_a_kernel_that_refuses_makes_it_unready_while_that_lasts(made: Made) -> None:
     with made.serve():
         made.finish()
-        made.status.said.warn("kernel", "cannot program the kernel: no memory")
+        made.status.conditions.report(Condition.KERNEL, "cannot program the kernel: no memory")
         assert made.status.unready() == "cannot program the kernel: no memory"
-        made.status.said.forget("kernel")
+        made.status.conditions.clear(Condition.KERNEL)
         assert made.status.unready() == ""
 
 
@@ -149,7 +152,7 @@ def test_a_device_that_is_gone_makes_it_unready(made: Made) -> None:
 def test_a_store_that_is_away_is_shown_and_no_reason(made: Made) -> None:
     with made.serve():
         made.finish()
-        made.status.said.warn("watch", "cannot follow the leases: refused")
+        made.status.conditions.report(Condition.WATCH, "cannot follow the leases: refused")
         assert made.status.unready() == ""
         etcd = made.status.document()["etcd"]
         assert etcd["trouble"] == "cannot follow the leases: refused"

@@ -99,7 +99,7 @@ def test_every_finding_of_check_has_an_entry_and_no_other_has() -> None:
     assert re.findall(r"(?m)^### (\S+)$", section) == list(KINDS)
 
 
-LEVELS = ("info", "warning", "warn", "error", "exception")
+LEVELS = ("info", "warning", "warn", "report", "error", "exception")
 
 
 def texts_of_the_log() -> Iterator[tuple[str, str]]:
@@ -118,7 +118,7 @@ def texts_of_the_log() -> Iterator[tuple[str, str]]:
                 case ast.Call(ast.Attribute(where, name), [first, *_] as arguments) if (
                     name in LEVELS
                 ):
-                    # Once's methods have a subject before the text.
+                    # Those of Once and Conditions have a subject before the text.
                     text = first if ast.unparse(where) == "log" else arguments[-1]
                 case ast.Call(ast.Name(name), [text, *_]) if name in reasons:
                     pass

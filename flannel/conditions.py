@@ -1,0 +1,71 @@
+"""Condition: what can be wrong at the moment. The parts of flanneld report it, ``status`` shows it.
+
+conditions = Conditions(log)
+conditions.report(Condition.STORE, "cannot read ...; trying again")    # logged once
+conditions.clear(Condition.STORE)                                      # the next one is news
+conditions.text(Condition.STORE)                                       # "" while all is well
+"""
+
+import logging
+from enum import StrEnum
+
+from flannel.once import Once
+
+
+class Condition(StrEnum):
+    """The value is its name in ``flannel status --json``."""
+
+    INTERFACE = "interface"
+    """There is no external interface that can be used."""
+    UNDERLAY = "underlay"
+    """The external interface cannot be looked at."""
+    STORE = "store"
+    """The store does not answer, or refuses us, while the network config is read."""
+    CONFIG = "config"
+    """There is no network config, or it cannot be used."""
+    RUN = "run"
+    """An error has ended the last run of the network, and the next one has not begun."""
+    RESUMED = "resumed"
+    """What was served before is served, or cannot be, until the store has something better."""
+    LEASE = "lease"
+    """The store does not accept the renewal of our lease."""
+    WATCH = "watch"
+    """The leases in the store cannot be followed."""
+    KERNEL = "kernel"
+    """The device or the tables cannot be brought up to date."""
+    BLACKHOLE = "blackhole"
+    """The route of -ip-blackhole-route cannot be added or removed."""
+    SUBNET_ENV = "subnet.env"
+    """subnet.env cannot be written."""
+    STATE = "state"
+    """What is served cannot be saved for a start without the store."""
+    DOCKER_SUBNET = "docker-subnet"
+    """docker's bridge has no address of the lease."""
+    DOCKER_MTU = "docker-mtu"
+    """docker's containers have a larger MTU than the overlay."""
+
+
+class Conditions:
+    """The conditions that hold now, each with a text; a change is logged as a warning."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._once = Once(log)
+
+    def report(self, condition: Condition, text: str, *, about: object = None) -> None:
+        """``condition`` holds; ``text`` is logged unless it is what was reported last.
+
+        :param about: what to compare instead of the text, where its wording varies.
+        """
+        self._once.warn(condition, text, about=about)
+
+    def clear(self, condition: Condition) -> bool:
+        """``condition`` does not hold; return whether it did."""
+        return self._once.forget(condition)
+
+    def text(self, condition: Condition) -> str:
+        """What was reported of ``condition``; "" if it does not hold."""
+        return self._once.told(condition)
+
+    def document(self) -> dict[str, str]:
+        """All that hold, for JSON: texts by name."""
+        return {each.value: text for each in Condition if (text := self.text(each))}
