@@ -28,7 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import date
+from datetime import datetime
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 
@@ -159,7 +159,8 @@ def program(n: int, rounds: int) -> None:
 
 def start(n: int, rounds: int) -> None:
     """Part 2 for ``n`` peers."""
-    cold, warm = [], []
+    cold: list[float] = []
+    warm: list[float] = []
     with World() as world:
         world.start_etcd()
         world.configure({"Network": str(NETWORK), "Backend": {"Type": "vxlan"}})
@@ -225,7 +226,7 @@ def main() -> None:
     gc.set_threshold(100_000)  # as flannel.__main__ has it
     sizes = [int(each) for each in arguments.peers.split(",")]
     version = subprocess.run(["ip", "-V"], capture_output=True, text=True).stdout.strip()
-    print(f"{date.today()}, Linux {platform.release()}, {version}")
+    print(f"{datetime.now().astimezone():%Y-%m-%d}, Linux {platform.release()}, {version}")
     if not arguments.changes:
         print(f"medians of {arguments.rounds} alternating rounds (lowest - highest)\n")
         print("from empty tables to all peers programmed")

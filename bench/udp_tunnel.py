@@ -30,7 +30,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -250,7 +250,8 @@ def main() -> int:
     ways = [way for way in WAYS if way in arguments.ways.split(",") or way == "ours"]
     found = measure(arguments.rounds, arguments.seconds, arguments.modes.split(","), ways)
     version = subprocess.run(["iperf3", "-v"], capture_output=True, text=True).stdout.split("\n")[0]
-    print(f"{date.today()}, Linux {platform.release()}, {os.cpu_count()} cores, {version}")
+    today = f"{datetime.now().astimezone():%Y-%m-%d}"
+    print(f"{today}, Linux {platform.release()}, {os.cpu_count()} cores, {version}")
     print(f"medians of {arguments.rounds} alternating rounds of {arguments.seconds:g} s a figure;")
     print("/x: median of the rounds' ratios ours/x; + reaches its goal, - does not")
     reached = [show(mode, rounds) for mode, rounds in found.items()]

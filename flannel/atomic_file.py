@@ -89,8 +89,10 @@ def _is_written(path: Path, content: bytes, mode: int) -> bool:
 
 
 def _sync_directory(path: Path) -> None:
-    """Let the new name outlast a loss of power: a NodeID must not be another after it has been
-    published."""
+    """Let the new name outlast a loss of power.
+
+    A NodeID must not change after it has been published.
+    """
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

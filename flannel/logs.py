@@ -54,8 +54,11 @@ def set_up(verbosity: int, form: str, environ: Mapping[str, str]) -> None:
 
 
 def is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
-    """Whether ``stream`` is the journal's: $JOURNAL_STREAM names it by device and inode, and is
-    inherited by programs whose output goes elsewhere (systemd.exec(5))."""
+    """Whether ``stream`` is the journal's.
+
+    $JOURNAL_STREAM names that by device and inode, and is inherited by programs whose output goes
+    elsewhere (systemd.exec(5)).
+    """
     try:
         found = os.fstat(stream.fileno())
     except (OSError, ValueError):
@@ -78,7 +81,7 @@ class JournalFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """``{"time": "2026-01-31T12:00:00.000Z", "level": "info", "logger": ..., "message": ...}``"""
+    """``{"time": "2026-01-31T12:00:00.000Z", "level": "info", "logger": ..., "message": ...}``."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter`."""

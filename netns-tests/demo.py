@@ -16,7 +16,7 @@ import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
@@ -70,8 +70,10 @@ def run(world: World, backend: str, n_hosts: int, n_containers: int, docker: boo
     for host in hosts:
         host.daemon.wait_ready(30)
         print(f"          {host.label} {host.address} leased {host.subnet}")
+    containers: Mapping[Host, Sequence[Container | DockerContainer]]
     if docker:
-        containers = start_dockers(step, hosts, n_containers)
+        web = start_dockers(step, hosts, n_containers)
+        containers = web
     else:
         step(f"making {n_containers} containers on each host, bridge and MTU from subnet.env")
         containers = {h: [h.add_container(n) for n in range(1, n_containers + 1)] for h in hosts}
@@ -82,7 +84,9 @@ def run(world: World, backend: str, n_hosts: int, n_containers: int, docker: boo
         times = list(pool.map(lambda pair: ping(pair[0], pair[1].address, _PING_FOR), pairs))
         if docker:
             step("reading every container's page from every other")
-            read = list(pool.map(lambda pair: reads_page(*pair), pairs))
+            servers = [each for several in web.values() for each in several]
+            couples = [(a, b) for a, b in product(servers, servers) if a is not b]
+            read = list(pool.map(lambda pair: reads_page(*pair), couples))
     rtt = {(a.name, b.name): each for (a, b), each in zip(pairs, times, strict=True)}
 
     title("Round-trip times in ms, from the container in the row to the one in the column")
@@ -129,7 +133,7 @@ def reads_page(one: DockerContainer, other: DockerContainer) -> bool:
 
 
 def matrix(
-    containers: dict[Host, list[Container]] | dict[Host, list[DockerContainer]],
+    containers: Mapping[Host, Sequence[Container | DockerContainer]],
     rtt: dict[tuple[str, str], float | None],
 ) -> str:
     """One cell a pair of containers; where that is too wide, of hosts, with the worst time."""

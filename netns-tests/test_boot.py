@@ -73,8 +73,10 @@ def page_of(one: Booted, other: Booted) -> str:
 
 
 def wait_pages(one: Booted, other: Booted) -> None:
-    """Wait until the containers reach each other: units are active before servers listen and before
-    other hosts know of them."""
+    """Wait until the containers reach each other.
+
+    Units are active before servers listen and before other hosts know of them.
+    """
     wait_for(lambda: page_of(one, other) == "this is h2\n", 60, "the page of h2")
     wait_for(lambda: page_of(other, one) == "this is h1\n", 60, "the page of h1")
 
@@ -125,12 +127,9 @@ def test_networkd_leaves_our_device_alone(hosts: list[Booted]) -> None:
         return other.try_run("grep", "ADMIN_STATE", f"/run/systemd/netif/links/{index}").stdout
 
     other.run("systemctl", "start", "systemd-networkd.service")
-    for device, wanted in (("br9", "=conf"), ("flannel.1", "=unmanaged\n")):
-        wait_for(
-            lambda d=device, w=wanted: w in state(d),
-            30,
-            lambda d=device, w=wanted: f"networkd to say {w} of {d}, it says {state(d)}",
-        )
+    wait_for(lambda: "=conf" in state("br9"), 30, lambda: f"br9 to be networkd's: {state('br9')}")
+    unmanaged = "=unmanaged\n"
+    wait_for(lambda: unmanaged in state("flannel.1"), 30, lambda: f"not {state('flannel.1')}")
     assert other.run("ip", "address", "show", "flannel.1") == before
     other.run("systemctl", "stop", "systemd-networkd.service", "systemd-networkd.socket")
 
@@ -143,13 +142,17 @@ def udp(hosts: list[Booted]) -> Iterator[None]:
     yield
     hosts[0].run(*set_config, CONFIG)
     for each in hosts:
-        wait_for(lambda each=each: n_kept(each) == "0", 30, "vxlan again")
+        wait_kept(each, 0)  # vxlan again
     wait_pages(*hosts)
 
 
-def n_kept(host: Booted) -> str:
+def n_kept(host: Booted) -> int:
     """How many descriptors of flanneld systemd keeps: with udp, a queue and a socket."""
-    return host.show("flanneld.service", "NFileDescriptorStore")
+    return int(host.show("flanneld.service", "NFileDescriptorStore"))
+
+
+def wait_kept(host: Booted, n: int) -> None:
+    wait_for(lambda: n_kept(host) == n, 30, lambda: f"{n} kept descriptors, not {n_kept(host)}")
 
 
 @pytest.mark.parametrize("end", ["restart", "kill"])
@@ -159,7 +162,7 @@ def test_systemd_keeps_the_packets_of_udp_while_flanneld_starts_again(
     one, other = hosts[1], hosts[0]  # the other one's unit writes the network config
 
     for each in hosts:
-        wait_for(lambda each=each: n_kept(each) == "2", 30, "a queue and a socket to be kept")
+        wait_kept(each, 2)
     where = other.run("docker", "inspect", "-f", "{{.NetworkSettings.IPAddress}}", "web").strip()
     web, before = IPv4Address(where), one.show("flanneld.service", "MainPID")
     assert ping(one.host, web, 30) is not None
@@ -175,7 +178,7 @@ def test_systemd_keeps_the_packets_of_udp_while_flanneld_starts_again(
         one.wait_active("flanneld.service")
         assert ping(one.host, web, 30) is not None
     assert pinger.lost == 0
-    wait_for(lambda: n_kept(one) == "2", 30, "the same to be kept")
+    wait_kept(one, 2)
 
 
 @pytest.mark.parametrize("end", ["restart", "kill"])

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from itertools import permutations
 from typing import Any, NamedTuple
 
@@ -30,21 +31,24 @@ def start_flanneld(hosts: Sequence[Host], *flags: str) -> None:
 
 def start_docker(hosts: Sequence[Host], *options: str) -> list[Docker]:
     dockers = [Docker(host) for host in hosts]
-    return all_at_once([lambda docker=docker: docker.start(*options) for docker in dockers])
+    return all_at_once([partial(docker.start, *options) for docker in dockers])
 
 
 def run_web(dockers: Sequence[Docker]) -> list[DockerContainer]:
     """A web server in a container on each, which answers."""
-    web = all_at_once([lambda docker=docker: docker.run("web", *HTTPD) for docker in dockers])
+    web = all_at_once([partial(docker.run, "web", *HTTPD) for docker in dockers])
     wait_answers(web)
     return web
 
 
 def wait_answers(web: Sequence[DockerContainer]) -> None:
     """Docker has started the servers; they may not listen yet."""
-    wget = ("wget", "-qO-", "http://127.0.0.1/")
+
+    def answers(server: DockerContainer) -> bool:
+        return server.try_run("wget", "-qO-", "http://127.0.0.1/").returncode == 0
+
     for each in web:
-        wait_for(lambda each=each: each.try_run(*wget).returncode == 0, 30, each.name)
+        wait_for(partial(answers, each), 30, each.name)
 
 
 @contextmanager
@@ -52,7 +56,7 @@ def outside(world: World) -> Iterator[Callable[[], str]]:
     """A web server on the underlay, which knows nothing of the overlay; gives its log."""
     log = world.directory / "outside.log"
     with log.open("wb") as output:
-        server = world.net.popen("busybox", *HTTPD[:-1], world.directory, stderr=output)
+        server = world.net.popen("busybox", *HTTPD[:-1], str(world.directory), stderr=output)
     try:
         wait_for(lambda: ":80 " in world.net.run("ss", "-Hltn"), 30, "the server to listen")
         yield log.read_text
@@ -73,7 +77,9 @@ class Cluster(NamedTuple):
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """Three hosts, flanneld with -ip-masq and then docker on each, a web server in a container.
-    A blackhole route for the bridge's subnet must not keep docker from it."""
+
+    A blackhole route for the bridge's subnet must not keep docker from it.
+    """
     with World() as world:
         world.start_etcd()
         world.configure(VXLAN)
@@ -102,15 +108,18 @@ def test_inside_a_container_is_seen_with_its_own_address(cluster: Cluster) -> No
         path = f"/from-{one.name}"
         one.try_run("wget", "-qO-", f"http://{other.address}{path}")
         seen = rf"\[::ffff:{one.address}\]:\d+: url:{path}"
-        wait_for(lambda other=other, seen=seen: re.search(seen, other.log), 30, seen)
+        other.wait_log(seen)
 
 
 def test_outside_the_host_is_seen(cluster: Cluster) -> None:
+    def has(pattern: str) -> bool:
+        return re.search(pattern, log()) is not None
+
     with outside(cluster.world) as log:
         for host, web in zip(cluster.hosts, cluster.web, strict=True):
             web.try_run("wget", "-qO-", f"http://192.0.2.1/{host.label}")
             seen = rf"\[::ffff:{host.address}\]:\d+: url:/{host.label}"
-            wait_for(lambda seen=seen: re.search(seen, log()), 30, log)
+            wait_for(partial(has, seen), 30, log)
 
 
 def test_without_ip_masq_docker_masquerades(world: World) -> None:

@@ -1,5 +1,7 @@
-"""The firewall on the real kernel, by nft and by both iptables: what is made, and that nobody's
-rules but ours are touched."""
+"""The firewall on the real kernel, by nft and by both iptables.
+
+The rules that are made, and that only ours are touched.
+"""
 
 import json
 import re

@@ -22,7 +22,8 @@ from firewalls import (
 from private_network import ip, run
 
 from flannel import programs
-from flannel.firewall.keeper import Firewall, Rules, nfnetlink
+from flannel.firewall import nfnetlink
+from flannel.firewall.keeper import Firewall, Rules
 from flannel.firewall.nfnetlink import generation
 from flannel.firewall.nftables import TABLE
 from flannel.kernel import sysctls

@@ -44,7 +44,8 @@ class Receiver:
         assert self.next() == "listening"
 
     def next(self) -> str:
-        return self._process.stdout.readline().strip()  # type: ignore[union-attr]
+        assert self._process.stdout is not None
+        return str(self._process.stdout.readline()).strip()
 
     def close(self) -> None:
         self._process.kill()

@@ -22,9 +22,13 @@ from overlays import (
     wait_overlay,
     wait_value,
 )
-from world import PREFIX, Pinger, World, ping, wait_for
+from world import PREFIX, Host, Pinger, World, ping, wait_for
 
 ALLOC = {"Network": "10.1.0.0/16", "Backend": {"Type": "alloc"}}
+
+
+def wait_no_vxlan(host: Host) -> None:
+    wait_for(lambda: "flannel.1" not in host.run("ip", "link"), 30, f"host-gw on {host.label}")
 
 
 def hook(path: Path) -> tuple[Path, Path]:
@@ -214,7 +218,7 @@ class TestConfigChanges:
         world.configure(HOST_GW)
         one.daemon.wait_log("Backend.Type vxlan is host-gw now.*; starting over")
         for host, peer in ((one, other), (other, one)):
-            wait_for(lambda host=host: "flannel.1" not in host.run("ip", "link"), 30, "host-gw")
+            wait_no_vxlan(host)
             wait_overlay(host, peer.subnet)
         assert world.leases().keys() == leases
         assert ping(one.add_container(1), other.add_container(1).address, 30) is not None

@@ -28,6 +28,10 @@ from world import ETCD, PREFIX, Etcd, Host, Pinger, World, ping, wait_for
 ROUNDS = int(os.environ.get("FLANNEL_WIPE_ROUNDS", "2"))
 
 
+def wait_leases(world: World, keys: set[str]) -> None:
+    wait_for(lambda: world.leases().keys() == keys, 30, lambda: f"leases {keys}")
+
+
 @contextmanager
 def ahead_of_others() -> Iterator[None]:
     """The body, and the programs that it starts, go before all else that wants a CPU.
@@ -63,8 +67,10 @@ class TestEmptied:
         assert "starting over" not in one.daemon.log
 
     def test_a_newcomer_is_never_given_a_subnet_that_is_in_use(self, world: World) -> None:
-        """Three subnets, two of them in use: whoever chose before they are back would be wrong in
-        two of three cases."""
+        """Three subnets, two of them in use.
+
+        A host that chose before they are back would be wrong in two of three cases.
+        """
         with ahead_of_others():
             one, other = start(world, SMALL, 2)
             held = {key_of(one), key_of(other)}
@@ -78,7 +84,7 @@ class TestEmptied:
                 assert {key_of(one), key_of(other)} == held
                 assert key_of(newcomer) not in held
                 wanted = held | {key_of(newcomer)}
-                wait_for(lambda w=wanted: world.leases().keys() == w, 30, "the leases")
+                wait_leases(world, wanted)
                 newcomer.daemon.kill()
                 newcomer.subnet_file.unlink()
                 (newcomer.state_dir / "state.json").unlink(missing_ok=True)
@@ -137,8 +143,10 @@ class TestNoAnswer:
 
 
 class TestTrouble:
-    """One ping goes on all the while; at the end a lease made meanwhile is known, and our own is
-    renewed."""
+    """One ping runs all the while.
+
+    At the end a lease made meanwhile is known, and our own is renewed.
+    """
 
     def serve(self, world: World, *flags: str) -> tuple[Host, Pinger]:
         pair = start_pair(world, VXLAN, *flags)

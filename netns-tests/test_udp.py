@@ -286,8 +286,10 @@ def offload(pair: Pair, features: str) -> None:
 
 
 def send_datagrams(pair: Pair) -> None:
-    """Datagrams that a container sends in one go, 20 of one size as with UDP_SEGMENT, and a ping
-    behind them: when it is answered, they are through."""
+    """Send 20 datagrams of one size in one go, as with UDP_SEGMENT, and a ping behind them.
+
+    When the ping is answered, they are through.
+    """
     address = (str(IPv4Address(pair.far.address)), 9)
     with pair.near.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         segment = [(socket.IPPROTO_UDP, 103, (500).to_bytes(2, "little"))]

@@ -26,6 +26,10 @@ def pair() -> Iterator[Pair]:
         yield start_pair(world, CONFIG)
 
 
+def wait_mtu(host: Host, mtu: int) -> None:
+    wait_for(lambda: f" mtu {mtu} " in device(host), 30, lambda: f"{mtu}, it is {device(host)}")
+
+
 def device(host: Host) -> str:
     """What belongs to the device, but for its index and carrier, which the kernel tells late."""
     link = host.try_run("ip", "-o", "link", "show", "flannel0").stdout.partition(": ")[2]
@@ -145,9 +149,8 @@ class TestRestarting:
         with Pinger(near, far.address, PER_SECOND) as pinger:
             for backend, mtu in (({"Type": "udp", "MTU": 1400}, 1372), (CONFIG["Backend"], 1472)):
                 pair.world.configure({**CONFIG, "Backend": backend})
-                wanted = f" mtu {mtu} "
                 for host in pair.world.hosts:
-                    wait_for(lambda h=host, w=wanted: w in device(h), 30, wanted)
+                    wait_mtu(host, mtu)
                 assert ping(near, far.address, 30) is not None
         assert pinger.lost == 0
         assert one.daemon.is_running

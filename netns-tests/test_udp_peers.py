@@ -22,8 +22,10 @@ _MEBIBYTE = 1 << 20
 
 
 def start_host(world: World, mtu: int = 1472) -> tuple[Host, Host]:
-    """A host with our daemon and a container, which knows that the other one holds the lease
-    ``PLAIN``: that runs no daemon of ours."""
+    """A host with our daemon and a container, and one that holds the lease ``PLAIN``.
+
+    The other one runs no daemon of ours.
+    """
     host, other = world.add_host("h1"), world.add_host("h2")
     world.configure(CONFIG)
     world.put_leases({str(PLAIN).replace("/", "-"): f'{{"PublicIP":"{other.address}"}}'})

@@ -2,13 +2,13 @@
 
 import ctypes
 import mmap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 import urllib3
 from etcd_server import EtcdServer
 from hypothesis import settings
-from internals import Internals
+from internals import Internals, PageEnd
 
 from flannel.stores import etcd_endpoints as etcd_members
 
@@ -24,7 +24,7 @@ def internals(tmp_path_factory: pytest.TempPathFactory) -> Internals:
 
 
 @pytest.fixture(scope="session")
-def at_page_end() -> Callable[[bytes], memoryview]:
+def at_page_end() -> PageEnd:
     """Bytes that nothing can be read behind: one byte too far ends the process.
 
     There is one such page; each call overwrites what the call before it has returned.

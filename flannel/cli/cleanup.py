@@ -91,8 +91,9 @@ async def _firewall() -> list[_Removal]:
 
 
 def iptables_removal(saved: str) -> str:
-    """For iptables-restore: take our chains away, and the rules that jump to them; "" if there are
-    none.
+    """Input of iptables-restore that removes our chains and the rules that jump to them.
+
+    Empty if there are none.
 
     :param saved: what iptables-save prints.
     """

@@ -54,8 +54,10 @@ async def check(context: Context, source: str | None) -> int:
 
 
 async def set_config(context: Context, source: str) -> int:
-    """Write a document, once it is checked and its consequences are shown; as long as nobody else
-    has written another meanwhile."""
+    """Write a document after checking it and showing its consequences.
+
+    Nothing is written if the one in the store has changed meanwhile.
+    """
     text = _read(source).strip()
     try:
         validate(text)

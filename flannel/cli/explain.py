@@ -128,8 +128,7 @@ def _forwarded(host: Host, source: IPv4Address, destination: IPv4Address, way: W
     else:
         text = f"no: the other side sees {source}{sure}"
     steps.append(Step("masquerade", text))
-    for text in host.unseen:
-        steps.append(Step("not seen", text))
+    steps.extend(Step("not seen", text) for text in host.unseen)
     return steps
 
 

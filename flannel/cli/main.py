@@ -117,7 +117,7 @@ async def _command(context: "Context", arguments: argparse.Namespace) -> int:
 
 
 def _options(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Options:
-    """flanneld's options, of which the shared ones may be typed here."""
+    """The options of flanneld, of which the shared ones may be typed here."""
     given = [
         f"-{name}={text}"
         for name in SHARED

@@ -121,8 +121,10 @@ class Pinger:
         return True
 
     async def _answers(self, seconds: float) -> AsyncIterator[tuple[IPv4Address, int]]:
-        """Who answers, and to which echo, until the time is over; what has come by then counts,
-        even if this process stood still meanwhile."""
+        """Who answers, and to which echo, until the time is over.
+
+        Answers that are in the socket by then count, even if this process was paused meanwhile.
+        """
         deadline, n_left = monotonic() + seconds, _MAX_QUEUED
         while n_left > 0:
             left = deadline - monotonic()
@@ -144,8 +146,10 @@ class Pinger:
 
 
 async def _wait_readable(sock: socket.socket, seconds: float) -> None:
-    """Wait until something can be read, at most so long. Nothing is: `loop.sock_recvfrom` loses
-    what it has read when its time is over at that moment."""
+    """Wait until ``sock`` can be read, at most ``seconds``, and read nothing.
+
+    `loop.sock_recvfrom` loses what it has read when its time is over at that moment.
+    """
     loop, readable = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(sock, readable.set)
     try:

@@ -87,9 +87,11 @@ class ConfigFollower:
         return found
 
     async def watch(self, served: str, changed: Callable[[str], Awaitable[None]]) -> None:
-        """Call ``changed`` with each new text, beginning with what is there if it is not
-        ``served``. It may raise `BadNetworkConfig` or `NetworkInUse` for one that cannot be used,
-        and whatever else ends the watch."""
+        """Call ``changed`` with each new text, the first being that in the store if not ``served``.
+
+        ``changed`` may raise `BadNetworkConfig` or `NetworkInUse` for a text that cannot be used;
+        any other exception ends the watch.
+        """
         backoff = Backoff(0.1, _LONGEST_PAUSE)
         text: str | None = served
         while True:

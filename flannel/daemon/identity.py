@@ -24,8 +24,11 @@ _MACHINE = (Path("/etc/machine-id"), Path("/sys/class/dmi/id/product_uuid"))
 
 
 def load(directory: Path) -> str:
-    """This host's NodeID; made if there is none, or none that can be used. "" where it cannot be
-    kept, which is said: one that differed at each start would make our own lease another's."""
+    """The NodeID of this host, which is made if there is none that can be used.
+
+    "", and a line in the log, if it cannot be kept: with one that differs at each start, our own
+    lease would look like another host's.
+    """
     path = directory / FILE_NAME
     try:
         text = atomic_file.read(path, 100).decode()

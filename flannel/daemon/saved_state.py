@@ -98,8 +98,10 @@ def write(path: Path, state: SavedState) -> None:
 
 
 def read(path: Path, prefix: str) -> SavedState | None:
-    """What an earlier run has saved of the network at ``prefix``; None if there is nothing, or,
-    with one warning, nothing of use."""
+    """What an earlier run has saved of the network at ``prefix``.
+
+    None if there is no file, and, with one warning, if it is of no use.
+    """
     try:
         state = SavedState.from_json(atomic_file.read(path, _MAX_BYTES).decode())
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Which iptables this host has, and how their rules are read and written.
+r"""Which iptables this host has, and how their rules are read and written.
 
     for tool in await find_iptables():       # the preferred one first
         text = await tool.save(("filter",))
@@ -66,8 +66,9 @@ class Iptables:
         return done.stdout.decode(errors="surrogateescape")
 
     async def restore(self, text: str) -> None:
-        """Apply a document of ``iptables-restore``: one transaction for each table, which changes
-        only the lines that it names.
+        """Apply a document of ``iptables-restore``: one transaction for each table.
+
+        It changes only the lines that it names.
 
         :raises CannotRun: the program does not run.
         :raises FirewallError: the program refuses.

@@ -56,8 +56,9 @@ class HandOver:
         """The one that systemd has been told of."""
 
     async def keep(self, network: IPv4Network, lease: Lease, mtu: int, ip_masq: bool) -> None:
-        """Write subnet.env, and keep it so until cancelled; run the hook if the subnet is another
-        now; report it while docker has to be restarted.
+        """Write subnet.env, and keep it so until cancelled.
+
+        Run the hook if the subnet has changed; report it while docker has to be restarted.
 
         :param mtu: bytes, of the containers' links.
         """
@@ -109,8 +110,11 @@ class HandOver:
         self._told = lease.subnet
 
     async def _look_at_docker(self, env: SubnetEnv) -> None:
-        """Report where docker's bridge does not fit: docker may have been started before us, or
-        for an earlier lease, and may be restarted at any time."""
+        """Report where docker's bridge does not fit.
+
+        Docker may have been started before us, or for an earlier lease, and may be restarted at any
+        time.
+        """
         try:
             misfits = await find_misfits(self._netlink, env.subnet, env.mtu)
         except KernelError as why:
@@ -148,7 +152,8 @@ class HandOver:
 
     def has(self, part: str, lease: Lease) -> None:
         """Tell systemd when docker can start: all that it relies on is there, or was tried.
-        And tell it when the lease is another one later on.
+
+        Tell it again when the lease changes later on.
 
         :param part: one of `flannel.health.status.PARTS`.
         """

@@ -215,8 +215,10 @@ class Status:
         return self._life.firewall.repairs if self._life is not None else 0
 
     def lease_seconds(self) -> tuple[float, float] | None:
-        """What is left of the lease, and until its renewal; None without one, or with a
-        reservation."""
+        """What is left of the lease, and until its renewal, in seconds.
+
+        None without a lease, or with a reservation.
+        """
         if self._lease is None or self._lease.ttl is None:
             return None
         now = monotonic()

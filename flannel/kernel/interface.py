@@ -54,9 +54,11 @@ class ExternalInterface:
 async def find_external_interface(
     netlink: Netlink, tables: RtNetlink, choice: InterfaceChoice
 ) -> ExternalInterface:
-    """Choose as upstream does: first match of the names in order, then of the patterns (against
-    addresses first, then names), then the way to ``can_reach``; asked for none of these, the
-    link of the default route with the lowest metric.
+    """Choose as upstream does.
+
+    The first match of the names in order, then of the patterns (against addresses first, then
+    names), then the way to ``can_reach``. Without any of these, the link of the default route
+    with the lowest metric.
 
     :raises NoInterface: nothing fits now; links and addresses come late when a host boots.
     """

@@ -77,8 +77,10 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """Where the kernel would send a packet: over a link, to a gateway if there is one, from an
-    address of this host. ``local`` says that the destination is this host itself."""
+    """Where the kernel would send a packet: the link, the gateway if any, and the source address.
+
+    ``local`` is true if the destination is this host itself.
+    """
 
     link: int
     via: IPv4Address | None

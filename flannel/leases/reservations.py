@@ -22,8 +22,9 @@ from flannel.stores import Store
 async def reserve(
     store: Store, config: NetworkConfig, public_ip: IPv4Address, subnet: IPv4Network | None = None
 ) -> Lease:
-    """Reserve ``subnet``, or any free one, for the host with ``public_ip``. What that host has
-    leased already becomes a reservation, without disturbing it.
+    """Reserve ``subnet``, or any free one, for the host with ``public_ip``.
+
+    The lease that this host already has becomes a reservation, without disturbing the host.
 
     :raises BadLease: the subnet does not fit the network config.
     :raises LeaseTaken: it is leased by another host, or overlaps what is.
@@ -43,8 +44,9 @@ async def reserve(
 
 
 async def release(store: Store, subnet: IPv4Network) -> Lease | None:
-    """Give up whatever lease there is for ``subnet``, reserved or not; return it, None if there was
-    none. A host that is using the subnet takes it again within seconds, as an ordinary lease.
+    """Delete the lease of ``subnet``, reserved or not, and return it; None if there is none.
+
+    A host that is using the subnet takes it again within seconds, as an ordinary lease.
 
     :raises BadLease: what is there is no lease.
     :raises LeaseChanged: it was written at the same moment.

@@ -21,8 +21,10 @@ _FRESH = 5
 
 
 def is_of(attrs: LeaseAttrs, own: LeaseAttrs) -> bool:
-    """Whether a lease with ``attrs`` is of the host that publishes ``own``. One without a NodeID,
-    as upstream writes it, is known by its public address alone."""
+    """Whether a lease with ``attrs`` belongs to the host that publishes ``own``.
+
+    One without a NodeID, as upstream writes it, is known by its public address alone.
+    """
     if attrs.node_id:
         return attrs.node_id == own.node_id
     return attrs.public_ip == own.public_ip
@@ -51,16 +53,20 @@ def own_first(
 
 
 def time_to_settle(leases: Collection[Lease]) -> float:
-    """Seconds for which a store with ``leases`` has to answer before what is not leased is free:
-    0, unless it may just have been emptied."""
+    """Seconds for which a store must answer before a subnet not in ``leases`` counts as free.
+
+    0, unless the store may just have been emptied.
+    """
     if not all(_is_young(lease) for lease in leases):
         return 0.0
     return _SETTLE + _SETTLE_PER_LEASE * len(leases)
 
 
 def _is_young(lease: Lease) -> bool:
-    """Whether it may have been written in the last seconds: lifetimes are whole minutes. Of a
-    reservation nothing can be told."""
+    """Whether it may have been written in the last seconds: lifetimes are whole minutes.
+
+    A reservation does not tell, so it may.
+    """
     return lease.ttl is None or -lease.ttl % 60 <= _FRESH
 
 
@@ -72,8 +78,10 @@ def is_free(config: NetworkConfig, subnet: IPv4Network, taken: Iterable[IPv4Netw
 
 
 def _is_plausible(config: NetworkConfig, subnet: IPv4Network) -> bool:
-    """A subnet has at least three like it in a network; a key for more is no lease of anybody's,
-    and must not keep everybody from getting one."""
+    """Whether a network has room for at least four subnets of this size.
+
+    A key for a larger one is nobody's lease, and must not keep everybody from getting one.
+    """
     return subnet.prefixlen >= config.network.prefixlen + 2
 
 

@@ -40,8 +40,10 @@ _LONGEST_PAUSE = 1.0
 
 
 def retry_pause(n_leases: int) -> float:
-    """The mean of the pauses, in seconds, after which a store that is away is asked again. However
-    many hosts wait for it, they make no more than some 1,000 requests in a second."""
+    """The mean pause, in seconds, after which an unreachable store is asked again.
+
+    However many hosts wait for it, they make no more than some 1,000 requests in a second.
+    """
     return 0.5 + n_leases / 1000
 
 
@@ -97,8 +99,10 @@ class SubnetManager:
         return self._table.leases.values()
 
     def resume(self, attrs: LeaseAttrs, lease: Lease) -> Lease:
-        """Serve ``lease`` of an earlier run, not knowing whether it is still ours: `follow` and
-        `keep` find out as soon as the store answers."""
+        """Serve ``lease`` of an earlier run, not knowing whether it is still ours.
+
+        `follow` and `keep` find out as soon as the store answers.
+        """
         self._own = replace(lease, attrs=attrs)
         self._stored = lease.attrs
         self._is_unverified = True
@@ -171,8 +175,10 @@ class SubnetManager:
         return None
 
     async def _settle(self, leases: Collection[Lease], seen_since: float) -> bool:
-        """Wait, if need be, for those who use their subnets to put their leases back into a store
-        that was emptied; return whether it has to be looked at again."""
+        """Give hosts the time to write their leases again into a store that was emptied.
+
+        Return whether the store has to be read again.
+        """
         missing = time_to_settle(leases) - (monotonic() - seen_since)
         if missing <= 0:
             return False
@@ -189,8 +195,11 @@ class SubnetManager:
         return await self._store.create(subnet, attrs, self._ttl)
 
     async def _write(self, lease: Lease, attrs: LeaseAttrs) -> Lease:
-        """Serve ``lease`` of ours on. Where it says what is true already, no other host is told:
-        a cluster whose hosts all restart would tell every host of every host."""
+        """Serve ``lease`` of ours on.
+
+        If its attributes are right already, nothing is written: when all hosts of a cluster
+        restart, every host would have to be told of every other one.
+        """
         if lease.attrs != attrs:
             ttl = None if lease.ttl is None else self._ttl
             return await self._store.replace(lease, attrs, ttl)
@@ -298,8 +307,10 @@ class SubnetManager:
         return False
 
     async def keep(self) -> None:
-        """Bring the store to say what we serve, for its full time: renew our lease, take it again
-        if it is gone, write it again if it says something else. Nobody hears of a renewal.
+        """Make the store's record match what we serve, for its full time.
+
+        Renew our lease, take it again if it is gone, write it again if it differs. Other hosts
+        see no event for a renewal.
 
         :raises LeaseLost: our subnet is another's now.
         """

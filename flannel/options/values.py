@@ -40,8 +40,10 @@ def margin(text: str) -> timedelta:
 
 
 def duration(low: int, high: int, unit: int = 1) -> Callable[[str], timedelta]:
-    """Make a reader of times from ``low`` to ``high`` seconds, whole multiples of ``unit``: seconds
-    as a number, or as Go writes them: ``24h``, ``1h30m``."""
+    """Make a reader of times from ``low`` to ``high`` seconds, whole multiples of ``unit``.
+
+    It reads seconds as a number, or as Go writes them: ``24h``, ``1h30m``.
+    """
 
     def parse(text: str) -> timedelta:
         match = re.fullmatch(r"(?:(\d{1,5})h)?(?:(\d{1,7})m)?(?:(\d{1,9})s?)?", text, re.ASCII)

@@ -48,8 +48,10 @@ class Answer(NamedTuple):
 
 
 class Refused(StoreUnavailable):
-    """etcd carried nothing out: the root of the four below. Where nobody expects one, as where a
-    read is told of a conflict, it is no answer that can be trusted."""
+    """etcd carried nothing out: the root of the four below.
+
+    Where none is expected, as where a read is told of a conflict, the answer cannot be trusted.
+    """
 
     def __init__(self, index: int = 0) -> None:
         super().__init__(f"etcd's answer makes no sense here: {type(self).__name__}")
@@ -69,8 +71,7 @@ class ValueRefused(Refused):
 
 
 class HistoryLost(Refused):
-    """The events from the index on that a watch asked for are not kept any more, or it is another
-    cluster that answers."""
+    """The events that a watch asked for are not kept any more, or another cluster answers."""
 
 
 class Endpoints:
@@ -250,8 +251,10 @@ def _request(
 
 
 def _document(data: bytes) -> dict[str, Any]:
-    """An answer that says what its readers count on: a node, perhaps with others in it, of which
-    each has the number of its last write, and the types of values are right.
+    """An answer with all that its readers count on.
+
+    A node, perhaps with others in it; each has the number of its last write, and values have the
+    right types.
 
     :raises ValueError: or KeyError, TypeError, RecursionError: it does not.
     """

@@ -196,9 +196,11 @@ class EtcdV2Store:
                 raise
 
     async def _swap(self, lease: Lease, attrs: LeaseAttrs, ttl: int | None, **params: str) -> Lease:
-        """Write on condition that ``lease`` is as it was read, or is ours and only its index moved:
-        by a renewal, or by a request of ours whose answer was lost. One that somebody has made a
-        reservation meanwhile, or the other way round, is not what it was."""
+        """Write on condition that ``lease`` is as it was read, or is ours and only its index moved.
+
+        A renewal moves the index, and so does a request of ours whose answer was lost. One that
+        has become a reservation meanwhile, or the other way round, has changed.
+        """
         index, kinds = lease.index, {lease.ttl is None, ttl is None}
         for _ in range(2):
             try:
@@ -232,8 +234,10 @@ class EtcdV2Store:
     async def _list(
         self, before: dict[str, Lease]
     ) -> tuple[dict[str, Lease], frozenset[IPv4Network], int]:
-        """Every lease by its key, the subnets whose keys hold none, and the index as of which;
-        ``before`` is what was good."""
+        """Every lease by its key, the subnets whose keys hold none, and the index as of which.
+
+        ``before`` has the leases that were good.
+        """
         try:
             answer = await self._ask(
                 f"list {self._subnets}", "GET", self._subnets, quorum="true", recursive="true"
@@ -348,8 +352,10 @@ def _lease(node: dict[str, Any]) -> Lease:
 
 
 def _ttl(node: dict[str, Any]) -> int | None:
-    """Seconds; None of a key that stays. etcd leaves 0 out, which is what a lease has left from its
-    end until it is swept away."""
+    """Seconds; None of a key that stays.
+
+    etcd leaves 0 out, which is what a lease has left from its end until etcd deletes it.
+    """
     ttl: int | None = node.get("ttl", 0 if "expiration" in node else None)
     return ttl
 

@@ -1,8 +1,8 @@
-"""A host that boots: a real systemd as the first process, with what `make install` has installed.
+r"""A host that boots: a real systemd as the first process, with what `make install` has installed.
 
     host = world.add_host("h1")
     booted = Booted(host, destdir)
-    booted.write("/etc/default/flanneld", "FLANNELD_ETCD_ENDPOINTS=http://192.0.2.1:2379\\n")
+    booted.write("/etc/default/flanneld", "FLANNELD_ETCD_ENDPOINTS=http://192.0.2.1:2379\n")
     booted.boot("flanneld.service", "docker.service")
     booted.run("systemctl", "is-active", "flanneld")
 

@@ -68,8 +68,10 @@ class Cluster:
         self.wait_healed(15)
 
     def container(self, host: Host) -> Container:
-        """A container of the host; another one if the host's subnet is another than it was, as
-        somebody would have restarted docker then."""
+        """A container of the host; a new one if the host's subnet has changed.
+
+        An operator would have restarted docker then.
+        """
         subnet, container = self._containers.get(host.label, (None, None))
         if subnet != host.subnet or container is None:
             if container is not None:
@@ -160,6 +162,7 @@ class Cluster:
     def _wanted(self, peers: list[Lease]) -> dict[str, set[tuple[str, ...]]]:
         if self.backend == "udp":
             return {"routes": {(str(NETWORK), "", self.device)}}
+        routes: set[tuple[str, ...]]
         if self.backend == "host-gw":
             routes = {(str(each.subnet), each.host, "eth0") for each in peers}
             return {"routes": routes, "nexthops": {route[1:] for route in routes}}
@@ -173,7 +176,8 @@ class Cluster:
 
     def _found(self, host: Host) -> dict[str, set[tuple[str, ...]]]:
         routes = _json(host, "ip", "-j", "-N", "route", "show", "protocol", "102")
-        found = {"routes": {(each["dst"], each.get("gateway", ""), each["dev"]) for each in routes}}
+        found: dict[str, set[tuple[str, ...]]] = {}
+        found["routes"] = {(each["dst"], each.get("gateway", ""), each["dev"]) for each in routes}
         if self.backend == "udp":
             return found
         nexthops = _json(host, "ip", "-j", "-N", "nexthop", "show", "protocol", "102")

@@ -12,6 +12,7 @@ busybox; nothing is pulled.
 """
 
 import io
+import re
 import shlex
 import signal
 import subprocess
@@ -53,6 +54,10 @@ class DockerContainer:
     def log(self) -> str:
         """What the container's own program has printed."""
         return self._docker.ctl("logs", self._name)
+
+    def wait_log(self, pattern: str) -> None:
+        """Wait until what its own program has printed matches ``pattern``."""
+        wait_for(lambda: re.search(pattern, self.log), 30, pattern)
 
     @property
     def mtu(self) -> int:

@@ -117,7 +117,7 @@ class Etcd:
         )  # fmt: skip
 
     def leases(self) -> dict[str, dict[str, Any]]:
-        """etcd's nodes under subnets/ (value, ttl, ...), by the last part of their keys."""
+        """The nodes of etcd under subnets/ (value, ttl, ...), by the last part of their keys."""
         script = (
             "import sys, urllib.request\n"
             f"url = '{self.url}/v2/keys{PREFIX}/subnets?quorum=true&sorted=true'\n"

@@ -165,8 +165,11 @@ def flanneld_is_killed_and_started_with_its_packet_loop(cluster: Cluster, random
 
 @fault(*ALL)
 def flanneld_is_stopped_for_a_while(cluster: Cluster, random: Random) -> None:
-    """In its event loop; packets of the udp backend stand still as well, and are not lost: the
-    queues of the device and the socket hold a second of ping."""
+    """In its event loop.
+
+    Packets of the udp backend are held up as well, and are not lost: the queues of the device and
+    the socket hold a second of ping.
+    """
     with some_host(cluster, random).daemon.frozen():
         time.sleep(random.uniform(0.1, 0.5))
 

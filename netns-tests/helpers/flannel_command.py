@@ -33,8 +33,10 @@ def findings(host: Host) -> dict[str, str]:
 
 
 def wait_findings(host: Host, *names: str) -> dict[str, str]:
-    """Wait until check finds these and nothing else: while the machine stands still, a peer is
-    silent, too."""
+    """Wait until check finds these and nothing else.
+
+    While the machine is paused, a peer is silent, too.
+    """
     found: dict[str, str] = {}
 
     def are_found() -> bool:

@@ -20,8 +20,11 @@ BOTH = pytest.mark.parametrize("config", [VXLAN, HOST_GW], ids=["vxlan", "host-g
 
 
 def start(world: World, config: dict[str, Any], n: int, *flags: str) -> list[Host]:
-    """Hosts whose daemons serve ``config``, each with its lease; in 10.1.0.0/16 it is of 10.1.100.0
-    to 10.1.239.0, for what is below are the leases that tests write, and above is nobody."""
+    """Hosts whose daemons serve ``config``, each with its lease.
+
+    In 10.1.0.0/16 the leases are from 10.1.100.0 to 10.1.239.0: tests write theirs below, and
+    nobody is above.
+    """
     world.configure({**(RANGE if config["Network"] == "10.1.0.0/16" else {}), **config})
     hosts = [world.add_host(f"h{number}") for number in range(1, n + 1)]
     for host in hosts:
@@ -51,8 +54,10 @@ def start_pair(world: World, config: dict[str, Any], *flags: str) -> Pair:
 
 
 def start_saved(world: World, config: dict[str, Any]) -> Pair:
-    """A pair whose first host has saved that it serves the other: whenever it starts again and etcd
-    takes more than a moment to answer, it serves on what was saved."""
+    """A pair whose first host has saved that it serves the other.
+
+    When it starts again and etcd takes more than a moment to answer, it serves what was saved.
+    """
     pair = start_pair(world, config)
     state = pair.one.state_dir / "state.json"
     key = key_of(pair.other)
@@ -77,8 +82,10 @@ def peer_value(address: str, mac: str = "02:00:00:00:00:07") -> str:
 
 
 def is_said_once(host: Host, text: str) -> bool:
-    """Whether the log says ``text``, and again only after trouble with etcd, which is news between
-    the two: on a busy machine its answers may come too late."""
+    """Whether the log has ``text`` once, and again only after trouble with etcd.
+
+    Trouble is news between the two: on a busy machine etcd's answers may come too late.
+    """
     pieces = _TROUBLE.split(host.daemon.log)
     return max(piece.count(text) for piece in pieces) == 1
 

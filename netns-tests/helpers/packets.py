@@ -73,7 +73,8 @@ class Sniffer:
 
     def wait_for(self, wanted: Callable[[IP], bool]) -> IP:
         """The first packet of which ``wanted`` is true."""
-        return wait_for(lambda: self.find(wanted), 30, "a packet that has not passed")
+        found: IP = wait_for(lambda: self.find(wanted), 30, "a packet that has not passed")
+        return found
 
     def _read(self) -> Iterator[tuple[bytes, int]]:
         while True:

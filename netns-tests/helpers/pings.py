@@ -9,9 +9,9 @@ import threading
 import time
 from contextlib import suppress
 from ipaddress import IPv4Address
-from typing import Self
+from typing import Protocol, Self
 
-from namespaces import Namespace, wait_for
+from namespaces import Completed, Namespace, wait_for
 
 _SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 _ICMP_FILTER = 1  # linux/icmp.h, of the level of raw sockets
@@ -19,7 +19,15 @@ _ECHO, _ECHO_REPLY = 8, 0  # RFC 792
 _MESSAGE = struct.Struct("!BBHIQ")  # type, code, checksum, and the rest is ours: who, which
 
 
-def ping(container: Namespace, address: IPv4Address, seconds: float = 0) -> float | None:
+class Runs(Protocol):
+    """Somewhere a program can run: a namespace, a container of docker's."""
+
+    def try_run(self, *command: str) -> Completed:
+        """Run a program that may fail."""
+        ...
+
+
+def ping(container: Runs, address: IPv4Address, seconds: float = 0) -> float | None:
     """The round-trip time in ms; None if there is no answer, tried again for ``seconds``."""
     deadline = time.monotonic() + seconds
     while True:
@@ -102,6 +110,6 @@ class Pinger:
 
 def _checksum(message: bytes) -> int:
     """RFC 1071."""
-    total = sum(struct.unpack(f"!{len(message) // 2}H", message))
+    total: int = sum(struct.unpack(f"!{len(message) // 2}H", message))
     total = (total >> 16) + (total & 0xFFFF)
     return ~(total + (total >> 16)) & 0xFFFF

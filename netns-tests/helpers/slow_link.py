@@ -48,9 +48,11 @@ class SlowLink:
     def _serve(self, near: socket.socket) -> None:
         with near, self._socket() as far, suppress(OSError):
             far.connect((self._address, 2379))
+            there: Pieces = SimpleQueue()
+            back: Pieces = SimpleQueue()
             directions = [
                 threading.Thread(target=work, args=ends, daemon=True)
-                for ends in ((near, far, SimpleQueue()), (far, near, SimpleQueue()))
+                for ends in ((near, far, there), (far, near, back))
                 for work in (self._read, self._write)
             ]
             for each in directions:

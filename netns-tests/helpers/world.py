@@ -152,7 +152,7 @@ class World:
         self.etcd.put_leases(values, ttl)
 
     def leases(self) -> dict[str, dict[str, Any]]:
-        """etcd's nodes under subnets/ (value, ttl, ...), by the last part of their keys."""
+        """The nodes of etcd under subnets/ (value, ttl, ...), by the last part of their keys."""
         return self.etcd.leases()
 
     def add_host(self, label: str, *, mtu: int = 1500) -> Host:

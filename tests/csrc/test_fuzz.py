@@ -13,11 +13,11 @@ def run(*command: str | Path) -> str:
     return done.stdout
 
 
-def test_fuzzing_finds_nothing():
+def test_fuzzing_finds_nothing() -> None:
     output = run(FUZZ / "run", "40000", "1")
     assert [line.split(":")[0] for line in output.splitlines()] == TARGETS
 
 
-def test_a_table_is_swapped_under_threads_that_read_it_without_a_race():
+def test_a_table_is_swapped_under_threads_that_read_it_without_a_race() -> None:
     output = run(FUZZ / "run-race", "2000", "50000")
     assert output.endswith("0 at a wrong host\n")

@@ -1,15 +1,20 @@
 import errno
 import struct
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import product
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from internals import Internals
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP
 from scapy.packet import Raw
 from scapy.utils import checksum as scapy_checksum
+
+Fields = dict[str, Any]
+"""Of a header, as scapy names them."""
 
 NEEDS_CSUM = 1  # virtio_net_hdr's flag
 TCPV4, UDP_L4 = 1, 5  # and its gso_type
@@ -18,7 +23,9 @@ TCPV4, UDP_L4 = 1, 5  # and its gso_type
 class Batch:
     """What C has gathered."""
 
-    def __init__(self, internals, packets: Iterable[bytes] = (), *, merge_udp: bool = True) -> None:
+    def __init__(
+        self, internals: Internals, packets: Iterable[bytes] = (), *, merge_udp: bool = True
+    ) -> None:
         self.internals = internals
         self.gro = internals.ffi.new("struct gro *")
         self.kept: list[bytearray] = []
@@ -28,7 +35,7 @@ class Batch:
 
     def add(self, packet: bytes) -> int:
         self.kept.append(bytearray(packet))
-        return self.internals.lib.gro_add(self.gro, self.internals.view(self.kept[-1]))
+        return int(self.internals.lib.gro_add(self.gro, self.internals.view(self.kept[-1])))
 
     def finish(self) -> list[bytes]:
         """What would be written, each with its virtio_net_hdr."""
@@ -106,19 +113,25 @@ def by_flow(packets: Iterable[bytes]) -> dict[bytes, list[bytes]]:
     return flows
 
 
-def tcp(n: int = 0, payload: bytes = b"segment!", ip: dict | None = None, **changes) -> bytes:
+def tcp(
+    n: int = 0, payload: bytes = b"segment!", ip: Fields | None = None, **changes: Any
+) -> bytes:
     """Segment `n` of a connection."""
-    headers = {"sport": 7, "dport": 9, "ack": 77, "window": 512, "flags": "A"}
+    headers: Fields = {"sport": 7, "dport": 9, "ack": 77, "window": 512, "flags": "A"}
     options = [("NOP", None), ("NOP", None), ("Timestamp", (5, 6))]
-    fields = {"seq": (2**32 - 20 + n * len(payload)) % 2**32, "options": options}
-    ip = {"src": "10.1.16.2", "dst": "10.1.15.2", "flags": "DF", "id": n} | (ip or {})
-    return bytes(IP(**ip) / TCP(**headers | fields | changes) / Raw(payload))
+    fields: Fields = {"seq": (2**32 - 20 + n * len(payload)) % 2**32, "options": options}
+    addressed: Fields = {"src": "10.1.16.2", "dst": "10.1.15.2", "flags": "DF", "id": n}
+    return bytes(IP(**addressed | (ip or {})) / TCP(**headers | fields | changes) / Raw(payload))
 
 
-def udp(n: int = 0, payload: bytes = b"datagram", ip: dict | None = None, **changes) -> bytes:
+def udp(
+    n: int = 0, payload: bytes = b"datagram", ip: Fields | None = None, **changes: Any
+) -> bytes:
     """Datagram `n` of a flow that may be fragmented, so that ids count."""
-    ip = {"src": "10.1.16.2", "dst": "10.1.15.2", "id": (65534 + n) % 2**16} | (ip or {})
-    return bytes(IP(**ip) / UDP(**{"sport": 7, "dport": 9} | changes) / Raw(payload))
+    addressed: Fields = {"src": "10.1.16.2", "dst": "10.1.15.2", "id": (65534 + n) % 2**16}
+    return bytes(
+        IP(**addressed | (ip or {})) / UDP(**{"sport": 7, "dport": 9} | changes) / Raw(payload)
+    )
 
 
 def damaged(packet: bytes, at: int) -> bytes:
@@ -126,7 +139,9 @@ def damaged(packet: bytes, at: int) -> bytes:
 
 
 @pytest.mark.parametrize(("make", "gso_type", "header_len"), [(tcp, TCPV4, 52), (udp, UDP_L4, 28)])
-def test_consecutive_packets_become_one(internals, make, gso_type, header_len):
+def test_consecutive_packets_become_one(
+    internals: Internals, make: Callable[..., bytes], gso_type: int, header_len: int
+) -> None:
     packets = [make(n) for n in range(10)]
     (written,) = Batch(internals, packets).finish()
     assert struct.unpack("=BBHH", written[:6]) == (NEEDS_CSUM, gso_type, header_len, 8)
@@ -180,21 +195,21 @@ UDP_CHANGES = {
 
 
 @pytest.mark.parametrize("change", TCP_CHANGES)
-def test_tcp_that_says_something_else_is_not_merged(internals, change):
+def test_tcp_that_says_something_else_is_not_merged(internals: Internals, change: str) -> None:
     packets = [tcp(0), TCP_CHANGES[change]]
     first, second = Batch(internals, packets).finish()
     assert [first[10:], second[10:]] == packets
 
 
 @pytest.mark.parametrize("change", UDP_CHANGES)
-def test_udp_that_says_something_else_is_not_merged(internals, change):
+def test_udp_that_says_something_else_is_not_merged(internals: Internals, change: str) -> None:
     packets = [udp(0), UDP_CHANGES[change]]
     first, second = Batch(internals, packets).finish()
     assert [first[10:], second[10:]] == packets
 
 
 @pytest.mark.parametrize("closing", ["PSH", "a shorter one"])
-def test_some_packets_are_the_last_of_theirs(internals, closing):
+def test_some_packets_are_the_last_of_theirs(internals: Internals, closing: str) -> None:
     last = tcp(2, flags="PA") if closing == "PSH" else tcp(2, b"short", seq=2**32 - 4)
     after = tcp(3) if closing == "PSH" else tcp(3, b"short", seq=1)
     packets = [tcp(0), tcp(1), last, after]
@@ -203,13 +218,13 @@ def test_some_packets_are_the_last_of_theirs(internals, closing):
     assert [packet for each in written for packet in as_the_kernel_cuts(each)] == packets
 
 
-def test_udp_is_left_alone_where_the_device_cannot_cut_it(internals):
+def test_udp_is_left_alone_where_the_device_cannot_cut_it(internals: Internals) -> None:
     assert len(Batch(internals, [udp(0), udp(1)], merge_udp=False).finish()) == 2
     assert len(Batch(internals, [tcp(0), tcp(1)], merge_udp=False).finish()) == 1
 
 
 @pytest.mark.parametrize(("size", "most"), [(1448, 45), (65483 // 2, 2), (32742, 1), (1, 128)])
-def test_a_super_packet_has_an_end(internals, size, most):
+def test_a_super_packet_has_an_end(internals: Internals, size: int, most: int) -> None:
     """The largest that IPv4 can say, and as many segments as there is room for."""
     packets = [tcp(n, bytes(size)) for n in range(most + 1)]
     written = Batch(internals, packets).finish()
@@ -217,7 +232,7 @@ def test_a_super_packet_has_an_end(internals, size, most):
     assert len(written[0]) == 10 + 52 + most * size <= 10 + 65535
 
 
-def test_a_full_batch_takes_only_what_needs_no_new_place(internals):
+def test_a_full_batch_takes_only_what_needs_no_new_place(internals: Internals) -> None:
     batch = Batch(internals, [tcp(0)])
     n_groups = internals.lib.GRO_MAX_GROUPS
     for n in range(n_groups - 1):
@@ -232,7 +247,7 @@ def test_a_full_batch_takes_only_what_needs_no_new_place(internals):
 
 
 @pytest.mark.parametrize("frag", [0, 185])
-def test_nothing_overtakes_a_fragment(internals, frag):
+def test_nothing_overtakes_a_fragment(internals: Internals, frag: int) -> None:
     """It may be of the flow that another one belongs to; a later one does not say."""
     fragment = udp(1, ip={"flags": "MF", "frag": frag})
     packets = [udp(0), fragment, udp(1), udp(2)]
@@ -271,7 +286,9 @@ def batches(draw: st.DrawFn) -> list[bytes]:
 
 
 @given(packets=batches())
-def test_what_was_merged_is_cut_into_the_same_packets(internals, packets):
+def test_what_was_merged_is_cut_into_the_same_packets(
+    internals: Internals, packets: list[bytes]
+) -> None:
     written = Batch(internals, packets).finish()
     cut = [packet for each in written for packet in as_the_kernel_cuts(each)]
     assert by_flow(cut) == by_flow(packets)

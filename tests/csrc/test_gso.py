@@ -1,10 +1,12 @@
 import errno
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from internals import Internals, PageEnd
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP
 from scapy.packet import Packet, Raw
 
@@ -43,7 +45,7 @@ cuts = st.tuples(st.binary(max_size=300), st.integers(1, 100)).filter(
 )
 
 
-def segments_of(internals, data: bytes | memoryview, size: int) -> list[bytes]:
+def segments_of(internals: Internals, data: bytes | memoryview, size: int) -> list[bytes]:
     """What C makes of a super-packet."""
     packet = internals.view(data)
     gso = internals.ffi.new("struct gso *")
@@ -77,7 +79,13 @@ def with_partial_checksum(packet: Packet) -> bytes:
 
 
 @given(ip=ip_headers, tcp=tcp_headers, cut=cuts)
-def test_tcp_segments_are_those_that_scapy_builds(internals, at_page_end, ip, tcp, cut):
+def test_tcp_segments_are_those_that_scapy_builds(
+    internals: Internals,
+    at_page_end: PageEnd,
+    ip: dict[str, Any],
+    tcp: dict[str, Any],
+    cut: tuple[bytes, int],
+) -> None:
     payload, size = cut
     whole = IP(**ip) / TCP(**tcp) / Raw(payload)
     expected = []
@@ -89,7 +97,7 @@ def test_tcp_segments_are_those_that_scapy_builds(internals, at_page_end, ip, tc
     assert segments_of(internals, at_page_end(with_partial_checksum(whole)), size) == expected
 
 
-def test_each_flag_is_where_it_says_something(internals):
+def test_each_flag_is_where_it_says_something(internals: Internals) -> None:
     """FIN and PSH at the end, CWR once, all others everywhere."""
     whole = bytes(IP() / TCP(flags=0x1FF) / Raw(bytes(25)))
     flags = [TCP(segment[20:]).flags for segment in segments_of(internals, whole, 10)]
@@ -97,7 +105,13 @@ def test_each_flag_is_where_it_says_something(internals):
 
 
 @given(ip=ip_headers, udp=udp_headers, cut=cuts)
-def test_udp_segments_are_those_that_scapy_builds(internals, at_page_end, ip, udp, cut):
+def test_udp_segments_are_those_that_scapy_builds(
+    internals: Internals,
+    at_page_end: PageEnd,
+    ip: dict[str, Any],
+    udp: dict[str, Any],
+    cut: tuple[bytes, int],
+) -> None:
     payload, size = cut
     whole = IP(**ip) / UDP(**udp) / Raw(payload)
     expected = [
@@ -108,7 +122,7 @@ def test_udp_segments_are_those_that_scapy_builds(internals, at_page_end, ip, ud
 
 
 @pytest.mark.parametrize(("size", "n"), [(1448, 46), (65495, 1), (1, 65495), (64, 1024)])
-def test_the_largest_packet_loses_no_byte(internals, size, n):
+def test_the_largest_packet_loses_no_byte(internals: Internals, size: int, n: int) -> None:
     payload = bytes(i * 7 % 251 for i in range(65495))
     tcp = TCP(sport=7, dport=9, seq=2**32 - 100, flags="PA")
     segments = segments_of(internals, bytes(IP(id=65530, flags="DF") / tcp / Raw(payload)), size)
@@ -122,7 +136,7 @@ def test_the_largest_packet_loses_no_byte(internals, size, n):
 
 @given(seed=words)
 @example(seed=0)
-def test_a_udp_checksum_of_nought_is_written_as_its_twin(internals, seed):
+def test_a_udp_checksum_of_nought_is_written_as_its_twin(internals: Internals, seed: int) -> None:
     """RFC 768: nought would say that there is none."""
     headers = IP(src="10.1.15.2", dst="10.1.16.2") / UDP(sport=seed, dport=9)
     (rest,) = struct.unpack_from("!H", bytes(headers / Raw(b"\0\0")), 26)
@@ -156,14 +170,18 @@ def tcp_with_offset(words: int, length: int) -> bytes:
         "no size", "first fragment", "later fragment", "ICMP",
     ],
 )  # fmt: skip
-def test_what_cannot_be_cut_is_refused(internals, at_page_end, data, size, refusal):
+def test_what_cannot_be_cut_is_refused(
+    internals: Internals, at_page_end: PageEnd, data: bytes, size: int, refusal: int
+) -> None:
     with pytest.raises(OSError, match="gso_begin") as refused:
         segments_of(internals, at_page_end(data), size)
     assert refused.value.errno == refusal
 
 
 @given(data=st.binary(min_size=40, max_size=120), protocol=st.sampled_from([6, 17]), size=words)
-def test_no_bytes_are_read_outside_the_packet(internals, at_page_end, data, protocol, size):
+def test_no_bytes_are_read_outside_the_packet(
+    internals: Internals, at_page_end: PageEnd, data: bytes, protocol: int, size: int
+) -> None:
     """What can be parsed is cut or refused, whatever it holds."""
     packet = bytearray(data)
     packet[0] = 0x45
@@ -182,7 +200,9 @@ def test_no_bytes_are_read_outside_the_packet(internals, at_page_end, data, prot
 
 
 @given(ip=ip_headers, tcp=tcp_headers, payload=st.binary(max_size=100))
-def test_a_checksum_left_to_the_device_is_finished(internals, ip, tcp, payload):
+def test_a_checksum_left_to_the_device_is_finished(
+    internals: Internals, ip: dict[str, Any], tcp: dict[str, Any], payload: bytes
+) -> None:
     """From the pseudo-header's sum in its place, as virtio_net_hdr says."""
     whole = bytearray(bytes(IP(**ip) / TCP(**tcp) / Raw(payload)))
     expected = bytes(whole)

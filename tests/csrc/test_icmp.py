@@ -3,6 +3,7 @@ import struct
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from internals import Internals, PageEnd
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP
 from scapy.packet import Raw
 from scapy.utils import checksum as scapy_checksum
@@ -19,7 +20,12 @@ errors = st.sampled_from(
 )
 
 
-def error_about(internals, data: bytes, name: str = "ICMP_TIME_EXCEEDED", mtu: int = 0) -> bytes:
+def error_about(
+    internals: Internals,
+    data: bytes | memoryview,
+    name: str = "ICMP_TIME_EXCEEDED",
+    mtu: int = 0,
+) -> bytes:
     """The error about a packet, b"" if there is none, from a buffer that was full of others."""
     packet = internals.view(data)
     buffer = bytearray(b"\xa5" * (internals.lib.ICMP_ERROR_MAX + 8))
@@ -38,7 +44,15 @@ def error_about(internals, data: bytes, name: str = "ICMP_TIME_EXCEEDED", mtu: i
     tos=st.integers(0, 255),
     flags=st.sampled_from(["", "DF", "MF"]),
 )
-def test_an_error_is_what_the_rfcs_say(internals, error, mtu, payload, n_options, tos, flags):
+def test_an_error_is_what_the_rfcs_say(
+    internals: Internals,
+    error: tuple[str, int, int],
+    mtu: int,
+    payload: bytes,
+    n_options: int,
+    tos: int,
+    flags: str,
+) -> None:
     options = [IPOption_NOP()] * n_options
     headers = IP(src=FROM, dst=TO, tos=tos, flags=flags, options=options) / UDP(sport=7, dport=9)
     about = bytes(headers / Raw(payload))
@@ -56,27 +70,27 @@ def test_an_error_is_what_the_rfcs_say(internals, error, mtu, payload, n_options
 
 
 @pytest.mark.parametrize("length", [20, 21, 27, 28])
-def test_a_short_packet_is_quoted_without_stale_bytes(internals, length):
+def test_a_short_packet_is_quoted_without_stale_bytes(internals: Internals, length: int) -> None:
     """Upstream quotes 8 bytes behind any header, of the packet before if need be."""
     about = bytes(IP(src=FROM, dst=TO, proto=99) / Raw(bytes(range(length - 20))))
     assert error_about(internals, about)[28:] == about
 
 
 @pytest.mark.parametrize("type_", range(256))
-def test_queries_have_errors_and_errors_have_none(internals, type_):
+def test_queries_have_errors_and_errors_have_none(internals: Internals, type_: int) -> None:
     about = bytes(IP(src=FROM, dst=TO) / ICMP(type=type_) / Raw(bytes(20)))
     # Echo, timestamp, information and address mask: the queries and answers of RFC 792 and 950.
     is_query = type_ in (0, 8, 13, 14, 15, 16, 17, 18)
     assert bool(error_about(internals, about)) == is_query
 
 
-def test_what_may_be_an_error_has_none(internals):
+def test_what_may_be_an_error_has_none(internals: Internals) -> None:
     assert not error_about(internals, bytes(IP(src=FROM, dst=TO, proto=1)))
 
 
 @pytest.mark.parametrize("flags", ["", "MF"])
 @pytest.mark.parametrize("protocol", [1, 6, 17])
-def test_a_later_fragment_has_none(internals, flags, protocol):
+def test_a_later_fragment_has_none(internals: Internals, flags: str, protocol: int) -> None:
     for offset in (1, 0x100, 0x1FFF):
         headers = IP(src=FROM, dst=TO, flags=flags, frag=offset, proto=protocol)
         assert not error_about(internals, bytes(headers / Raw(b"\x08" + bytes(30))))
@@ -86,19 +100,23 @@ def test_a_later_fragment_has_none(internals, flags, protocol):
     "nobody",
     ["0.0.0.0", "0.1.2.3", "127.0.0.1", "224.0.0.1", "239.9.9.9", "240.0.0.1", "255.255.255.255"],
 )
-def test_what_is_not_between_two_hosts_has_none(internals, nobody):
+def test_what_is_not_between_two_hosts_has_none(
+    internals: Internals, nobody: dict[str, str]
+) -> None:
     assert not error_about(internals, bytes(IP(src=nobody, dst=TO) / UDP() / Raw(b"payload")))
     assert not error_about(internals, bytes(IP(src=FROM, dst=nobody) / UDP() / Raw(b"payload")))
 
 
 @pytest.mark.parametrize("somebody", ["1.0.0.0", "126.255.255.255", "128.0.0.0", "223.255.255.1"])
-def test_what_is_between_two_hosts_has_one(internals, somebody):
+def test_what_is_between_two_hosts_has_one(internals: Internals, somebody: str) -> None:
     assert error_about(internals, bytes(IP(src=somebody, dst=TO) / TCP()))
     assert error_about(internals, bytes(IP(src=FROM, dst=somebody) / TCP()))
 
 
 @given(data=st.binary(min_size=20, max_size=80), n_words=st.integers(5, 15))
-def test_no_bytes_are_read_outside_the_packet(internals, at_page_end, data, n_words):
+def test_no_bytes_are_read_outside_the_packet(
+    internals: Internals, at_page_end: PageEnd, data: bytes, n_words: int
+) -> None:
     about = bytearray(data.ljust(n_words * 4, b"\0"))
     about[0] = 0x40 | n_words
     about[2:4] = struct.pack("!H", len(about))

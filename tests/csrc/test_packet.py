@@ -1,9 +1,11 @@
 import errno
 import struct
+from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from internals import Internals, PageEnd
 from scapy.layers.inet import IP, IPOption_NOP
 from scapy.packet import Raw
 
@@ -17,7 +19,7 @@ def packet(*, ttl: int = 64, payload: bytes = b"payload", n_options: int = 0) ->
     return bytes(header / Raw(payload))
 
 
-def parse(internals, data: bytes | memoryview):
+def parse(internals: Internals, data: bytes | bytearray | memoryview) -> tuple[int, Any]:
     view = internals.ffi.new("struct packet *")
     buffer = internals.ffi.from_buffer(data)
     return internals.lib.packet_parse(view, buffer, len(data)), view
@@ -26,7 +28,9 @@ def parse(internals, data: bytes | memoryview):
 @given(
     payload=st.binary(max_size=100), n_options=st.integers(0, 40), trailing=st.binary(max_size=30)
 )
-def test_a_packet_ends_where_its_header_says(internals, payload, n_options, trailing):
+def test_a_packet_ends_where_its_header_says(
+    internals: Internals, payload: bytes, n_options: int, trailing: bytes
+) -> None:
     data = packet(payload=payload, n_options=n_options)
     result, view = parse(internals, data + trailing)
     assert result == 0
@@ -35,7 +39,9 @@ def test_a_packet_ends_where_its_header_says(internals, payload, n_options, trai
 
 
 @given(data=st.binary(max_size=80))
-def test_no_bytes_make_a_view_that_leaves_the_buffer(internals, at_page_end, data):
+def test_no_bytes_make_a_view_that_leaves_the_buffer(
+    internals: Internals, at_page_end: PageEnd, data: bytes
+) -> None:
     result, view = parse(internals, at_page_end(data))
     assert result in (0, -errno.EBADMSG, -errno.EPROTONOSUPPORT)
     if result == 0:
@@ -48,7 +54,9 @@ def test_no_bytes_make_a_view_that_leaves_the_buffer(internals, at_page_end, dat
 @example(n_words=6, total_length=24, read=24)
 @example(n_words=4, total_length=20, read=20)
 @example(n_words=5, total_length=61, read=60)
-def test_lengths_that_contradict_each_other_are_refused(internals, n_words, total_length, read):
+def test_lengths_that_contradict_each_other_are_refused(
+    internals: Internals, n_words: int, total_length: int, read: int
+) -> None:
     data = bytearray(read)
     data[0] = 0x40 | n_words
     struct.pack_into("!H", data, 2, total_length)
@@ -72,7 +80,9 @@ def test_lengths_that_contradict_each_other_are_refused(internals, n_words, tota
     ],
     ids=["nothing", "one byte", "half a header", "one byte short", "IPv6", "IPv6 cut", "noughts"],
 )
-def test_what_is_not_a_whole_ipv4_packet_is_refused(internals, data, refusal):
+def test_what_is_not_a_whole_ipv4_packet_is_refused(
+    internals: Internals, data: bytes, refusal: int
+) -> None:
     assert parse(internals, data)[0] == -refusal
 
 
@@ -82,7 +92,9 @@ def test_what_is_not_a_whole_ipv4_packet_is_refused(internals, data, refusal):
     protocol=st.integers(0, 255),
     n_options=st.integers(0, 40),
 )
-def test_a_hop_leaves_the_header_that_scapy_builds(internals, ttl, ident, protocol, n_options):
+def test_a_hop_leaves_the_header_that_scapy_builds(
+    internals: Internals, ttl: int, ident: int, protocol: int, n_options: int
+) -> None:
     def header(ttl: int) -> bytes:
         options = [IPOption_NOP()] * n_options
         return bytes(IP(dst="10.1.16.2", ttl=ttl, id=ident, proto=protocol, options=options))
@@ -95,7 +107,7 @@ def test_a_hop_leaves_the_header_that_scapy_builds(internals, ttl, ident, protoc
 
 
 @given(wrong=st.integers(1, 0xFFFE))
-def test_a_damaged_header_stays_as_damaged_as_it_was(internals, wrong):
+def test_a_damaged_header_stays_as_damaged_as_it_was(internals: Internals, wrong: int) -> None:
     """Its checksum is off by the same difference after the hop, so that its receiver sees it."""
     data = bytearray(packet())
     (right,) = struct.unpack_from("!H", data, 10)
@@ -109,7 +121,9 @@ def test_a_damaged_header_stays_as_damaged_as_it_was(internals, wrong):
 
 
 @pytest.mark.parametrize("ttl", [0, 1])
-def test_a_ttl_that_runs_out_neither_wraps_nor_touches_the_packet(internals, ttl):
+def test_a_ttl_that_runs_out_neither_wraps_nor_touches_the_packet(
+    internals: Internals, ttl: int
+) -> None:
     data = bytearray(packet(ttl=ttl))
     _, view = parse(internals, data)
     assert internals.lib.packet_decrement_ttl(view) == -errno.ETIME

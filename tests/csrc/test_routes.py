@@ -4,6 +4,7 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from internals import Internals
 
 addresses = st.integers(0, 2**32 - 1)
 hosts = st.integers(1, 2**32 - 1)
@@ -22,7 +23,7 @@ tables = st.dictionaries(networks(), hosts, max_size=40)
 class Table:
     """A table in C."""
 
-    def __init__(self, internals, routes: list[tuple[int, int, int]]) -> None:
+    def __init__(self, internals: Internals, routes: list[tuple[int, int, int]]) -> None:
         self.lib = internals.lib
         handle = internals.ffi.new("struct routes **")
         result = self.lib.routes_new(handle, routes, len(routes))
@@ -32,10 +33,10 @@ class Table:
         self.routes = internals.ffi.gc(handle[0], self.lib.routes_free)
 
     def find(self, address: int) -> int:
-        return self.lib.routes_find(self.routes, address)
+        return int(self.lib.routes_find(self.routes, address))
 
     def has_host(self, host: int) -> bool:
-        return self.lib.routes_has_host(self.routes, host)
+        return bool(self.lib.routes_has_host(self.routes, host))
 
 
 def as_routes(table: dict[IPv4Network, int]) -> list[tuple[int, int, int]]:
@@ -49,7 +50,9 @@ def longest_prefix(table: dict[IPv4Network, int], address: int) -> int:
 
 
 @given(table=tables, strangers=st.lists(addresses, max_size=10))
-def test_the_longest_prefix_wins(internals, table, strangers):
+def test_the_longest_prefix_wins(
+    internals: Internals, table: dict[IPv4Network, int], strangers: list[int]
+) -> None:
     routes = Table(internals, as_routes(table))
     edges = [
         (int(edge) + step) % 2**32
@@ -62,14 +65,18 @@ def test_the_longest_prefix_wins(internals, table, strangers):
 
 
 @given(table=tables, strangers=st.lists(addresses, max_size=10))
-def test_it_knows_the_hosts_that_serve_something_and_no_others(internals, table, strangers):
+def test_it_knows_the_hosts_that_serve_something_and_no_others(
+    internals: Internals, table: dict[IPv4Network, int], strangers: list[int]
+) -> None:
     routes = Table(internals, as_routes(table))
     for host in [0, *strangers, *table.values()]:
         assert routes.has_host(host) == (host in table.values())
 
 
 @given(table=tables.filter(bool), data=st.data())
-def test_a_subnet_has_one_host(internals, table, data):
+def test_a_subnet_has_one_host(
+    internals: Internals, table: dict[IPv4Network, int], data: st.DataObject
+) -> None:
     routes = as_routes(table)
     subnet, prefix_len, _ = data.draw(st.sampled_from(routes))
     routes.insert(data.draw(st.integers(0, len(routes))), (subnet, prefix_len, data.draw(hosts)))
@@ -91,14 +98,16 @@ def test_a_subnet_has_one_host(internals, table, data):
     ],
     ids=["last bit", "first bit", "a /31", "a /0", "33", "-1", "no host"],
 )
-def test_a_route_with_host_bits_a_wrong_length_or_no_host_is_refused(internals, route):
+def test_a_route_with_host_bits_a_wrong_length_or_no_host_is_refused(
+    internals: Internals, route: tuple[int, int, int]
+) -> None:
     for routes in ([route], [(0x0A020000, 16, 9), route]):
         with pytest.raises(OSError, match="routes_new") as refused:
             Table(internals, routes)
         assert refused.value.errno == errno.EINVAL
 
 
-def test_ten_thousand_leases_are_all_found(internals):
+def test_ten_thousand_leases_are_all_found(internals: Internals) -> None:
     """And every address around them leads where it should, the lease's own ends included."""
     first = int(IPv4Address("10.0.0.0"))
     routes = Table(internals, [(first + n * 256, 24, n + 1) for n in range(10_000)])
@@ -109,7 +118,7 @@ def test_ten_thousand_leases_are_all_found(internals):
     assert not routes.has_host(10_001)
 
 
-def test_an_empty_table_knows_nobody(internals):
+def test_an_empty_table_knows_nobody(internals: Internals) -> None:
     routes = Table(internals, [])
     assert routes.find(0) == routes.find(2**32 - 1) == 0
     assert not routes.has_host(1)

@@ -1,6 +1,8 @@
 import struct
+from typing import Any
 
 import pytest
+from internals import Internals
 from reference_verdict import Host, Net, judge
 from scapy.layers.inet import IP, TCP, UDP, IPOption_NOP, IPOption_RR
 from scapy.packet import Raw
@@ -12,13 +14,15 @@ HOST = Host(NETWORK, OWN, 1472, True, {PEERS: PEER, Net(0x0A011100, 24): OTHER})
 FROM, TO = "10.1.16.2", "10.1.15.2"
 
 
-def packet(source: str = FROM, destination: str = TO, size: int = 100, **fields) -> bytes:
+def packet(source: str = FROM, destination: str = TO, size: int = 100, **fields: Any) -> bytes:
     """`size` bytes, unless options make it longer."""
     header = IP(src=source, dst=destination, **fields) / UDP(sport=7, dport=9)
     return bytes(header / Raw(bytes(max(size - 28, 0))))
 
 
-def verdict(internals, data: bytes, sender: int = PEER, tos: int = 0, host: Host = HOST) -> str:
+def verdict(
+    internals: Internals, data: bytes, sender: int = PEER, tos: int = 0, host: Host = HOST
+) -> str:
     """What both say."""
     name, carried, _ = Verdicts(internals, host).judge(sender, tos, data)
     assert (name, carried) == judge(host, sender, tos, data)
@@ -31,13 +35,15 @@ def changed(at: int, value: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("sender", [STRANGER, 0, 2**32 - 1, 0x7F000001, 0xC0A80001])
-def test_who_holds_no_lease_is_not_heard(internals, sender):
+def test_who_holds_no_lease_is_not_heard(internals: Internals, sender: int) -> None:
     assert verdict(internals, packet(), sender) == "UNKNOWN_PEER"
 
 
 @pytest.mark.parametrize("check_source", [True, False])
 @pytest.mark.parametrize("sender", [0x0A011002, 0x0A010F01, 0x0A010000, 0x0A01FFFF])
-def test_no_tunnel_goes_through_the_tunnel(internals, sender, check_source):
+def test_no_tunnel_goes_through_the_tunnel(
+    internals: Internals, sender: int, check_source: bool
+) -> None:
     """Even if a lease says that the host is there."""
     host = HOST._replace(routes=HOST.routes | {PEERS: sender}, check_source=check_source)
     assert verdict(internals, packet(), sender, host=host) == "UNKNOWN_PEER"
@@ -50,7 +56,7 @@ def test_no_tunnel_goes_through_the_tunnel(internals, sender, check_source):
         *["192.0.2.1", "192.168.0.2", "0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255"],
     ],
 )
-def test_a_peer_does_not_speak_for_another(internals, source):
+def test_a_peer_does_not_speak_for_another(internals: Internals, source: str) -> None:
     assert verdict(internals, packet(source)) == "SPOOFED"
 
 
@@ -61,17 +67,19 @@ def test_a_peer_does_not_speak_for_another(internals, source):
         *["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255"],
     ],
 )
-def test_no_host_relays(internals, destination):
+def test_no_host_relays(internals: Internals, destination: str) -> None:
     assert verdict(internals, packet(destination=destination)) == "NOT_MINE"
 
 
 @pytest.mark.parametrize("destination", ["10.1.15.0", "10.1.15.1", "10.1.15.255"])
-def test_the_whole_lease_is_reached_with_the_tunnels_own_address(internals, destination):
+def test_the_whole_lease_is_reached_with_the_tunnels_own_address(
+    internals: Internals, destination: str
+) -> None:
     assert verdict(internals, packet(destination=destination)) == "CARRIED"
 
 
 @pytest.mark.parametrize("length", [0, 1, 4, 19])
-def test_less_than_a_header_is_short(internals, length):
+def test_less_than_a_header_is_short(internals: Internals, length: int) -> None:
     assert verdict(internals, packet()[:length]) == "SHORT"
 
 
@@ -93,18 +101,22 @@ def test_less_than_a_header_is_short(internals, length):
         "total of 0", "total less than the header", "total of one too many", "total of 65535",
     ],
 )  # fmt: skip
-def test_lengths_that_contradict_each_other_are_malformed(internals, data):
+def test_lengths_that_contradict_each_other_are_malformed(
+    internals: Internals, data: bytes
+) -> None:
     assert verdict(internals, data) == "MALFORMED"
 
 
-def test_the_tunnels_mtu_is_the_limit(internals):
+def test_the_tunnels_mtu_is_the_limit(internals: Internals) -> None:
     assert verdict(internals, packet(size=1472, flags="DF")) == "CARRIED"
     assert verdict(internals, packet(size=1473, flags="DF")) == "TOO_BIG"
     assert verdict(internals, packet(size=1472, flags="DF") + bytes(500)) == "CARRIED"
 
 
 @pytest.mark.parametrize("fields", [{}, {"flags": "MF"}, {"flags": "evil"}, {"frag": 185}])
-def test_what_may_be_fragmented_is_not_too_big(internals, fields):
+def test_what_may_be_fragmented_is_not_too_big(
+    internals: Internals, fields: dict[str, Any]
+) -> None:
     """As a fragment of a peer with a larger MTU is: nobody would learn that it was dropped."""
     assert verdict(internals, packet(size=1473, **fields)) == "CARRIED"
     assert verdict(internals, packet(size=65507, **fields)) == "CARRIED"
@@ -113,7 +125,7 @@ def test_what_may_be_fragmented_is_not_too_big(internals, fields):
 @pytest.mark.parametrize(
     ("ttl", "name"), [(0, "TTL"), (1, "TTL"), (2, "CARRIED"), (255, "CARRIED")]
 )
-def test_a_packet_has_a_last_hop(internals, ttl, name):
+def test_a_packet_has_a_last_hop(internals: Internals, ttl: int, name: str) -> None:
     assert verdict(internals, packet(ttl=ttl)) == name
 
 
@@ -133,12 +145,12 @@ def test_a_packet_has_a_last_hop(internals, ttl, name):
         "TCP cut at 2 bytes", "no TCP at all",
     ],
 )  # fmt: skip
-def test_what_is_not_the_tunnels_business_is_carried(internals, data):
+def test_what_is_not_the_tunnels_business_is_carried(internals: Internals, data: bytes) -> None:
     """The kernel behind it judges that; verdict_of() does not look past the addresses."""
     assert verdict(internals, data) == "CARRIED"
 
 
-def test_what_trails_the_packet_is_trimmed(internals):
+def test_what_trails_the_packet_is_trimmed(internals: Internals) -> None:
     verdicts = Verdicts(internals, HOST)
     name, carried, _ = verdicts.judge(PEER, 0, packet() + b"trailing")
     assert (name, carried) == ("CARRIED", packet(ttl=63))
@@ -157,18 +169,20 @@ NOT_ECT, ECT_1, ECT_0, CE = range(4)
         *[(inner, CE, CE) for inner in (ECT_0, ECT_1, CE)],
     ],
 )
-def test_a_mark_of_the_underlay_reaches_whom_it_concerns(internals, inner, outer, after):
+def test_a_mark_of_the_underlay_reaches_whom_it_concerns(
+    internals: Internals, inner: int, outer: int, after: int
+) -> None:
     """RFC 6040, figure 4."""
     verdicts = Verdicts(internals, HOST)
     name, carried, _ = verdicts.judge(PEER, 0x28 | outer, packet(tos=0xB8 | inner))
     assert (name, carried) == ("CARRIED", packet(tos=0xB8 | after, ttl=63))
 
 
-def test_congestion_that_the_transport_would_not_understand_is_a_drop(internals):
+def test_congestion_that_the_transport_would_not_understand_is_a_drop(internals: Internals) -> None:
     assert verdict(internals, packet(tos=0xB8 | NOT_ECT), tos=CE) == "ECN"
 
 
-def test_a_lease_for_everything_steals_nothing(internals):
+def test_a_lease_for_everything_steals_nothing(internals: Internals) -> None:
     host = HOST._replace(routes=HOST.routes | {Net(0, 0): STRANGER, NETWORK: STRANGER})
     assert verdict(internals, packet(), STRANGER, host=host) == "SPOOFED"
     assert verdict(internals, packet(), PEER, host=host) == "CARRIED"
@@ -186,12 +200,14 @@ def test_a_lease_for_everything_steals_nothing(internals):
         (packet(destination="192.168.0.1"), "NOT_MINE"),
     ],
 )
-def test_without_the_check_of_sources_some_rules_remain(internals, data, name):
+def test_without_the_check_of_sources_some_rules_remain(
+    internals: Internals, data: bytes, name: str
+) -> None:
     host = HOST._replace(check_source=False)
     assert verdict(internals, data, STRANGER, host=host) == name
 
 
-def test_the_first_rule_that_applies_decides(internals):
+def test_the_first_rule_that_applies_decides(internals: Internals) -> None:
     """Everything is wrong with it; the rules are mended one by one, in the order of the enum."""
     data = bytearray(packet("10.1.17.2", "10.1.17.2", size=1500, ttl=1, version=6, flags="DF"))
     sender, tos, names = STRANGER, 3, []
@@ -215,7 +231,7 @@ def test_the_first_rule_that_applies_decides(internals):
     assert names == expected
 
 
-def test_the_specification_and_c_agree(internals):
+def test_the_specification_and_c_agree(internals: Internals) -> None:
     """`make verdicts` asks them about many more."""
     counts = compare(internals, seed=8285, n=30_000)
     everything = internals.ffi.typeof("enum verdict").elements.values()

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flannel import atomic_file
 from flannel.errors import CannotWrite
 from flannel.handover import subnet_env
 from flannel.handover.subnet_env import SubnetEnv
@@ -112,7 +111,7 @@ def test_a_link_planted_at_the_temporary_file_is_not_followed(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even if the name were guessed."""
-    monkeypatch.setattr(atomic_file.secrets, "token_hex", lambda n: "guessed")
+    monkeypatch.setattr("flannel.atomic_file.secrets.token_hex", lambda n: "guessed")
     target = path.with_name("target")
     target.write_text("precious")
     path.with_name(".subnet.env.guessed").symlink_to(target)

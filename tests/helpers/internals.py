@@ -1,12 +1,16 @@
 """A window on the C functions behind the packet loop, built for the tests alone."""
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cffi import FFI
 
 CSRC = Path(__file__).parents[2] / "csrc"
+
+PageEnd = Callable[[bytes], memoryview]
+"""What the fixture `at_page_end` is."""
 
 
 class Internals:

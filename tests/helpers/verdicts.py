@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 from internals import Internals
@@ -169,12 +170,12 @@ def main(n: int, seed: int, n_processes: int = 2) -> None:
     with tempfile.TemporaryDirectory() as directory:
         internals = Internals(Path(directory))
 
-        def work(share: int, queue) -> None:
+        def work(share: int, queue: SimpleQueue[Counter[str]]) -> None:
             queue.put(compare(internals, seed + share, n // n_processes))
 
         # The compiled module is inherited.
         context = multiprocessing.get_context("fork")
-        queue = context.SimpleQueue()
+        queue: SimpleQueue[Counter[str]] = context.SimpleQueue()
         workers = [context.Process(target=work, args=(i, queue)) for i in range(n_processes)]
         for worker in workers:
             worker.start()
@@ -182,7 +183,7 @@ def main(n: int, seed: int, n_processes: int = 2) -> None:
             worker.join()
         if any(worker.exitcode for worker in workers):
             sys.exit("the two give different verdicts")
-        counts = sum((queue.get() for _ in workers), Counter())
+        counts: Counter[str] = sum((queue.get() for _ in workers), Counter())
     for name, count in counts.most_common():
         print(f"{name.lower():14}{count:>12,}")
     print(f"{counts.total():,} packets, seed {seed}: no difference")

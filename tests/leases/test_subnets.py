@@ -1,7 +1,7 @@
 """Who gets which subnet, on a store that is real but kept in memory."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from ipaddress import IPv4Address, IPv4Network
 from random import Random
 from typing import Any
@@ -24,6 +24,10 @@ from flannel.errors import AddressTaken, IdentityTaken, LeaseLost, NoFreeSubnet
 from flannel.lease import Lease, LeaseAttrs, LeaseTable
 from flannel.leases.subnets import LEASE_TTL, SubnetManager
 from flannel.stores import Snapshot
+
+
+async def first_of(feed: AsyncIterator[set[IPv4Network]]) -> set[IPv4Network]:
+    return await anext(feed)
 
 
 class TestAcquiring:
@@ -192,7 +196,7 @@ class TestResuming:
         store.index = 20
         store.put(net("10.5.2.0/24"), OTHER, 50)
         with pytest.raises(LeaseLost, match="NodeID n2"):
-            run(anext(manager.follow()))
+            run(first_of(manager.follow()))
 
     def test_an_address_that_has_changed_meanwhile_is_published(self) -> None:
         store = FakeStore()

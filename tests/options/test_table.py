@@ -12,6 +12,7 @@ from typed_options import SECRET, refusal, typed
 
 from flannel import __version__
 from flannel.errors import BadOption
+from flannel.options.flags import Flag
 from flannel.options.table import FLAGS, EtcdOptions, Options, parse
 
 # The flags of every upstream version that are not for Kubernetes only, and their defaults.
@@ -317,7 +318,7 @@ def test_addresses_and_files_become_values() -> None:
 
 
 @pytest.mark.parametrize("flag", [flag for flag in FLAGS if flag.no_effect], ids=lambda f: f.name)
-def test_a_flag_without_effect_is_worth_one_warning(flag) -> None:
+def test_a_flag_without_effect_is_worth_one_warning(flag: Flag) -> None:
     text = flag.default or "::1"
     expected = (f"-{flag.name} has no effect: {flag.no_effect}",)
     assert typed(f"-{flag.name}={text}").warnings == expected
@@ -326,7 +327,7 @@ def test_a_flag_without_effect_is_worth_one_warning(flag) -> None:
 
 
 @pytest.mark.parametrize("flag", [flag for flag in FLAGS if flag.refused], ids=lambda f: f.name)
-def test_a_refused_flag_may_say_its_default(flag) -> None:
+def test_a_refused_flag_may_say_its_default(flag: Flag) -> None:
     assert typed(f"-{flag.name}={flag.default}") == typed()
 
 

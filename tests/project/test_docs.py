@@ -103,8 +103,10 @@ LEVELS = ("info", "warning", "warn", "report", "error", "exception")
 
 
 def texts_of_the_log() -> Iterator[tuple[str, str]]:
-    """What is logged, but for debugging, and the errors that may be the reason in it: where it
-    stands, and how the longest of its parts begins that are always the same."""
+    """What is logged, but for debugging, and the errors that may be the reason in it.
+
+    Where it stands, and how the longest of its parts begins that are always the same.
+    """
     reasons = {
         name
         for name, kind in vars(errors).items()

@@ -28,30 +28,30 @@ def assert_clean(*command: str | Path) -> None:
     assert status == 0, f"{command[:3]} finds fault:\n{output}"
 
 
-def test_ruff_finds_nothing():
+def test_ruff_finds_nothing() -> None:
     assert_clean(sys.executable, "-m", "ruff", "check", "--quiet", ".")
 
 
-def test_python_is_formatted():
+def test_python_is_formatted() -> None:
     assert_clean(sys.executable, "-m", "ruff", "format", "--check", "--quiet", "--diff", ".")
 
 
-def test_types_fit():
+def test_types_fit() -> None:
     assert_clean(sys.executable, "-m", "mypy", "--no-error-summary")
 
 
-def test_imports_keep_the_order_of_the_wings():
+def test_imports_keep_the_order_of_the_wings() -> None:
     assert_clean(Path(sysconfig.get_path("scripts"), "lint-imports"), "--no-cache")
 
 
-def test_c_is_formatted():
+def test_c_is_formatted() -> None:
     clang_format = Path(sysconfig.get_path("scripts"), "clang-format")
     assert_clean(clang_format, "--dry-run", "-Werror", *C_FILES, *CDEFS)
 
 
 @pytest.mark.parametrize("path", C_FILES, ids=lambda path: path.name)
 @pytest.mark.parametrize("compiler", COMPILERS)
-def test_the_c_compiler_has_no_warning_for(path, compiler):
+def test_the_c_compiler_has_no_warning_for(path: Path, compiler: str) -> None:
     """Headers too: each stands alone."""
     warnings = [*WARNINGS, *COMPILERS[compiler]]
     assert_clean(compiler, "-std=gnu11", "-fsyntax-only", *warnings, "-x", "c", path)
@@ -67,7 +67,7 @@ def test_the_c_compiler_has_no_warning_for(path, compiler):
         ("from asyncio import create_subprocess_exec", "flannel/programs.py"),
     ],
 )
-def test_each_foreign_thing_has_one_door(statement, door):
+def test_each_foreign_thing_has_one_door(statement: str, door: str) -> None:
     def verdict(path: str) -> str:
         select = ["--select", "TID251", "--output-format", "concise", "--stdin-filename", path]
         status, output = run(

@@ -200,7 +200,11 @@ class TestPoison:
         gone = Changes((LeaseRemoved(B),))
 
         def mend(by: Callable[[], object]) -> Callable[[], object]:
-            return lambda: (by(), etcd.delete("subnets/10.5.2.0-24"))
+            def both() -> None:
+                by()
+                etcd.delete("subnets/10.5.2.0-24")
+
+            return both
 
         def spoil() -> None:
             add(etcd, A, "garbage")

@@ -85,7 +85,8 @@ class TestWrites:
 
     def test_a_lease_at_its_very_end_is_not_taken_for_a_reservation(self, etcd: EtcdServer) -> None:
         async def main() -> set[int | None]:
-            store, seen = store_at(etcd.url), set()
+            store = store_at(etcd.url)
+            seen: set[int | None] = set()
             while not seen:  # a machine that stands still may miss all of it
                 add(etcd, A, ttl=1)
                 while lease := await store.find(A):

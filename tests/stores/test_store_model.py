@@ -1,5 +1,6 @@
-"""The store and the table of leases against an etcd that misbehaves: in the end the peers are what
-etcd holds, whatever came between.
+"""The store and the table of leases against an etcd that misbehaves.
+
+In the end the peers are those that etcd holds, whatever came between.
 
 The etcd is a model of the v2 API behind `Endpoints`: a history of which a part may be lost, an
 index that may go back, members that do not answer, and keys and values of anybody. It is asked
@@ -7,9 +8,9 @@ without threads, so that nothing depends on time.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from ipaddress import IPv4Address, IPv4Network
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 from hypothesis import settings
@@ -147,8 +148,8 @@ class Following(RuleBasedStateMachine):
         self.follow()
 
     def follow(self) -> None:
-        self.feed = self.manager.follow()
-        self.news = self.loop.create_task(anext(self.feed))  # type: ignore[arg-type]
+        self.feed = cast("AsyncGenerator[set[IPv4Network]]", self.manager.follow())
+        self.news: asyncio.Task[set[IPv4Network]] = self.loop.create_task(anext(self.feed))
 
     def teardown(self) -> None:
         self.all_is_heard()
@@ -230,7 +231,7 @@ class Following(RuleBasedStateMachine):
         except StoreUnavailable:
             self.follow()
             return not self.etcd.is_away
-        self.news = self.loop.create_task(anext(self.feed))  # type: ignore[arg-type]
+        self.news = self.loop.create_task(anext(self.feed))
         return True
 
     async def news_or_quiet(self) -> None:
@@ -262,8 +263,10 @@ class Following(RuleBasedStateMachine):
         assert LeaseAttrs.from_json(self.etcd.nodes[OWN]["value"]) == ME
 
     def content(self) -> tuple[dict[IPv4Network, Lease], set[IPv4Network]]:
-        """The peers by etcd's content, and the subnets of which it says nothing that can be read:
-        their last good state may stand."""
+        """The peers by etcd's content, and the subnets whose values cannot be read.
+
+        Of the latter, the last good state may stand.
+        """
         held, unreadable = {}, set()
         for name, node in self.etcd.nodes.items():
             try:

@@ -74,20 +74,22 @@ def packet(
     return bytes(IP(src=src, dst=dst, ttl=ttl, flags=flags) / UDP(sport=7, dport=9) / Raw(payload))
 
 
-def test_a_packet_leaves_as_the_payload_of_one_datagram_with_a_hop_less(loop):
+def test_a_packet_leaves_as_the_payload_of_one_datagram_with_a_hop_less(loop: Loop) -> None:
     loop.tun.send(NO_VNET + packet("10.1.15.2", "10.1.16.2"))
     received, source = loop.peer.recvfrom(2000)
     assert received == packet("10.1.15.2", "10.1.16.2", ttl=63)
     assert source == ("127.0.0.1", loop.port)
 
 
-def test_a_packet_from_a_peer_arrives_with_a_hop_less_and_without_what_trailed_it(loop):
+def test_a_packet_from_a_peer_arrives_with_a_hop_less_and_without_what_trailed_it(
+    loop: Loop,
+) -> None:
     sent = packet("10.1.16.2", "10.1.15.2")
     loop.peer.sendto(sent + b"trailing", ("127.0.0.1", loop.port))
     assert loop.tun.recv(70000)[10:] == packet("10.1.16.2", "10.1.15.2", ttl=63)
 
 
-def test_a_super_packet_leaves_as_segments_that_scapy_would_build(loop):
+def test_a_super_packet_leaves_as_segments_that_scapy_would_build(loop: Loop) -> None:
     data = bytes(range(256)) * 12
     headers = IP(src="10.1.15.2", dst="10.1.16.2", flags="DF", id=7)
     whole = bytes(headers / TCP(sport=7, dport=9, seq=1000, flags="PA") / Raw(data))
@@ -116,7 +118,9 @@ def test_a_super_packet_leaves_as_segments_that_scapy_would_build(loop):
         ("127.0.0.2", packet("10.1.16.2", "10.1.15.2")[:-1], "rx_malformed"),
     ],
 )
-def test_what_may_not_be_carried_is_counted_and_dropped(loop, source, data, counter):
+def test_what_may_not_be_carried_is_counted_and_dropped(
+    loop: Loop, source: str, data: bytes, counter: str
+) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         if source != "127.0.0.2":
             sender.bind((source, 0))
@@ -133,7 +137,9 @@ def test_what_may_not_be_carried_is_counted_and_dropped(loop, source, data, coun
         (packet("10.1.15.2", "10.1.16.2", ttl=1), "tx_ttl", 11, 0),
     ],
 )
-def test_a_sender_is_told_why_its_packet_was_dropped(loop, data, counter, type_, code):
+def test_a_sender_is_told_why_its_packet_was_dropped(
+    loop: Loop, data: bytes, counter: str, type_: int, code: int
+) -> None:
     loop.tun.send(NO_VNET + data)
     error = IP(loop.tun.recv(70000)[10:])
     assert (error[ICMP].type, error[ICMP].code) == (type_, code)
@@ -142,13 +148,13 @@ def test_a_sender_is_told_why_its_packet_was_dropped(loop, data, counter, type_,
     loop.wait(counter)
 
 
-def test_who_sends_much_in_vain_keeps_nobody_else_from_being_told(loop):
+def test_who_sends_much_in_vain_keeps_nobody_else_from_being_told(loop: Loop) -> None:
     began = time.monotonic()
     for _ in range(50):
         loop.tun.send(NO_VNET + packet("10.1.15.2", "10.1.99.2"))
     loop.wait("tx_no_route", 50)
     loop.tun.send(NO_VNET + packet("10.1.15.3", "10.1.99.2"))
-    told = []
+    told: list[str] = []
     while not told or told[-1] != "10.1.15.3":
         told.append(IP(loop.tun.recv(70000)[10:]).dst)
     n_seconds = int(time.monotonic()) - int(began) + 1  # that have begun meanwhile
@@ -156,7 +162,7 @@ def test_who_sends_much_in_vain_keeps_nobody_else_from_being_told(loop):
     assert loop.dataplane.stats()["icmp_limited"] == 51 - len(told)
 
 
-def test_consecutive_segments_arrive_as_one_super_packet(loop):
+def test_consecutive_segments_arrive_as_one_super_packet(loop: Loop) -> None:
     def segment(n: int) -> bytes:
         ip = IP(src="10.1.16.2", dst="10.1.15.2", flags="DF", id=n)
         return bytes(ip / TCP(sport=7, dport=9, seq=n * 1000, flags="A") / Raw(bytes(1000)))
@@ -171,7 +177,9 @@ def test_consecutive_segments_arrive_as_one_super_packet(loop):
 
 
 @pytest.mark.parametrize(("ecn", "outer"), [(False, 0), (True, 2)])
-def test_a_datagram_has_the_ecn_of_its_packet_where_all_hosts_know_that(loop, ecn, outer):
+def test_a_datagram_has_the_ecn_of_its_packet_where_all_hosts_know_that(
+    loop: Loop, ecn: bool, outer: int
+) -> None:
     network = IPv4Network("10.1.0.0/16")
     loop.dataplane.set(Settings(network, OWN, 1472, loop.port, ecn=ecn))
     loop.peer.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
@@ -181,7 +189,7 @@ def test_a_datagram_has_the_ecn_of_its_packet_where_all_hosts_know_that(loop, ec
     assert [value[0] for _, kind, value in control if kind == socket.IP_TOS] == [outer]
 
 
-def test_routes_are_replaced_while_it_runs(loop):
+def test_routes_are_replaced_while_it_runs(loop: Loop) -> None:
     loop.dataplane.set_routes([])
     loop.tun.send(NO_VNET + packet("10.1.15.2", "10.1.16.2"))
     loop.wait("tx_no_route")
@@ -189,13 +197,13 @@ def test_routes_are_replaced_while_it_runs(loop):
         loop.dataplane.set_routes([pack_route(PEER, HOST), pack_route(PEER, HOST)])
 
 
-def test_the_tunnel_costs_an_ip_and_a_udp_header():
+def test_the_tunnel_costs_an_ip_and_a_udp_header() -> None:
     assert len(bytes(IP() / UDP())) == ENCAP_LEN
 
 
-def test_the_module_fits_every_python_from_here_on():
+def test_the_module_fits_every_python_from_here_on() -> None:
     assert Path(_dataplane.__file__).name == "_dataplane.abi3.so"
 
 
-def test_production_has_no_window_on_internals():
+def test_production_has_no_window_on_internals() -> None:
     assert all(name.lower().startswith("flannel_") for name in dir(_dataplane.lib))
