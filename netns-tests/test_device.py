@@ -18,7 +18,8 @@ from flannel.errors import BadNetworkConfig, KernelError, NoInterface
 from flannel.kernel.doors import Kernel
 from flannel.kernel.host import remove_stale_links
 from flannel.kernel.interface import ExternalInterface, InterfaceChoice, find_external_interface
-from flannel.kernel.netlink import Link, Netlink, VxlanSettings
+from flannel.kernel.links import Link, VxlanSettings
+from flannel.kernel.netlink import Netlink
 from flannel.kernel.repairs import Repairs
 from flannel.kernel.rtnetlink import RtNetlink
 from flannel.network_config import NetworkConfig

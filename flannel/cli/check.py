@@ -172,7 +172,7 @@ def _forwarding(facts: Facts, host: Host) -> list[Finding]:
             Packet(near, far, _BRIDGE, device),
             Packet(far, near, device, _BRIDGE),
         ):
-            verdict = judge(host.tables, "forward", packet)
+            verdict = judge(host.chains, "forward", packet)
             if verdict.outcome == "drop" and verdict.sure:
                 what = f"{verdict.by} drops {packet.source} -> {packet.destination}"
                 findings.append(Finding("forward-drop", what))
@@ -183,7 +183,7 @@ def _forwarding(facts: Facts, host: Host) -> list[Finding]:
         if source == own or peer_lease.subnet == subnet:
             continue
         packet = Packet(source, own, outer, "", "udp", facts.port or 0)
-        verdict = judge(host.tables, "input", packet)
+        verdict = judge(host.chains, "input", packet)
         if verdict.outcome == "drop" and verdict.sure:
             what = f"{verdict.by} drops UDP port {facts.port} from {source}"
             findings.append(Finding("input-drop", what))
@@ -235,7 +235,7 @@ async def _overlap(facts: Facts, host: Host) -> list[Finding]:
         return []
     own = {facts.subnet} if facts.subnet is not None else set()
     gateways = {lease.attrs.public_ip for lease in facts.leases or ()}
-    found = await find_overlap(host.netlink, host.kernel, facts.network, own, gateways)
+    found = await find_overlap(host.netlink, host.tables, facts.network, own, gateways)
     if not found:
         return []
     return [Finding("overlap", f"this host has {found}, which overlaps {facts.network}")]

@@ -9,12 +9,14 @@ from typing import NamedTuple
 
 from flannel import programs
 from flannel.cli.context import Context, DaemonDown
-from flannel.cli.host_view import has_legacy_tables, is_ours
+from flannel.cli.host_view import has_legacy_tables
 from flannel.daemon import identity, saved_state
 from flannel.errors import BadOption, CannotRun
 from flannel.health.pages import socket_path
 from flannel.kernel.entries import Entry
-from flannel.kernel.netlink import Link, Netlink
+from flannel.kernel.host import is_ours
+from flannel.kernel.links import Link
+from flannel.kernel.netlink import Netlink
 from flannel.kernel.rtnetlink import RtNetlink
 
 _NFT_TABLE = {"family": "ip", "name": "flannel"}

@@ -9,7 +9,8 @@ from flannel.cli.host_view import Host, first_container, saved_subnet, sysctl
 from flannel.cli.leases import list_leases
 from flannel.cli.rulesets.verdict import Packet, judge
 from flannel.errors import StoreError
-from flannel.kernel.netlink import Link, Netlink, Way
+from flannel.kernel.links import Link, Way
+from flannel.kernel.netlink import Netlink
 from flannel.kernel.rtnetlink import RtNetlink
 
 _BRIDGE = "docker0"
@@ -112,7 +113,7 @@ def _forwarded(host: Host, source: IPv4Address, destination: IPv4Address, way: W
     if sysctl("ip_forward") == 0:
         steps.append(Step("forwarding", "net.ipv4.ip_forward is 0: dropped", True))
     packet = Packet(source, destination, _BRIDGE, host.name(way.link))
-    verdict = judge(host.tables, "forward", packet)
+    verdict = judge(host.chains, "forward", packet)
     doubt = " (perhaps: some rules could not be understood)"
     if host.unseen:
         doubt = " (perhaps: the firewall could not be read as a whole)"
@@ -121,7 +122,7 @@ def _forwarded(host: Host, source: IPv4Address, destination: IPv4Address, way: W
     dropped = verdict.outcome == "drop"
     word = "dropped" if dropped else "accepted"
     steps.append(Step("firewall", f"{word}{by}{sure}", dropped and verdict.sure))
-    translated = judge(host.tables, "postrouting", packet, "nat")
+    translated = judge(host.chains, "postrouting", packet, "nat")
     sure = doubt if host.unseen or not translated.sure else ""
     if translated.outcome == "masquerade":
         text = f"yes, by {translated.by}: the other side sees this host's address{sure}"
@@ -134,7 +135,7 @@ def _forwarded(host: Host, source: IPv4Address, destination: IPv4Address, way: W
 
 async def _tunnel(host: Host, link: Link, hop: IPv4Address) -> AsyncIterator[Step]:
     """The entries of a VXLAN link on the way to ``hop``, and the outer packet."""
-    neighbours = host.kernel.list_neighbours(link.index)
+    neighbours = host.tables.list_neighbours(link.index)
     neighbour = next((each for each in neighbours if each.ip == hop.packed), None)
     if neighbour is None:
         yield Step("neighbour", f"{hop} has no MAC on {link.name}: dropped", True)
@@ -142,7 +143,7 @@ async def _tunnel(host: Host, link: Link, hop: IPv4Address) -> AsyncIterator[Ste
     mac = neighbour.mac.hex(":")
     yield Step("neighbour", f"{hop} is at {mac}")
     fdb = next(
-        (each for each in host.kernel.list_fdb(link.index) if each.mac == neighbour.mac), None
+        (each for each in host.tables.list_fdb(link.index) if each.mac == neighbour.mac), None
     )
     if fdb is None:
         yield Step("FDB", f"{mac} is not known on {link.name}: dropped", True)
@@ -160,6 +161,6 @@ async def _tunnel(host: Host, link: Link, hop: IPv4Address) -> AsyncIterator[Ste
     yield Step("outer", f"{text},{via} dev {host.name(way.link)}")
     source = vxlan.local or way.source or outer
     packet = Packet(source, outer, "", host.name(way.link), "udp", vxlan.port)
-    verdict = judge(host.tables, "output", packet)
+    verdict = judge(host.chains, "output", packet)
     if verdict.outcome == "drop":
         yield Step("firewall", f"outer packet dropped by {verdict.by}", verdict.sure)

@@ -11,7 +11,8 @@ from flannel.cli.rulesets import nft as nft_rules
 from flannel.cli.rulesets.verdict import Chain
 from flannel.errors import CannotRun
 from flannel.handover import subnet_env
-from flannel.kernel.netlink import Address, Link, Netlink
+from flannel.kernel.links import Address, Link
+from flannel.kernel.netlink import Netlink
 from flannel.kernel.rtnetlink import RtNetlink
 
 _PATIENCE = 10.0
@@ -21,21 +22,23 @@ _PATIENCE = 10.0
 class Host:
     """Links and addresses, and the doors to ask for more.
 
-    :ivar tables: the firewall's chains; :ivar unseen: what of it could not be read, and why.
+    :ivar tables: routes, ARP and FDB entries.
+    :ivar chains: the firewall's, by table.
+    :ivar unseen: the parts of the firewall that could not be read, and why.
     """
 
     netlink: Netlink
-    kernel: RtNetlink
+    tables: RtNetlink
     links: dict[int, Link]
     addresses: list[Address]
-    tables: dict[str, dict[str, Chain]] = field(default_factory=dict)
+    chains: dict[str, dict[str, Chain]] = field(default_factory=dict)
     unseen: list[str] = field(default_factory=list)
 
     @classmethod
-    async def look(cls, netlink: Netlink, kernel: RtNetlink) -> "Host":
+    async def look(cls, netlink: Netlink, tables: RtNetlink) -> "Host":
         """Read links and addresses."""
         links = {link.index: link for link in await netlink.list_links()}
-        return cls(netlink, kernel, links, await netlink.list_addresses())
+        return cls(netlink, tables, links, await netlink.list_addresses())
 
     def link(self, name: str) -> Link | None:
         """The link called ``name``."""
@@ -45,13 +48,8 @@ class Host:
         """A link's name."""
         return self.links[index].name if index in self.links else f"link {index}"
 
-    def own_link(self) -> Link | None:
-        """The overlay's own link, whatever its VNI; None: there is none, or several."""
-        found = [link for link in self.links.values() if is_ours(link)]
-        return found[0] if len(found) == 1 else None
-
     async def read_firewall(self) -> None:
-        """Fill `tables`."""
+        """Fill `chains`."""
         has_iptables = False
         for tool in ("iptables-save", "iptables-legacy-save"):
             if shutil.which(tool) is None or (tool != "iptables-save" and not has_legacy_tables()):
@@ -59,7 +57,7 @@ class Host:
             text = await self._output(tool)
             if text is not None:
                 has_iptables |= tool == "iptables-save"
-                self.tables |= iptables_rules.parse(text, tool.removesuffix("-save"))
+                self.chains |= iptables_rules.parse(text, tool.removesuffix("-save"))
         if shutil.which("nft") is None:
             if not has_iptables:
                 self.unseen.append("the firewall: there is neither nft nor iptables-save")
@@ -67,7 +65,7 @@ class Host:
         text = await self._output("nft", "-j", "list", "ruleset")
         if text is not None:
             try:
-                self.tables |= nft_rules.parse(text, skip_iptables=has_iptables)
+                self.chains |= nft_rules.parse(text, skip_iptables=has_iptables)
             except (ValueError, KeyError, TypeError) as why:
                 self.unseen.append(f"nftables: what nft prints cannot be read: {why}")
 
@@ -81,13 +79,6 @@ class Host:
             self.unseen.append(f"cannot run {argv[0]}: {done.complaint}")
             return None
         return done.stdout.decode(errors="replace")
-
-
-def is_ours(link: Link) -> bool:
-    """Whether flanneld has made the link."""
-    if link.vxlan is not None:
-        return link.name == f"flannel.{link.vxlan.vni}"
-    return link.kind == "tun" and link.name == "flannel0"
 
 
 def has_legacy_tables() -> bool:

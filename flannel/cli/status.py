@@ -5,9 +5,10 @@ import sys
 from typing import Any
 
 from flannel.cli.context import Context, DaemonDown, DaemonUnseen, duration, facts
-from flannel.cli.host_view import is_ours, saved_subnet
+from flannel.cli.host_view import saved_subnet
 from flannel.errors import FlannelError, StoreError
 from flannel.health.status import lease_document
+from flannel.kernel.host import is_ours
 from flannel.kernel.netlink import Netlink
 
 _WATCH = 2.0

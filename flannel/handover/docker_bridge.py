@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface
 
 from flannel.conditions import Condition
-from flannel.kernel.netlink import Address, Link, Netlink
+from flannel.kernel.links import Address, Link
+from flannel.kernel.netlink import Netlink
 
 NAME = "docker0"
 """dockerd's own default; with its option ``--bridge`` another is used, of which we know nothing."""

@@ -1,15 +1,19 @@
 """What is in the kernel: links, addresses, routes, ARP and FDB entries; read, compared, written.
 
-doors        `Kernel`: what a backend is given to work with
-netlink      links, addresses and rules, on pyroute2
-rtnetlink    routes, nexthops, ARP and FDB entries by the thousand: the socket
-rtmessages   and the bytes
-entries      such entries as values, and their difference
-peer_tables  peers' leases -> entries -> difference -> kernel: one path for all causes
-monitor      hears from the kernel when something may have changed
-repairs      what was restored; who changes it again and again
-interface    which link and address face the other hosts
-host         does the network fit beside what the host has; what did an earlier config leave
-blackhole    the route for packets to the own subnet that nothing else takes
-sysctls      what the kernel may do with our device's packets
+doors         `Kernel`: the objects through which a backend reaches the kernel
+links         links and addresses as values
+netlink       links, addresses and single routes, on pyroute2
+entries       routes, nexthops, ARP and FDB entries as values, and their difference
+rtnetlink     such entries by the thousand: the socket
+rtmessages    ... and their bytes
+rtlayout      the layout of all rtnetlink messages that are not pyroute2's
+peer_tables   peers' leases -> entries -> difference -> kernel: one path for all causes
+monitor       hints that something may have changed in the kernel
+subscription  ... the socket that receives its messages
+rtnotices     ... and their bytes
+repairs       counts and logs repairs; backs off from a program that undoes them
+interface     the link and the address that face the other hosts
+host          whether the network fits beside the host's own; devices of an earlier config
+blackhole     the route for packets to the own subnet that no bridge takes
+sysctls       settings of our device
 """

@@ -4,7 +4,8 @@ import logging
 from collections.abc import Collection, Iterable
 from ipaddress import IPv4Address, IPv4Network
 
-from flannel.kernel.netlink import Address, Link, Netlink
+from flannel.kernel.links import Address, Link
+from flannel.kernel.netlink import Netlink
 from flannel.kernel.rtmessages import FoundRoute
 from flannel.kernel.rtnetlink import RtNetlink
 
@@ -43,7 +44,7 @@ def overlap(
         return links[index].name if index in links else f"link {index}"
 
     def expected(dst: IPv4Network, link: int) -> bool:
-        return (link in links and _is_ours(links[link])) or any(dst.subnet_of(each) for each in own)
+        return (link in links and is_ours(links[link])) or any(dst.subnet_of(each) for each in own)
 
     for address in addresses:
         dst = address.interface.network
@@ -64,12 +65,13 @@ async def remove_stale_links(netlink: Netlink, network: IPv4Network, keep: str) 
     """Remove links of an earlier config: ours by kind and name, with an address of ``network``."""
     used = {each.link for each in await netlink.list_addresses() if each.interface.ip in network}
     for link in await netlink.list_links():
-        if link.index in used and link.name != keep and _is_ours(link):
+        if link.index in used and link.name != keep and is_ours(link):
             log.warning("removing link %s, left by an earlier network config", link.name)
             await netlink.delete_link(link)
 
 
-def _is_ours(link: Link) -> bool:
+def is_ours(link: Link) -> bool:
+    """Whether a flanneld made the link: one of this version, or upstream's."""
     if link.vxlan is not None:
         return link.name == f"flannel.{link.vxlan.vni}"
     return link.kind == "tun" and link.name == "flannel0"

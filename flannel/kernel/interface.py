@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 
 from flannel.errors import NoInterface
-from flannel.kernel.netlink import Address, Link, Netlink
+from flannel.kernel.links import Address, Link
+from flannel.kernel.netlink import Netlink
 from flannel.kernel.rtmessages import FoundRoute
 from flannel.kernel.rtnetlink import RtNetlink
 from flannel.lease import is_unicast
@@ -66,8 +67,8 @@ async def find_external_interface(
     addresses = [each for each in await netlink.list_addresses() if each.scope != _SCOPE_HOST]
     found = match_names(links, addresses, choice)
     if found is None and choice.can_reach is not None:
-        index = await netlink.find_link_to(choice.can_reach)
-        found = (index, None) if index is not None else None
+        way = await netlink.find_way(choice.can_reach)
+        found = (way.link, None) if way is not None else None
     if found is None:
         if choice.names or choice.patterns or choice.can_reach is not None:
             raise NoInterface(f"cannot find an external interface: none {_wanted(choice)}")

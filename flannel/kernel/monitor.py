@@ -1,22 +1,19 @@
-"""Monitor: hears from the kernel when something of ours may have changed.
+"""Monitor: gives hints when the kernel reports that something of ours may have changed.
 
-It gives hints and nothing more: what is there is read by whoever acts on one, on the same path as
-at start. So a message too many costs a comparison, and one that was lost is made up for by the
-next comparison; when the kernel says that it has dropped some (ENOBUFS), that counts as a hint.
+It gives hints and nothing more: whoever acts on one reads what is there, on the same path as at
+start. A message too many costs one comparison. After an error of the socket, such as ENOBUFS when
+the kernel dropped messages, the socket is opened anew and the hint is `ANYTHING`.
 
-What we write ourselves comes back as messages too. Those of `flannel.kernel.rtnetlink`, thousands,
-carry its port and a socket filter in the kernel drops them; so it does with the ARP traffic of
-other links. Two kinds carry no port, whoever is behind them: VXLAN's FDB messages
-(vxlan_fdb_notify in drivers/net/vxlan), and that an ARP entry is gone
+What we write ourselves comes back as messages too. A filter drops those of
+`flannel.kernel.rtnetlink`, which are thousands. Two kinds carry no port, whoever made the change:
+VXLAN's FDB messages (vxlan_fdb_notify in drivers/net/vxlan), and the removal of an ARP entry
 (neigh_cleanup_and_release in net/core). They are compared with what we believe to be there.
 """
 
 import asyncio
 import enum
-import errno
+import logging
 import socket
-import struct
-from array import array
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,27 +21,21 @@ from ipaddress import IPv4Network
 from typing import Self
 
 from flannel.errors import KernelError
-from flannel.kernel import rtmessages as rt
+from flannel.kernel import rtlayout as rt
+from flannel.kernel import rtmessages, rtnotices
 from flannel.kernel.entries import Entry, Key, Neighbour, key
+from flannel.kernel.subscription import Notice, Subscription
+
+log = logging.getLogger(__name__)
 
 QUIET = 0.05
-"""Seconds from the first message to the hint: who takes one thing away often takes several."""
-
-_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP = 270, 1  # linux/netlink.h
-_SO_ATTACH_FILTER, _SO_RCVBUFFORCE = 26, 33  # asm-generic/socket.h
-_BUFFER = 4 << 20
-
-# enum rtnetlink_groups: links, neighbours and FDB, IPv4 addresses, IPv4 routes, nexthops.
-_GROUPS = (1, 3, 5, 7)
-_GROUP_NEXTHOP = 32  # Linux 5.3
+"""Seconds from the first message to the hint: changes seldom come alone."""
 
 _BATCH = 512
 """Messages read before other tasks get a turn."""
 
-# linux/filter.h: load 32 or 16 bits in network order; jump if equal; end with that many bytes.
-_LOAD_32, _LOAD_16, _JUMP_EQUAL, _RETURN = 0x20, 0x28, 0x15, 0x06
-_INSTRUCTION = struct.Struct("=HBBI")
-_PROGRAM = struct.Struct("@HP")
+_RETRY = 1.0
+"""Seconds between two attempts to open the socket anew."""
 
 
 class Hint(enum.Flag):
@@ -62,11 +53,11 @@ ANYTHING = Hint.OVERLAY | Hint.UNDERLAY
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """What is ours.
+    """What belongs to the network.
 
     :ivar device: the name of the network's own link; "" if it has none.
     :ivar external: the name of the external interface.
-    :ivar holds: what we believe the kernel to hold at a key.
+    :ivar holds: returns the entry that we believe the kernel to hold at a key.
     """
 
     network: IPv4Network
@@ -79,49 +70,42 @@ class Monitor:
     """A subscription to the kernel's messages; ``with Monitor(tables.port) as monitor: ...``.
 
     :param own_port: the netlink port of the socket that writes our entries.
+    :param subscribe: opens the socket.
+    :ivar last_port: the netlink port of the socket that made the last change of ours by others,
+        often a process id.
     """
 
-    def __init__(self, own_port: int) -> None:
+    def __init__(
+        self, own_port: int, subscribe: Callable[[int], Subscription] = Subscription
+    ) -> None:
+        self.last_port = 0
         self._own_port = own_port
+        self._subscribe = subscribe
+        self._subscription: Subscription | None = None
         self._watched: Watched | None = None
         self._device = self._external = 0
         self._range = range(0)
         self._on_hint: Callable[[Hint], None] = lambda _: None
         self._hint = Hint.NOTHING
         self._unsigned: dict[Key, Entry | None] = {}
-        """What the messages without a port say."""
+        """By key, what the messages without a port report."""
         self._timer: asyncio.TimerHandle | None = None
-        self.overruns = 0
-        self.last_port = 0
-        """Who made the last change that was not ours: a netlink port, often a process id."""
-        try:
-            self._socket = socket.socket(
-                socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
-            )
-        except OSError as error:
-            raise KernelError("open a netlink socket", error.errno or errno.EIO) from error
-        with suppress(OSError):
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+        self._retry: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> Self:
-        self._attach_filter()
-        try:
-            self._socket.bind((0, 0))
-            for group in _GROUPS:
-                self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
-        except OSError as error:
-            self._socket.close()
-            raise KernelError("follow the kernel's changes", error.errno or errno.EIO) from error
-        with suppress(OSError):
-            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _GROUP_NEXTHOP)
-        asyncio.get_running_loop().add_reader(self._socket, self._read)
+        """Begin to receive.
+
+        :raises KernelError: the socket cannot be opened.
+        """
+        self._subscription = self._subscribe(self._own_port)
+        asyncio.get_running_loop().add_reader(self._subscription, self._read)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        asyncio.get_running_loop().remove_reader(self._socket)
-        self._socket.close()
+        for timer in (self._timer, self._retry):
+            if timer is not None:
+                timer.cancel()
+        self._close()
 
     def watch(self, watched: Watched, on_hint: Callable[[Hint], None]) -> None:
         """Begin to give hints about ``watched``, instead of what was watched before."""
@@ -137,22 +121,29 @@ class Monitor:
         before = self._device
         self._device = _index(self._watched.device)
         self._external = _index(self._watched.external)
-        if self._device != before:
-            self._attach_filter()
+        if self._device != before and self._subscription is not None:
+            self._subscription.focus(self._device)
 
     def _read(self) -> None:
-        """Read what has come. Once there is a hint, what follows tells nothing new: it waits."""
+        """Read what waits. After a hint, further messages tell nothing new: they wait."""
         hint = self._drain()
-        if (hint or self._unsigned) and self._timer is None:
-            loop = asyncio.get_running_loop()
-            loop.remove_reader(self._socket)
-            self._timer = loop.call_later(QUIET, self._tell)
+        if hint or self._unsigned:
+            self._tell_soon()
         self._hint |= hint
+
+    def _tell_soon(self) -> None:
+        if self._timer is not None:
+            return
+        loop = asyncio.get_running_loop()
+        if self._subscription is not None:
+            loop.remove_reader(self._subscription)
+        self._timer = loop.call_later(QUIET, self._tell)
 
     def _tell(self) -> None:
         self._timer = None
         self._hint |= self._drain()
-        asyncio.get_running_loop().add_reader(self._socket, self._read)
+        if self._subscription is not None:
+            asyncio.get_running_loop().add_reader(self._subscription, self._read)
         if self._watched is None:
             return
         holds = self._watched.holds
@@ -165,99 +156,99 @@ class Monitor:
             self._on_hint(hint)
 
     def _drain(self) -> Hint:
+        if self._subscription is None:
+            return Hint.NOTHING
+        try:
+            notices = self._subscription.read(_BATCH)
+        except KernelError as why:
+            log.debug("%s; opening the socket anew and comparing everything", why)
+            self._close()
+            self._open()
+            return ANYTHING
         hint = Hint.NOTHING
-        for _ in range(_BATCH):
-            try:
-                data = self._socket.recv(1 << 16)
-            except BlockingIOError:
-                break
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-                self.overruns += 1  # the socket works on, some messages are lost
-                hint = ANYTHING
-                continue
-            # One message a datagram, as notifications come.
-            _, kind, _, _, port = rt.HEADER.unpack_from(data)
-            about = self._about(kind, data[rt.HEADER.size :])
+        for notice in notices:
+            about = self._about(notice)
             if about:
                 hint |= about
-                self.last_port = port
+                self.last_port = notice.port
         return hint
 
-    def _about(self, kind: int, payload: bytes) -> Hint:
+    def _open_later(self) -> None:
+        self._retry = None
+        self._open()
+        if self._subscription is not None:
+            self._hint |= ANYTHING
+            self._tell_soon()
+
+    def _open(self) -> None:
+        """Open the socket; on failure try again later, while the regular comparisons go on."""
+        try:
+            self._subscription = self._subscribe(self._own_port)
+        except KernelError as why:
+            log.debug("%s; trying again", why)
+            self._retry = asyncio.get_running_loop().call_later(_RETRY, self._open_later)
+            return
+        self._subscription.focus(self._device)
+
+    def _close(self) -> None:
+        if self._subscription is not None:
+            asyncio.get_running_loop().remove_reader(self._subscription)
+            self._subscription.close()
+            self._subscription = None
+
+    def _about(self, notice: Notice) -> Hint:
+        kind, payload = notice.kind, notice.payload
         if kind in (rt.RTM_NEWNEIGH, rt.RTM_DELNEIGH):
             return self._about_neighbour(kind == rt.RTM_NEWNEIGH, payload)
         if kind in (rt.RTM_NEWROUTE, rt.RTM_DELROUTE):
             return self._about_route(payload)
         if kind in (rt.RTM_NEWNEXTHOP, rt.RTM_DELNEXTHOP):
-            return Hint.OVERLAY if rt.parse_nexthop_id(payload) in self._range else Hint.NOTHING
+            is_inside = rtnotices.parse_nexthop_id(payload) in self._range
+            return Hint.OVERLAY if is_inside else Hint.NOTHING
         if kind in (rt.RTM_NEWADDR, rt.RTM_DELADDR):
-            return self._about_link(rt.parse_address_link(payload))
+            return self._about_link(rtnotices.parse_address_link(payload))
         if kind in (rt.RTM_NEWLINK, rt.RTM_DELLINK):
-            index, name = rt.parse_link_name(payload)
+            index, name = rtnotices.parse_link_name(payload)
             return self._about_link(index) or self._about_name(name)
         return Hint.NOTHING
 
     def _about_link(self, index: int) -> Hint:
         if index == self._device:
             return Hint.OVERLAY
-        # What stands on the external interface falls and rises with it.
+        # The overlay's device depends on the external interface.
         return ANYTHING if index == self._external else Hint.NOTHING
 
     def _about_name(self, name: str) -> Hint:
-        """Of a link that is new, and may be called as ours was."""
+        """A link that is new may have the name that ours had."""
         if self._watched is None or name not in (self._watched.device, self._watched.external):
             return Hint.NOTHING
         return ANYTHING
 
     def _about_route(self, payload: bytes) -> Hint:
-        found = rt.parse_route_change(payload)
+        found = rtnotices.parse_route_change(payload)
         if found is None:
             return Hint.NOTHING
-        dst, link, is_own = found
-        if dst is None:  # the default route
+        if found.dst is None:  # the default route
             return Hint.UNDERLAY
-        if is_own or dst in self._range or (link and link == self._device):
+        is_over_device = found.link != 0 and found.link == self._device
+        if found.is_own or found.dst in self._range or is_over_device:
             return Hint.OVERLAY
         return Hint.NOTHING
 
     def _about_neighbour(self, is_there: bool, payload: bytes) -> Hint:
-        family, link = rt.parse_neighbour_link(payload)
+        family, link = rtnotices.parse_neighbour_link(payload)
         if not self._device or link != self._device:
             return Hint.NOTHING
         if family == socket.AF_INET:
             if is_there:
                 return Hint.OVERLAY
-            self._unsigned[Neighbour, rt.parse_neighbour_ip(payload), link] = None
+            self._unsigned[Neighbour, rtnotices.parse_neighbour_ip(payload), link] = None
             return Hint.NOTHING
-        fdb = rt.parse_fdb(payload, link)
+        fdb = rtmessages.parse_fdb(payload, link)
         if fdb is not None:
-            # The last message of each key is what counts, and it is not the time to judge yet.
+            # The last message of each key counts, and it is too early to judge.
             self._unsigned[key(fdb)] = fdb if is_there else None
         return Hint.NOTHING
-
-    def _attach_filter(self) -> None:
-        """Drop our own messages and other links' neighbours before they are queued."""
-        # It loads in network order what lies there in host order.
-        program = [
-            (_LOAD_32, 0, 0, 12),  # nlmsg_pid
-            (_JUMP_EQUAL, 6, 0, socket.htonl(self._own_port)),
-            (_LOAD_16, 0, 0, 4),  # nlmsg_type
-            (_JUMP_EQUAL, 1, 0, socket.htons(rt.RTM_NEWNEIGH)),
-            (_JUMP_EQUAL, 0, 2, socket.htons(rt.RTM_DELNEIGH)),
-            (_LOAD_32, 0, 0, rt.HEADER.size + 4),  # ndm_ifindex
-            (_JUMP_EQUAL, 0, 1, socket.htonl(self._device)),
-            (_RETURN, 0, 0, 1 << 16),
-            (_RETURN, 0, 0, 0),
-        ]
-        code = array("B", b"".join(_INSTRUCTION.pack(*each) for each in program))
-        address, _ = code.buffer_info()
-        # It is a saving: `_about` judges for itself. A kernel without it may still be followed.
-        with suppress(OSError):
-            self._socket.setsockopt(
-                socket.SOL_SOCKET, _SO_ATTACH_FILTER, _PROGRAM.pack(len(program), address)
-            )
 
 
 def _index(name: str) -> int:

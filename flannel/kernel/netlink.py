@@ -10,9 +10,9 @@ absent. Each raises `KernelError` and says what it was doing.
 
 import asyncio
 import errno
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any, Self
 
@@ -23,6 +23,7 @@ from pyroute2.netlink.rtnl import RTM_GETLINK, RTM_GETROUTE
 
 from flannel.errors import KernelError
 from flannel.kernel.entries import PROTOCOL
+from flannel.kernel.links import Address, Link, VxlanSettings, Way
 
 _GET_LINK, _GET_ROUTE = (RTM_GETLINK, NLM_F_REQUEST), (RTM_GETROUTE, NLM_F_REQUEST)
 """What pyroute2 calls "get", but for NLM_F_ACK: the answer is the acknowledgement, or an error is.
@@ -30,77 +31,34 @@ An acknowledgement of its own would come when pyroute2 has forgotten the request
 in its queue for what nobody has asked for: 36 bytes, and as its buffer was large, a hole of some
 2 kB before the next in the heap."""
 
+_PATIENCE = 5.0
+"""Seconds to wait for an answer. The kernel answers at once, or what it answered was lost."""
+
 _IFF_UP = 0x1
 _RTN_LOCAL = 2  # rtnetlink.h
 _SCOPE_LINK = 253  # rtnetlink.h: RT_SCOPE_LINK
 _LAST_METRIC = 2**32 - 1
-
-
-@dataclass(frozen=True, slots=True)
-class VxlanSettings:
-    """What makes two VXLAN links compatible; all of it is fixed when the link is made."""
-
-    vni: int
-    parent: int
-    """Index of the link that carries the tunnel."""
-    local: IPv4Address | None
-    port: int
-    learning: bool
-    gbp: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A network interface. ``kind`` is "" for hardware, ``vxlan`` is there for kind "vxlan".
-
-    :ivar master: the index of the bridge or the like that it belongs to; 0: none.
-    """
-
-    index: int
-    name: str
-    kind: str
-    mtu: int
-    up: bool
-    mac: str
-    vxlan: VxlanSettings | None = None
-    master: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """An IPv4 address on the link with index ``link``; ``scope`` 0 is global, 253 the link."""
-
-    link: int
-    interface: IPv4Interface
-    scope: int
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """Where the kernel would send a packet: the link, the gateway if any, and the source address.
-
-    ``local`` is true if the destination is this host itself.
-    """
-
-    link: int
-    via: IPv4Address | None
-    source: IPv4Address | None
-    local: bool = False
+_NO_WAY = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL}
+"""No route; and what the kernel answers for routes of type unreachable, prohibit and blackhole."""
 
 
 class Netlink:
-    """An open rtnetlink socket; ``async with Netlink() as netlink: ...``."""
+    """An open rtnetlink socket; ``async with Netlink() as netlink: ...``.
+
+    After an error of the socket itself, such as ENOBUFS, or without an answer in time, the next
+    call opens another: pyroute2's can do nothing more then.
+    """
 
     def __init__(self) -> None:
         self._ipr: Any = AsyncIPRoute()
+        self._is_broken = False
         self._lock = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
-        await self._ipr.__aenter__()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self._ipr.__aexit__(*exc)
+        self._ipr.close()
 
     @asynccontextmanager
     async def _kernel(self, doing: str, absent: tuple[int, ...] = ()) -> AsyncIterator[None]:
@@ -110,11 +68,20 @@ class Netlink:
         """
         async with self._lock:
             try:
-                yield
+                if self._is_broken:
+                    self._ipr.close()
+                    self._ipr = AsyncIPRoute()
+                    self._is_broken = False
+                async with asyncio.timeout(_PATIENCE):
+                    yield
             except NetlinkError as error:
                 if error.code not in absent:
                     raise KernelError(doing, error.code) from error
+            except TimeoutError as error:
+                self._is_broken = True
+                raise KernelError(doing, errno.ETIMEDOUT) from error
             except OSError as error:
+                self._is_broken = True
                 raise KernelError(doing, error.errno or errno.EIO) from error
 
     async def list_links(self) -> list[Link]:
@@ -136,30 +103,22 @@ class Netlink:
         """Every IPv4 address, in the kernel's order: a link's primary address comes first."""
         found = []
         async with self._kernel("list addresses"):
-            async for message in await self._ipr.addr("dump", family=2):
+            async for message in await self._ipr.addr("dump", family=socket.AF_INET):
                 text = message.get("local") or message.get("address")
                 interface = IPv4Interface(f"{text}/{message['prefixlen']}")
                 found.append(Address(message["index"], interface, message["scope"]))
         return found
 
-    async def find_link_to(self, address: IPv4Address) -> int | None:
-        """The index of the link to ``address``, as ``ip route get`` tells; None: no way there."""
-        try:
-            async with self._kernel(f"look up the route to {address}"):
-                index: int = (await self._ipr.route(_GET_ROUTE, dst=str(address)))[0].get("oif")
-                return index
-        except KernelError as error:
-            if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES):
-                return None
-            raise
-
     async def find_way(self, address: IPv4Address) -> Way | None:
-        """What ``ip route get`` says of a packet that this host sends; None: no way there."""
+        """Where the kernel sends a packet of this host, as ``ip route get`` shows it.
+
+        None: there is no route, or one that refuses or drops the packet.
+        """
         try:
             async with self._kernel(f"look up the route to {address}"):
                 found = (await self._ipr.route(_GET_ROUTE, dst=str(address)))[0]
         except KernelError as error:
-            if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL):
+            if error.errno in _NO_WAY:
                 return None
             raise
         via, source = found.get("gateway"), found.get("prefsrc")

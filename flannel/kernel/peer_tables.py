@@ -1,29 +1,30 @@
 """PeerTables: keeps the kernel's tables equal to what the peers' leases call for.
 
-One path for start, event, resync and repair. Each peer's lease is planned into entries (pure, by
-the backend); what is wanted is compared with what is there; the difference is written in one
-batch. What is there comes from a dump when anything may have happened to it, and from memory
-when only a lease has changed, so one changed lease costs one lease however many there are.
+One path for start, event, resync and repair. The backend plans each peer's lease into entries
+(pure); the wanted entries are compared with those that are there; the difference is written in one
+batch. The entries that are there come from a dump when anything may have happened to them, and from
+memory when only a lease has changed: one changed lease costs one lease, however many there are.
 """
 
 import asyncio
 import errno
 import logging
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from ipaddress import IPv4Network
+from typing import NamedTuple, Protocol
 
 from flannel.errors import BadLease
 from flannel.kernel.entries import Entry, Key, Nexthop, Route, diff, key
 from flannel.kernel.repairs import Repairs
-from flannel.kernel.rtnetlink import Failure, RtNetlink
+from flannel.kernel.rtnetlink import Failure
 from flannel.lease import Lease, Peers
 from flannel.once import Once
 
 log = logging.getLogger(__name__)
 
 Plan = Callable[[Lease], Iterable[Entry]]
-"""The entries that one lease calls for; raises BadLease for a lease that nothing can be made of."""
+"""The entries that one lease calls for; raises BadLease for a lease that cannot be served."""
 
 Read = Callable[[], Iterable[Entry]]
 """The entries in the kernel that are ours to keep or remove."""
@@ -32,36 +33,56 @@ _CHUNK = 4096
 """Entries written before other tasks get a turn: 10 to 15 ms."""
 
 
+class Tables(Protocol):
+    """The part of `flannel.kernel.rtnetlink.RtNetlink` that is used here."""
+
+    def put(self, entries: Sequence[Entry]) -> list[Failure]:
+        """Add entries; return those that the kernel refused."""
+        ...
+
+    def delete(self, entries: Sequence[Entry]) -> list[Failure]:
+        """Remove entries; return those that the kernel refused to remove."""
+        ...
+
+
+class _Claim(NamedTuple):
+    """One lease's wish for the entry at a key."""
+
+    subnet: IPv4Network
+    entry: Entry
+
+
 class PeerTables:
-    """What is wanted of the kernel for all peers, and what it is believed to hold.
+    """The entries wanted for all peers, and those that the kernel is believed to hold.
 
     tables = PeerTables(kernel.tables, plan, read)
     await tables.apply(peers)               # reads the kernel
     await tables.apply(peers, changed)      # does not
 
     Where two leases claim one key with different entries, as two hosts with the same VTEP MAC do,
-    the first that came keeps it: a newcomer cannot take a working peer's traffic.
+    the first claim stands: a newcomer cannot take a working peer's traffic.
     """
 
     def __init__(
-        self, kernel: RtNetlink, plan: Plan, read: Read, repairs: Repairs | None = None
+        self, tables: Tables, plan: Plan, read: Read, repairs: Repairs | None = None
     ) -> None:
-        self._kernel = kernel
+        self._tables = tables
         self._plan = plan
         self._read = read
         self._repairs = repairs or Repairs()
         self._planned: dict[IPv4Network, tuple[Lease, tuple[Entry, ...]]] = {}
-        self._claims: dict[Key, list[tuple[IPv4Network, Entry]]] = {}
+        self._claims: dict[Key, list[_Claim]] = {}
         self._found: dict[Key, Entry] = {}
         self._is_known = False
         self._rested: set[Key] = set()
-        """What the last comparison left as it was, for somebody fights over it."""
+        """Keys that the last comparison left alone, because somebody else keeps changing them."""
         self._bad_leases = Once(log)
         self._conflicts = Once(log)
-        self._refused: dict[Key, int] = {}
+        self._logged_refusals: dict[Key, int] = {}
+        """By key, the error number of a refusal that was logged and still lasts."""
 
     def holds(self, at: Key) -> Entry | None:
-        """What the kernel holds at a key, as far as is known."""
+        """The entry that the kernel holds at a key, as far as is known."""
         return self._found.get(at)
 
     async def apply(self, peers: Peers, changed: Collection[IPv4Network] | None = None) -> None:
@@ -72,25 +93,37 @@ class PeerTables:
             touched |= self._replan(subnet, peers.get(subnet))
         was_known = self._is_known
         if changed is None:
-            before, self._found = self._found, {key(entry): entry for entry in self._read()}
-            resting = self._repairs.resting()
-            if was_known and (before != self._found or self._rested):
-                self._note_repairs(before, resting)
-            touched = (self._claims.keys() | self._found.keys()) - resting
-            self._rested = resting
-            self._refused = {each: n for each, n in self._refused.items() if each in touched}
+            touched = self._compare()
         self._is_known = False  # should the kernel fail half-way
         await self._write(touched)
         self._is_known = True if changed is None else was_known
 
+    def _compare(self) -> set[Key]:
+        """Read the kernel, note what others have changed, return the keys to bring up to date."""
+        before, self._found = self._found, {key(entry): entry for entry in self._read()}
+        resting = self._repairs.resting()
+        if self._is_known and (before != self._found or self._rested):
+            self._note_repairs(before, resting)
+        self._rested = resting
+        touched = (self._claims.keys() | self._found.keys()) - resting
+        self._logged_refusals = {
+            each: number for each, number in self._logged_refusals.items() if each in touched
+        }
+        return touched
+
+    def _wanted(self, at: Key) -> Entry | None:
+        claims = self._claims.get(at)
+        return claims[0].entry if claims else None
+
     def _note_repairs(self, before: dict[Key, Entry], resting: set[Key]) -> None:
-        """What is about to be put back, or removed, and was not like that when we left it."""
-        found, claims, rested = self._found, self._claims, self._rested
+        """Note the entries that will be repaired now and were not left like that by us."""
+        found, rested = self._found, self._rested
         wrong = []
         for each in (before.keys() | found.keys() | rested) - resting:
-            have, wanted = found.get(each), claims[each][0][1] if each in claims else None
-            entry = before.get(each) or have or wanted
-            if have != wanted and (have != before.get(each) or each in rested) and entry:
+            left, have, wanted = before.get(each), found.get(each), self._wanted(each)
+            is_changed_by_others = have != left or each in rested
+            entry = left or have or wanted
+            if have != wanted and is_changed_by_others and entry is not None:
                 wrong.append(entry)
         self._repairs.note_entries(wrong)
 
@@ -102,7 +135,7 @@ class PeerTables:
         touched = set()
         for entry in entries:
             touched.add(each := key(entry))
-            claims = [claim for claim in self._claims[each] if claim[0] != subnet]
+            claims = [claim for claim in self._claims[each] if claim.subnet != subnet]
             if claims:
                 self._claims[each] = claims
             else:
@@ -116,13 +149,10 @@ class PeerTables:
         self._planned[subnet] = lease, entries
         for entry in entries:
             touched.add(each := key(entry))
-            others = self._claims.get(each)
-            if others is None:
-                self._claims[each] = [(subnet, entry)]
-                continue
-            others.append((subnet, entry))
-            if others[0][1] != entry:
-                owner = self._planned[others[0][0]][0]
+            claims = self._claims.setdefault(each, [])
+            claims.append(_Claim(subnet, entry))
+            if claims[0].entry != entry:
+                owner, _ = self._planned[claims[0].subnet]
                 self._conflicts.warn(
                     subnet,
                     f"cannot serve lease {lease} in full: {entry} belongs to lease {owner}",
@@ -139,19 +169,13 @@ class PeerTables:
         return entries
 
     async def _write(self, keys: Collection[Key]) -> None:
-        wanted = {each: claims[0][1] for each in keys if (claims := self._claims.get(each))}
+        wanted = {each: entry for each in keys if (entry := self._wanted(each)) is not None}
         difference = diff(self._found, wanted, keys)
         await self._remove(difference.clear)
-        refused = await self._put([e for e in difference.put if not isinstance(e, Route)])
-        routes = [e for e in difference.put if isinstance(e, Route)]
-        await self._put(
-            [
-                # Where a nexthop's id is somebody else's, the route carries its gateway itself.
-                e._replace(nexthop=0) if (Nexthop, e.nexthop, 0) in refused else e
-                for e in routes
-                if refused.get((Nexthop, e.nexthop, 0)) in (None, errno.EEXIST)
-            ]
-        )
+        others = [entry for entry in difference.put if not isinstance(entry, Route)]
+        refusals = await self._put(others)
+        routes = (entry for entry in difference.put if isinstance(entry, Route))
+        await self._put(_routes_to_write(routes, refusals))
         await self._remove(difference.drop)
         if any(difference):
             log.debug(
@@ -160,39 +184,54 @@ class PeerTables:
                 len(difference.drop),
             )
 
-    async def _put(self, entries: list[Entry]) -> dict[Key, int]:
-        """Write; return the keys that the kernel refused, with the error numbers."""
-        refused: dict[Key, int] = {}
+    async def _put(self, entries: Sequence[Entry]) -> dict[Key, int]:
+        """Write; return the error numbers of the entries that the kernel refused, by key."""
+        refusals: dict[Key, int] = {}
         news: list[Failure] = []
         for chunk in _chunks(entries):
-            failures = {key(failure.entry): failure for failure in self._kernel.put(chunk)}
+            failures = {key(failure.entry): failure for failure in self._tables.put(chunk)}
             for entry in chunk:
                 each = key(entry)
                 failure = failures.get(each)
                 if failure is None:
                     self._found[each] = entry
-                    self._refused.pop(each, None)
-                else:
-                    refused[each] = failure.errno
-                    if self._refused.get(each) != failure.errno:
-                        self._refused[each] = failure.errno
-                        news.append(failure)
+                    self._logged_refusals.pop(each, None)
+                    continue
+                refusals[each] = failure.errno
+                if self._logged_refusals.get(each) != failure.errno:
+                    self._logged_refusals[each] = failure.errno
+                    news.append(failure)
             await asyncio.sleep(0)
         for number in {failure.errno for failure in news}:
             first, *others = [failure.entry for failure in news if failure.errno == number]
             more = f" and {len(others)} more" if others else ""
             log.warning("cannot add %s%s: %s", first, more, os.strerror(number))
-        return refused
+        return refusals
 
-    async def _remove(self, entries: list[Entry]) -> None:
+    async def _remove(self, entries: Sequence[Entry]) -> None:
         for chunk in _chunks(entries):
-            for failure in self._kernel.delete(chunk):
+            for failure in self._tables.delete(chunk):
                 log.warning("cannot remove %s: %s", failure.entry, os.strerror(failure.errno))
             for entry in chunk:
                 self._found.pop(key(entry), None)
-                self._refused.pop(key(entry), None)
+                self._logged_refusals.pop(key(entry), None)
             await asyncio.sleep(0)
 
 
-def _chunks(entries: list[Entry]) -> Iterable[list[Entry]]:
+def _routes_to_write(routes: Iterable[Route], refusals: dict[Key, int]) -> list[Entry]:
+    """The routes whose nexthop the kernel took.
+
+    Where another program has the nexthop's id, the route gets a gateway of its own.
+    """
+    chosen: list[Entry] = []
+    for route in routes:
+        refusal = refusals.get((Nexthop, route.nexthop, 0))
+        if refusal is None:
+            chosen.append(route)
+        elif refusal == errno.EEXIST:
+            chosen.append(route._replace(nexthop=0))
+    return chosen
+
+
+def _chunks(entries: Sequence[Entry]) -> Iterable[Sequence[Entry]]:
     return (entries[start : start + _CHUNK] for start in range(0, len(entries), _CHUNK))

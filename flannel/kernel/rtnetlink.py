@@ -9,20 +9,26 @@ Errors need no acknowledgement: the kernel reports each with its message's seque
 import errno
 import socket
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Network
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 from flannel.errors import KernelError
-from flannel.kernel import rtmessages as rt
+from flannel.kernel import rtlayout as rt
+from flannel.kernel import rtmessages
 from flannel.kernel.entries import PROTOCOL, Entry, Fdb, Neighbour, Nexthop
 
-_SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_GET_STRICT_CHK = 270, 10, 12  # linux/netlink.h
+T = TypeVar("T")
+
 # asm-generic/socket.h, not in Python's socket: they ignore the sysctl limits and need
 # CAP_NET_ADMIN, as everything here does.
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _BUFFER = 4 << 20
+_LONGEST = 1 << 20
+_TIMEVAL = struct.Struct("@ll")
+_PATIENCE = 5
+"""Seconds to wait for an answer. The kernel does its work within the send, and answers at once."""
 
 _BATCH = 1024
 """Messages in one send. From 256 on the cost of a message is flat; more would hold the kernel's
@@ -38,53 +44,79 @@ class Failure(NamedTuple):
     errno: int
 
 
+def open_socket(port: int) -> socket.socket:
+    """A socket for `RtNetlink`, with this netlink port if it is free; 0: any."""
+    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    try:
+        try:
+            opened.bind((port, 0))
+        except OSError:
+            opened.bind((0, 0))
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(_PATIENCE, 0))
+    except OSError:
+        opened.close()
+        raise
+    for option in (_SO_SNDBUFFORCE, _SO_RCVBUFFORCE):
+        with suppress(OSError):
+            opened.setsockopt(socket.SOL_SOCKET, option, _BUFFER)
+    for option in (rt.NETLINK_CAP_ACK, rt.NETLINK_GET_STRICT_CHK):
+        with suppress(OSError):  # before Linux 4.3 and 4.20: longer replies, unfiltered dumps
+            opened.setsockopt(rt.SOL_NETLINK, option, 1)
+    return opened
+
+
 class RtNetlink:
     """A socket for bulk work on the routing, nexthop, neighbour and FDB tables.
 
     Not thread-safe. The kernel does its work within the call, so nothing here ever waits for
     anything else. Every method may raise `KernelError`; after one it is not known what was
-    written, and the tables have to be read again.
+    written, and the tables have to be read again. After an error of the socket itself, such as
+    ENOBUFS, the next call finds a new socket.
 
-    :ivar port: what the kernel calls this socket in its messages about what was changed by it.
+    :param open_: opens the socket.
+    :ivar port: the kernel puts it into its messages about what this socket has changed.
     :ivar has_nexthops: the kernel knows nexthop objects (Linux 5.3 and later).
     """
 
-    def __init__(self) -> None:
-        try:
-            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-        except OSError as error:
-            raise KernelError("open a netlink socket", error.errno or errno.EIO) from error
-        self._socket.bind((0, 0))
-        for option in (_SO_SNDBUFFORCE, _SO_RCVBUFFORCE):
-            with suppress(OSError):
-                self._socket.setsockopt(socket.SOL_SOCKET, option, _BUFFER)
-        for option in (_NETLINK_CAP_ACK, _NETLINK_GET_STRICT_CHK):
-            with suppress(OSError):  # before Linux 4.3 and 4.20: longer replies, unfiltered dumps
-                self._socket.setsockopt(_SOL_NETLINK, option, 1)
+    def __init__(self, open_: Callable[[int], socket.socket] = open_socket) -> None:
+        self._open = open_
+        self._socket: socket.socket | None = None
         self._sequence = 0
-        self.port: int = self._socket.getsockname()[0]
+        self.port = 0
+        self._connect()
         self.has_nexthops = self._probe_nexthops()
+
+    def _connect(self) -> socket.socket:
+        if self._socket is None:
+            try:
+                self._socket = self._open(self.port)
+            except OSError as error:
+                raise KernelError("open a netlink socket", error.errno or errno.EIO) from error
+            self.port = self._socket.getsockname()[0]
+        return self._socket
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._socket.close()
+        self._disconnect()
 
-    def put(self, entries: Sequence[Entry], *, replace: bool = True) -> list[Failure]:
-        """Add entries, or write them over what has their key.
+    def _disconnect(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
-        :param replace: False makes an existing key a failure (EEXIST).
+    def put(self, entries: Sequence[Entry]) -> list[Failure]:
+        """Add entries, or write them over those with their keys.
+
+        A nexthop whose id is taken is refused (EEXIST).
         """
-        return self._write(
-            entries,
-            lambda entry, n, flags: rt.put_message(entry, n, flags, replace=replace),
-        )
+        return self._write(entries, rtmessages.put_message)
 
     def delete(self, entries: Sequence[Entry]) -> list[Failure]:
         """Remove entries; those that are absent do not count as failures."""
         absent = (errno.ENOENT, errno.ESRCH, errno.ENODEV)
-        failures = self._write(entries, rt.delete_message)
+        failures = self._write(entries, rtmessages.delete_message)
         return [failure for failure in failures if failure.errno not in absent]
 
     def list_own(self, network: IPv4Network, link: int = 0) -> list[Entry]:
@@ -97,13 +129,13 @@ class RtNetlink:
         # The routes first: who removes a nexthop takes its routes along. Between the two dumps that
         # leaves a route whose nexthop is not known, which is no route, and both are written again;
         # the other way round a route would be, that names a nexthop which is not there.
-        dump = self._dump(rt.RTM_GETROUTE, rt.ROUTES_REQUEST, "list routes")
+        dump = self._dump(rt.RTM_GETROUTE, rtmessages.ROUTES_REQUEST, "list routes")
         hops = self.list_nexthops()
         by_id = {hop.id: hop for hop, _ in hops}
         own: list[Entry] = [
             route
             for each in dump
-            if (route := rt.parse_route(each, by_id)) is not None
+            if (route := rtmessages.parse_route(each, by_id)) is not None
             and (
                 (link and route.link == link)
                 or (route.protocol == PROTOCOL and low <= int.from_bytes(route.dst, "big") <= high)
@@ -112,32 +144,32 @@ class RtNetlink:
         own += (hop for hop, protocol in hops if protocol == PROTOCOL and low <= hop.id <= high)
         return own
 
-    def list_foreign_routes(self) -> list[rt.FoundRoute]:
+    def list_foreign_routes(self) -> list[rtmessages.FoundRoute]:
         """The unicast IPv4 routes of the main table that other programs, or people, have made."""
-        dump = self._dump(rt.RTM_GETROUTE, rt.ROUTES_REQUEST, "list routes")
-        return [route for each in dump if (route := rt.parse_foreign_route(each)) is not None]
+        dump = self._dump(rt.RTM_GETROUTE, rtmessages.ROUTES_REQUEST, "list routes")
+        return _found(map(rtmessages.parse_foreign_route, dump))
 
     def list_blackholes(self) -> set[IPv4Network]:
         """The destinations of our blackhole routes, which `list_own` leaves out."""
-        dump = self._dump(rt.RTM_GETROUTE, rt.BLACKHOLES_REQUEST, "list blackhole routes")
-        return {found for each in dump if (found := rt.parse_blackhole(each)) is not None}
+        dump = self._dump(rt.RTM_GETROUTE, rtmessages.BLACKHOLES_REQUEST, "list blackhole routes")
+        return set(_found(map(rtmessages.parse_blackhole, dump)))
 
     def list_nexthops(self) -> list[tuple[Nexthop, int]]:
         """Every nexthop object with one IPv4 gateway, and its protocol."""
         if not self.has_nexthops:
             return []
-        dump = self._dump(rt.RTM_GETNEXTHOP, rt.NEXTHOPS_REQUEST, "list nexthops")
-        return [found for each in dump if (found := rt.parse_nexthop(each)) is not None]
+        dump = self._dump(rt.RTM_GETNEXTHOP, rtmessages.NEXTHOPS_REQUEST, "list nexthops")
+        return _found(map(rtmessages.parse_nexthop, dump))
 
     def list_neighbours(self, link: int) -> list[Neighbour]:
         """The permanent IPv4 neighbours of a link."""
-        dump = self._dump(rt.RTM_GETNEIGH, rt.neighbours_request(link), "list neighbours")
-        return [entry for each in dump if (entry := rt.parse_neighbour(each, link)) is not None]
+        dump = self._dump(rt.RTM_GETNEIGH, rtmessages.neighbours_request(link), "list neighbours")
+        return _found(rtmessages.parse_neighbour(each, link) for each in dump)
 
     def list_fdb(self, link: int) -> list[Fdb]:
         """The permanent FDB entries of a VXLAN link."""
-        dump = self._dump(rt.RTM_GETNEIGH, rt.fdb_request(link), "list the FDB")
-        return [entry for each in dump if (entry := rt.parse_fdb(each, link)) is not None]
+        dump = self._dump(rt.RTM_GETNEIGH, rtmessages.fdb_request(link), "list the FDB")
+        return _found(rtmessages.parse_fdb(each, link) for each in dump)
 
     def _write(
         self, entries: Sequence[Entry], message: Callable[[Entry, int, int], bytes]
@@ -170,9 +202,8 @@ class RtNetlink:
         """The payloads of a dump; taken again when the table changed under it."""
         for _ in range(_DUMP_TRIES):
             self._sequence += 1
-            length = rt.HEADER.size + len(request)
             flags = rt.NLM_F_REQUEST | rt.NLM_F_DUMP
-            self._send(rt.HEADER.pack(length, kind, flags, self._sequence, 0) + request)
+            self._send(rt.message(kind, self._sequence, flags, request))
             payloads, whole = self._read_dump(doing)
             if whole:
                 return payloads
@@ -204,24 +235,36 @@ class RtNetlink:
         return True
 
     def _send(self, data: bytes) -> None:
+        connected = self._connect()
         try:
-            self._socket.send(data)
+            connected.send(data)
         except OSError as error:
-            raise KernelError("write to netlink", error.errno or errno.EIO) from error
+            raise self._broken("write to netlink", error) from error
 
     def _receive(self) -> Iterator[tuple[int, int, int, bytes]]:
         """The messages of one datagram: (type, flags, sequence number, payload)."""
+        connected = self._connect()
         try:
-            data = self._socket.recv(1 << 20)
+            data = connected.recv(_LONGEST)
         except OSError as error:  # ENOBUFS among them: replies were lost
-            raise KernelError("read from netlink", error.errno or errno.EIO) from error
+            raise self._broken("read from netlink", error) from error
         offset = 0
         while offset + rt.HEADER.size <= len(data):
             length, kind, flags, sequence, _ = rt.HEADER.unpack_from(data, offset)
             yield kind, flags, sequence, data[offset + rt.HEADER.size : offset + length]
-            offset += (length + 3) & ~3
+            offset += rt.aligned(length)
+
+    def _broken(self, doing: str, error: OSError) -> KernelError:
+        """Give the socket up: what waits in it, or never comes, is of a request that failed."""
+        self._disconnect()
+        number = error.errno or errno.EIO
+        return KernelError(doing, errno.ETIMEDOUT if number == errno.EAGAIN else number)
+
+
+def _found(parsed: Iterable[T | None]) -> list[T]:
+    return [each for each in parsed if each is not None]
 
 
 def _error_number(payload: bytes) -> int:
-    number: int = struct.unpack_from("=i", payload)[0]
-    return -number
+    (number,) = rt.ERROR.unpack_from(payload)
+    return -int(number)

@@ -10,7 +10,8 @@ from flannel.backends.vxlan.network import VxlanNetwork
 from flannel.firewall.rules import Guard
 from flannel.kernel.doors import Kernel
 from flannel.kernel.interface import ExternalInterface
-from flannel.kernel.netlink import Link, Netlink
+from flannel.kernel.links import Link
+from flannel.kernel.netlink import Netlink
 from flannel.kernel.rtnetlink import RtNetlink
 from flannel.lease import Lease, LeaseAttrs
 from flannel.network_config import NetworkConfig

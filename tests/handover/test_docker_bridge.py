@@ -5,7 +5,7 @@ from ipaddress import IPv4Interface
 import pytest
 
 from flannel.handover.docker_bridge import misfits
-from flannel.kernel.netlink import Address, Link
+from flannel.kernel.links import Address, Link
 
 SUBNET = IPv4Interface("10.1.5.1/24")
 MTU = 1450

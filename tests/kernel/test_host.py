@@ -5,7 +5,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 import pytest
 
 from flannel.kernel.host import overlap
-from flannel.kernel.netlink import Address, Link, VxlanSettings
+from flannel.kernel.links import Address, Link, VxlanSettings
 from flannel.kernel.rtmessages import FoundRoute
 
 NETWORK = IPv4Network("10.1.0.0/16")

@@ -7,7 +7,7 @@ import pytest
 
 from flannel.errors import NoInterface
 from flannel.kernel.interface import ExternalInterface, InterfaceChoice, default_link, match_names
-from flannel.kernel.netlink import Address, Link
+from flannel.kernel.links import Address, Link
 from flannel.kernel.rtmessages import FoundRoute
 
 LINKS = [

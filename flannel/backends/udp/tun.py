@@ -15,7 +15,7 @@ from pathlib import Path
 from flannel.backends.udp.dataplane import Settings
 from flannel.errors import KernelError
 from flannel.kernel.doors import Kernel
-from flannel.kernel.netlink import Link
+from flannel.kernel.links import Link
 from flannel.systemd import FdStore, is_our_namespace
 
 log = logging.getLogger(__name__)
@@ -129,7 +129,8 @@ async def ensure_device(kernel: Kernel, settings: Settings) -> None:
         _disable_ipv6()
     await netlink.ensure_link_up(link, settings.mtu)
     await _ensure_address(kernel, link, IPv4Interface((settings.subnet.network_address, 32)))
-    if await netlink.find_link_to(settings.error_source) != link.index:
+    way = await netlink.find_way(settings.error_source)
+    if way is None or way.link != link.index:
         kernel.repairs.note(f"the route to {network} was gone")
         await netlink.replace_route(network, link)
     strange = tables.list_own(network, link.index)  # of another backend, earlier, or by hand

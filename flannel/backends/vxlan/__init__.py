@@ -24,7 +24,7 @@ from flannel.errors import BadNetworkConfig, KernelError
 from flannel.firewall.rules import Guard
 from flannel.kernel.doors import Kernel
 from flannel.kernel.interface import ExternalInterface
-from flannel.kernel.netlink import Link, VxlanSettings
+from flannel.kernel.links import Link, VxlanSettings
 from flannel.lease import Lease, LeaseAttrs
 from flannel.network_config import NetworkConfig
 

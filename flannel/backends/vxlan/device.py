@@ -9,7 +9,8 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 
 from flannel.errors import KernelError
-from flannel.kernel.netlink import Link, Netlink, VxlanSettings
+from flannel.kernel.links import Link, VxlanSettings
+from flannel.kernel.netlink import Netlink
 from flannel.kernel.repairs import Repairs
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from flannel.firewall.rules import Guard
 from flannel.kernel.doors import Kernel
 from flannel.kernel.entries import Entry, Fdb, Key, Neighbour, routed
 from flannel.kernel.interface import ExternalInterface
-from flannel.kernel.netlink import Link
+from flannel.kernel.links import Link
 from flannel.kernel.peer_tables import PeerTables
 from flannel.lease import Lease, Peers
 
