@@ -1,32 +1,27 @@
 """flannel cleanup: remove all that is ours from this host. The lease stays in etcd."""
 
-import json
-import shutil
-from collections.abc import Iterable, Sequence
+import asyncio
+from functools import partial
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import NamedTuple
 
-from flannel import programs
 from flannel.cli.context import Context, DaemonDown
-from flannel.cli.host_view import has_legacy_tables
 from flannel.daemon import identity, saved_state
-from flannel.errors import BadOption, CannotRun
+from flannel.errors import BadOption, CannotWrite, FlannelError, KernelError
+from flannel.firewall.removal import Part, find_ours
 from flannel.health.pages import socket_path
-from flannel.kernel.entries import Entry
 from flannel.kernel.host import is_ours
-from flannel.kernel.links import Link
 from flannel.kernel.netlink import Netlink
 from flannel.kernel.rtnetlink import RtNetlink
 
-_NFT_TABLE = {"family": "ip", "name": "flannel"}
-_CHAINS = ("FLANNEL-FWD", "FLANNEL-POSTRTG")
-_PATIENCE = 10.0
 _EVERYTHING = IPv4Network("0.0.0.0/0")
 
 
 async def cleanup(context: Context) -> int:
-    """Show it, ask, remove it."""
+    """Show what is ours, ask, remove it; exit status 1 if something stays.
+
+    :raises BadOption: flanneld runs.
+    """
     try:
         await context.ask_daemon("/status")
     except DaemonDown:
@@ -35,93 +30,75 @@ async def cleanup(context: Context) -> int:
         raise BadOption("cannot clean up: flanneld runs, and would put it back; stop it first")
     async with Netlink() as netlink:
         with RtNetlink() as tables:
-            firewall = await _firewall()
-            links = [link for link in await netlink.list_links() if is_ours(link)]
-            entries = tables.list_own(_EVERYTHING)
-            blackholes = tables.list_blackholes()
-            files = _files(context)
-            what = _what(links, entries, blackholes, files) + [each.what for each in firewall]
-            if not what:
-                context.show({"removed": []}, "there is nothing of ours on this host")
-                return 0
+            firewall = await find_ours()
+            parts = [*await _links(netlink), *_entries(tables), *_blackholes(netlink, tables),
+                     *firewall.parts, *_files(context)]  # fmt: skip
+            notes = [f"not seen: {why}" for why in firewall.unread + firewall.foreign]
             if not context.as_json:
-                print("\n".join(["of ours on this host:", *(f"  {each}" for each in what)]))
+                print("\n".join([_found(parts), *notes]))
             question = "Containers here are cut off from the other hosts without it. Remove it?"
-            if not context.confirm(question):
+            if parts and not context.confirm(question):
                 return 1
-            for link in links:
-                await netlink.delete_link(link)
-            tables.delete(tables.list_own(_EVERYTHING))
-            for subnet in blackholes:
-                await netlink.delete_blackhole(subnet)
-            for each in firewall:
-                await _run(each.argv, each.document)
-    for path in files:
-        path.unlink(missing_ok=True)
-    context.show({"removed": what}, "removed; the lease stays in etcd until it ends, or: flannel "
-                 "release SUBNET")  # fmt: skip
-    return 0
+            removed, failed = await _remove(parts)
+    document = {"removed": removed, "failed": failed, "unread": firewall.unread + firewall.foreign}
+    context.show(document, _outcome(removed, failed))
+    return 1 if failed or firewall.unread else 0
 
 
-class _Removal(NamedTuple):
-    """Something to be removed, and the program that does."""
-
-    what: str
-    argv: tuple[str, ...]
-    document: str = ""
+def _found(parts: list[Part]) -> str:
+    if not parts:
+        return "there is nothing of ours on this host"
+    return "\n".join(["of ours on this host:", *(f"  {each.what}" for each in parts)])
 
 
-async def _firewall() -> list[_Removal]:
-    """What is ours in the firewall."""
-    found = []
-    if shutil.which("nft") is not None:
-        listed = json.loads(await _run(("nft", "-j", "list", "tables")))["nftables"]
-        if any(each.get("table", {}).items() >= _NFT_TABLE.items() for each in listed):
-            table = (_NFT_TABLE["family"], _NFT_TABLE["name"])
-            found.append(_Removal("nftables table ip flannel", ("nft", "delete", "table", *table)))
-    for tool in ("iptables", "iptables-legacy"):
-        if shutil.which(f"{tool}-save") is None:
-            continue
-        # Of the legacy kind an empty table is made by looking at it.
-        if tool == "iptables-legacy" and not has_legacy_tables():
-            continue
-        document = iptables_removal(await _run((f"{tool}-save",)))
-        if document:
-            argv = (f"{tool}-restore", "--noflush", "--wait")
-            found.append(_Removal(f"{tool} chains {', '.join(_CHAINS)}", argv, document))
-    return found
+def _outcome(removed: list[str], failed: list[str]) -> str:
+    if failed:
+        return "\n".join(["NOT removed:", *(f"  {why}" for why in failed)])
+    if not removed:
+        return ""
+    return "removed; the lease stays in etcd until it ends, or: flannel release SUBNET"
 
 
-def iptables_removal(saved: str) -> str:
-    """Input of iptables-restore that removes our chains and the rules that jump to them.
-
-    Empty if there are none.
-
-    :param saved: what iptables-save prints.
-    """
-    lines: list[str] = []
-    table: list[str] = []
-    for line in saved.splitlines():
-        words = line.split()
-        if line.startswith("*"):
-            table = [line]
-        elif line.startswith(":") and words[0][1:] in _CHAINS:
-            table += [f"-F {words[0][1:]}", f"-X {words[0][1:]}"]
-        elif line.startswith("-A ") and words[1] not in _CHAINS and words[-1] in _CHAINS:
-            table.insert(1, f"-D {line[3:]}")
-        elif line == "COMMIT" and len(table) > 1:
-            lines += [*table, line]
-    return "".join(f"{line}\n" for line in lines)
+async def _remove(parts: list[Part]) -> tuple[list[str], list[str]]:
+    """Remove all that can be; return what was, and why the rest was not."""
+    removed, failed = [], []
+    for each in parts:
+        try:
+            await each.remove()
+        except FlannelError as why:
+            failed.append(str(why))
+        else:
+            removed.append(each.what)
+    return removed, failed
 
 
-async def _run(argv: Sequence[str], document: str = "") -> str:
-    done = await programs.run(argv, stdin=document.encode(), timeout=_PATIENCE)
-    if done.status != 0:
-        raise CannotRun(f"cannot run {' '.join(argv)}: {done.complaint}")
-    return done.stdout.decode(errors="replace")
+async def _links(netlink: Netlink) -> list[Part]:
+    return [
+        Part(f"device {link.name}", partial(netlink.delete_link, link))
+        for link in await netlink.list_links()
+        if is_ours(link)
+    ]
 
 
-def _files(context: Context) -> list[Path]:
+def _entries(tables: RtNetlink) -> list[Part]:
+    entries = tables.list_own(_EVERYTHING)
+
+    async def remove() -> None:
+        # Those over our link have gone with it.
+        for entry, errno in tables.delete(tables.list_own(_EVERYTHING)):
+            raise KernelError(f"remove {entry}", errno)
+
+    return [Part(f"{len(entries)} routes and nexthops", remove)] if entries else []
+
+
+def _blackholes(netlink: Netlink, tables: RtNetlink) -> list[Part]:
+    return [
+        Part(f"blackhole route {dst}", partial(netlink.delete_blackhole, dst))
+        for dst in sorted(tables.list_blackholes())
+    ]
+
+
+def _files(context: Context) -> list[Part]:
     subnet_file, state = context.options.subnet_file, context.options.state_dir
     paths = (
         subnet_file,
@@ -129,17 +106,15 @@ def _files(context: Context) -> list[Path]:
         state / saved_state.FILE_NAME,
         state / identity.FILE_NAME,
     )
-    return [path for path in paths if path.exists()]
+    return [
+        Part(f"file {path}", partial(asyncio.to_thread, _unlink, path))
+        for path in paths
+        if path.exists()
+    ]
 
 
-def _what(
-    links: Sequence[Link],
-    entries: Sequence[Entry],
-    blackholes: Iterable[IPv4Network],
-    files: Sequence[Path],
-) -> list[str]:
-    what = [f"device {link.name}" for link in links]
-    if entries:
-        what.append(f"{len(entries)} routes and nexthops")
-    what += [f"blackhole route {each}" for each in sorted(blackholes)]
-    return what + [f"file {path}" for path in files]
+def _unlink(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as why:
+        raise CannotWrite(f"cannot remove {path}: {why.strerror}") from why

@@ -1,21 +1,17 @@
 """What this host has, as the kernel and its tools tell."""
 
-import shutil
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from flannel import programs
 from flannel.cli.rulesets import iptables as iptables_rules
 from flannel.cli.rulesets import nft as nft_rules
 from flannel.cli.rulesets.verdict import Chain
-from flannel.errors import CannotRun
+from flannel.firewall.listing import read_rules
 from flannel.handover import subnet_env
 from flannel.kernel.links import Address, Link
 from flannel.kernel.netlink import Netlink
 from flannel.kernel.rtnetlink import RtNetlink
-
-_PATIENCE = 10.0
 
 
 @dataclass
@@ -49,44 +45,16 @@ class Host:
         return self.links[index].name if index in self.links else f"link {index}"
 
     async def read_firewall(self) -> None:
-        """Fill `chains`."""
-        has_iptables = False
-        for tool in ("iptables-save", "iptables-legacy-save"):
-            if shutil.which(tool) is None or (tool != "iptables-save" and not has_legacy_tables()):
-                continue
-            text = await self._output(tool)
-            if text is not None:
-                has_iptables |= tool == "iptables-save"
-                self.chains |= iptables_rules.parse(text, tool.removesuffix("-save"))
-        if shutil.which("nft") is None:
-            if not has_iptables:
-                self.unseen.append("the firewall: there is neither nft nor iptables-save")
-            return
-        text = await self._output("nft", "-j", "list", "ruleset")
-        if text is not None:
+        """Fill `chains` and `unseen`."""
+        listing = await read_rules()
+        self.unseen += listing.unread
+        for program, _, text in listing.iptables:
+            self.chains |= iptables_rules.parse(text, program)
+        if listing.nft:
             try:
-                self.chains |= nft_rules.parse(text, skip_iptables=has_iptables)
+                self.chains |= nft_rules.parse(listing.nft, skip=listing.doubled)
             except (ValueError, KeyError, TypeError) as why:
                 self.unseen.append(f"nftables: what nft prints cannot be read: {why}")
-
-    async def _output(self, *argv: str) -> str | None:
-        try:
-            done = await programs.run(argv, timeout=_PATIENCE)
-        except CannotRun as why:
-            self.unseen.append(str(why))
-            return None
-        if done.status != 0:
-            self.unseen.append(f"cannot run {argv[0]}: {done.complaint}")
-            return None
-        return done.stdout.decode(errors="replace")
-
-
-def has_legacy_tables() -> bool:
-    """Whether somebody uses iptables of the kind before nftables; to list them would load it."""
-    try:
-        return bool(Path("/proc/thread-self/net/ip_tables_names").read_text().strip())
-    except OSError:
-        return False
 
 
 def sysctl(name: str) -> int | None:

@@ -6,5 +6,7 @@ nftables        the same for nft: masquerade, and who may send
 iptables        the same for iptables: forwarding; masquerade where there is no nft
 peer_addresses  who may send while leases change
 tools           which iptables this host has; reads and writes their rules
+listing         all rules of the host, whoever made them, for those who judge packets
+removal         all of it that is ours, for `flannel cleanup`
 nfnetlink       what the kernel tells of nf_tables without nft
 """

@@ -40,6 +40,9 @@ class _Place:
 
 _FORWARD = _Place("filter", "FORWARD", "FLANNEL-FWD", "flanneld forward")
 _POSTROUTING = _Place("nat", "POSTROUTING", "FLANNEL-POSTRTG", "flanneld masq", "FLANNEL")
+_PLACES = _FORWARD, _POSTROUTING
+TABLES = tuple(place.table for place in _PLACES)
+"""Where our chains are."""
 
 
 def forward_rules(rules: Rules) -> list[str]:
@@ -84,9 +87,22 @@ def changes(
         lines = _change(place, _table(saved, place.table), rules)
         if sweep:
             lines = [*_old_rules(place, _table(saved, place.table), network, rules), *lines]
-        if lines:
-            text += "\n".join((f"*{place.table}", *lines, "COMMIT")) + "\n"
+        text += _document(place.table, lines)
     return text
+
+
+def removal(saved: str) -> str:
+    """What ``iptables-restore --noflush`` reads to take our chains away; "" if there are none.
+
+    :param saved: what ``iptables-save`` prints.
+    """
+    return "".join(
+        _document(place.table, _removal(place, _table(saved, place.table))) for place in _PLACES
+    )
+
+
+def _document(table: str, lines: Sequence[str]) -> str:
+    return "\n".join((f"*{table}", *lines, "COMMIT", "")) if lines else ""
 
 
 def forwards_all(saved: str) -> bool:
@@ -110,23 +126,16 @@ def _rules_of(lines: Iterable[str], chain: str) -> list[str]:
 
 
 def _jumps_to(rule: str, chains: Sequence[str]) -> bool:
-    return any(rule.endswith(f"-j {chain}") for chain in chains)
+    return any(rule.endswith((f"-j {chain}", f"-g {chain}")) for chain in chains)
 
 
 def _change(place: _Place, lines: list[str], wanted: Sequence[str]) -> list[str]:
-    chains = {line[1:].split(" ", 1)[0] for line in lines if line.startswith(":")}
+    if not wanted:
+        return _removal(place, lines)
     rules = _rules_of(lines, place.builtin)
     ours = [rule for rule in rules if _jumps_to(rule, (place.chain,))]
-    result = []
-    old = place.v05_chain
-    if old and old in chains:
-        result += [f"-D {place.builtin} {rule}" for rule in rules if _jumps_to(rule, (old,))]
-        result += [f"-F {old}", f"-X {old}"]
+    result = _removal_of(place.v05_chain, lines)
     right = ours == [place.jump] and _is_reached(place, rules)
-    if not wanted:
-        result += [f"-D {place.builtin} {rule}" for rule in ours]
-        result += [f"-F {place.chain}", f"-X {place.chain}"] if place.chain in chains else []
-        return result
     if not right or _rules_of(lines, place.chain) != list(wanted):
         # To declare a chain is to empty it.
         result = [f":{place.chain} - [0:0]", *result]
@@ -135,6 +144,22 @@ def _change(place: _Place, lines: list[str], wanted: Sequence[str]) -> list[str]
         result += [f"-D {place.builtin} {rule}" for rule in ours]
         result.append(_insertion(place, [rule for rule in rules if rule not in ours]))
     return result
+
+
+def _removal(place: _Place, lines: list[str]) -> list[str]:
+    return _removal_of(place.v05_chain, lines) + _removal_of(place.chain, lines)
+
+
+def _removal_of(chain: str, lines: list[str]) -> list[str]:
+    """Lines that delete a chain and all rules that lead into it; [] if there is no such chain."""
+    if not any(line.startswith(f":{chain} ") for line in lines):
+        return []
+    jumps = [line for line in lines if line.startswith("-A ") and _jumps_to(line, (chain,))]
+    return [
+        *(f"-D {line.removeprefix('-A ')}" for line in jumps if line.split(" ")[1] != chain),
+        f"-F {chain}",
+        f"-X {chain}",
+    ]
 
 
 def _is_reached(place: _Place, rules: list[str]) -> bool:

@@ -25,6 +25,8 @@ from flannel.firewall.rules import KUBE_MARK, MULTICAST, Guard, Rules
 from flannel.firewall.tools import TIMEOUT
 
 TABLE = "flannel"
+OUR_TABLES = frozenset({("ip", TABLE)})
+"""By family and name: all that flanneld makes."""
 UPSTREAM_TABLES = frozenset({("ip", "flannel-ipv4"), ("ip6", "flannel-ipv6")})
 
 COUNTERS = ("unknown_peer", "wrong_interface", "spoofed", "not_mine")

@@ -12,7 +12,7 @@ ask here, so that all of them mean the same tables.
 
 import re
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from flannel import programs
@@ -115,3 +115,17 @@ async def find_iptables(which: Callable[[str], str | None] = shutil.which) -> li
         if all(each.legacy is not other.legacy for other in found):
             found.append(each)
     return found
+
+
+def unlisted_legacy_tables(tools: Iterable[Iptables]) -> list[str]:
+    """Why tables of the older iptables cannot be listed; [] if a tool can, or none are in use."""
+    if any(tool.legacy for tool in tools):
+        return []
+    try:
+        tables = legacy_tables()
+    except FirewallError as why:
+        return [str(why)]
+    names = ", ".join(tables or ())
+    return (
+        [f"tables of iptables-legacy are in use, and it is not installed: {names}"] if names else []
+    )

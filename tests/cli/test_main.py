@@ -10,7 +10,6 @@ from types import ModuleType
 import pytest
 
 from flannel.cli import config, context
-from flannel.cli.cleanup import iptables_removal
 from flannel.cli.context import duration, environment, facts, table
 from flannel.cli.findings import KINDS, Finding
 from flannel.cli.main import SHARED, parser
@@ -193,20 +192,6 @@ def test_upper_and_lower_case_make_no_difference_of_a_config() -> None:
     assert config.report(before, after, [])["changes"] == [
         {"member": "backend.vni", "before": None, "after": 7}
     ]
-
-
-def test_only_our_chains_are_taken_from_iptables() -> None:
-    saved = (
-        "*nat\n:POSTROUTING ACCEPT [0:0]\n-A POSTROUTING -j MASQUERADE\nCOMMIT\n"
-        "*filter\n:FORWARD DROP [0:0]\n:FLANNEL-FWD - [0:0]\n:DOCKER - [0:0]\n"
-        '-A FORWARD -m comment --comment "flanneld forward" -j FLANNEL-FWD\n'
-        "-A FORWARD -j DOCKER\n-A FLANNEL-FWD -s 10.1.0.0/16 -j ACCEPT\nCOMMIT\n"
-    )
-    assert iptables_removal(saved) == (
-        '*filter\n-D FORWARD -m comment --comment "flanneld forward" -j FLANNEL-FWD\n'
-        "-F FLANNEL-FWD\n-X FLANNEL-FWD\nCOMMIT\n"
-    )
-    assert iptables_removal(saved.replace("FLANNEL-FWD", "OTHER")) == ""
 
 
 def test_a_probes_answer_belongs_to_its_question() -> None:

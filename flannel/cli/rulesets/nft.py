@@ -1,7 +1,7 @@
 """What ``nft -j list ruleset`` prints, as chains that `ruleset` understands."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
@@ -17,15 +17,14 @@ _VERDICTS = {
 }
 _PASSIVE = {"counter", "log", "limit", "mangle", "notrack", "ct helper", "meter"}
 _PASSIVE_MATCHES = {"nfproto", "protocol"}
-_IPTABLES = {"filter", "nat", "mangle", "raw", "security"}
 
 Sets = Mapping[str, list[Any]]
 
 
-def parse(text: str, *, skip_iptables: bool) -> dict[str, dict[str, Chain]]:
+def parse(text: str, *, skip: Collection[str] = ()) -> dict[str, dict[str, Chain]]:
     """The tables for IPv4, by ``nft <family> <table>``.
 
-    :param skip_iptables: leave out those that iptables keeps there, and shows better itself.
+    :param skip: tables of family ip to leave out: iptables-save shows its own better than nft.
     :raises ValueError: it is not such a document.
     """
     objects = json.loads(text)["nftables"]
@@ -36,7 +35,7 @@ def parse(text: str, *, skip_iptables: bool) -> dict[str, dict[str, Chain]]:
             family, table = body.get("family"), body.get("table", "")
             if family not in ("ip", "inet") or kind not in ("set", "chain", "rule"):
                 continue
-            if skip_iptables and family == "ip" and table in _IPTABLES:
+            if family == "ip" and table in skip:
                 continue
             name = f"nft {family} {table}"
             if kind == "set":

@@ -93,7 +93,7 @@ def nft(*expressions: list[Any], policy: str = "accept", **extra: Any) -> Tables
         "addr": "10.1.9.0", "len": 24}}]}  # fmt: skip
     rules = [{"rule": {**where, "expr": each}} for each in expressions]
     text = json.dumps({"nftables": [{"set": peers}, {"chain": chain}, *rules]})
-    return nft_rules.parse(text, skip_iptables=True)
+    return nft_rules.parse(text)
 
 
 def match(left: dict[str, Any], right: Any, op: str = "==") -> dict[str, Any]:
@@ -134,4 +134,4 @@ def test_nftables_that_are_not_understood_are_unsure() -> None:
     found = forward(nft([match({"socket": {"key": "mark"}}, 1), DROP]))
     assert (found.outcome, found.sure) == ("accept", False)
     with pytest.raises(ValueError, match="Expecting value"):
-        nft_rules.parse("", skip_iptables=True)
+        nft_rules.parse("")
