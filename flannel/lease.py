@@ -18,6 +18,8 @@ from flannel.errors import BadLease
 # A key of a dual-stack cluster goes on after "&" with an IPv6 subnet, which is left to others.
 _KEY = re.compile(r"([0-9.]{7,15})-(3[0-2]|[12]?[0-9])(?:&[0-9a-fA-F:.]+-[0-9]{1,3})?")
 
+_UNNAMED_BACKEND = "udp"
+
 _NODE_ID = re.compile(r"[A-Za-z0-9-]{0,64}")
 
 
@@ -73,6 +75,14 @@ class LeaseAttrs:
         if not isinstance(node_id, str) or not _NODE_ID.fullmatch(node_id):
             raise BadLease(f"its NodeID is {shown(node_id)}, not up to 64 letters, digits and -")
         return cls(address, backend_type, members.get("BackendData"), node_id)
+
+    @property
+    def backend(self) -> str:
+        """The type of the backend that wrote the lease.
+
+        One without a BackendType is upstream's udp or alloc, which cannot be told apart, or ours.
+        """
+        return self.backend_type or _UNNAMED_BACKEND
 
     @property
     def host(self) -> str:

@@ -230,3 +230,8 @@ class TestNodeId:
     def test_one_that_is_none_makes_the_lease_bad(self, value: str) -> None:
         with pytest.raises(BadLease, match="its NodeID is"):
             LeaseAttrs.from_json(f'{{"PublicIP":"10.9.0.1","NodeID":{value}}}')
+
+
+@pytest.mark.parametrize(("written", "backend"), [("", "udp"), ("vxlan", "vxlan"), ("x", "x")])
+def test_a_lease_that_names_no_backend_is_of_udp(written: str, backend: str) -> None:
+    assert LeaseAttrs(IPv4Address("192.0.2.1"), written).backend == backend

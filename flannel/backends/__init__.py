@@ -3,13 +3,15 @@
     backend = load(config, external_interface, kernel)
     lease = ... # acquired with `await backend.lease_attrs()`
     network = await backend.start(lease)
-    await network.apply(peers)                # the whole set: compare with the kernel, mend
+    await network.apply(peers)                # the whole set: compare with the kernel, repair
     await network.apply(peers, changed)       # only these subnets are different: quick
 
     hostgw  plain routes         vxlan  the kernel's VXLAN
     alloc   a lease, no packets  udp    packets carried by csrc/
+    traits  the facts about each that others need
+    mtu     the MTU of those with a tunnel
 
-A backend knows nothing of etcd: it says what peers must know of this host, and is handed what
+A backend knows nothing of etcd: it returns what peers must know of this host, and receives what
 this host must know of its peers.
 """
 
@@ -18,6 +20,7 @@ from importlib import import_module
 from ipaddress import IPv4Network
 from typing import Any, Protocol
 
+from flannel.backends.traits import BACKENDS, traits
 from flannel.errors import BadNetworkConfig
 from flannel.firewall.rules import Guard
 from flannel.kernel.doors import Kernel
@@ -107,15 +110,6 @@ class Backend(Protocol):
 
 _Factory = Callable[[NetworkConfig, ExternalInterface, Kernel], Backend]
 
-# Each module has functions backend(config, interface, kernel) and check(config); it is imported
-# when it is wanted.
-_MODULES = {
-    "alloc": "flannel.backends.alloc",
-    "host-gw": "flannel.backends.hostgw",
-    "udp": "flannel.backends.udp",
-    "vxlan": "flannel.backends.vxlan",
-}
-
 
 def load(config: NetworkConfig, interface: ExternalInterface, kernel: Kernel) -> Backend:
     """The backend that ``config`` names, on this interface.
@@ -128,7 +122,7 @@ def load(config: NetworkConfig, interface: ExternalInterface, kernel: Kernel) ->
 
 
 def check(config: NetworkConfig) -> int | None:
-    """Validate what ``config`` says for its backend, as far as that does not depend on the host.
+    """Validate the part of ``config`` for its backend, as far as that does not depend on the host.
 
     :returns: the UDP port that has to be open between hosts; None: the backend needs none.
     :raises BadNetworkConfig: there is no such backend, or its part of the config is wrong.
@@ -138,11 +132,14 @@ def check(config: NetworkConfig) -> int | None:
 
 
 def _module(config: NetworkConfig) -> Any:
-    module = _MODULES.get(config.backend_type)
-    if module is None:
-        known = ", ".join(sorted(_MODULES))
+    """The backend's module, imported when it is wanted.
+
+    It has functions ``backend(config, interface, kernel)`` and ``check(config)``.
+    """
+    name = traits(config.backend_type).module
+    if not name:
         raise BadNetworkConfig(
             f"cannot use the network config: Backend.Type is {config.backend_type!r}, "
-            f"and this version serves {known}"
+            f"and this version serves {', '.join(sorted(BACKENDS))}"
         )
-    return import_module(module)
+    return import_module(name)

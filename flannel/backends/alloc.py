@@ -4,6 +4,7 @@ from collections.abc import Collection
 from ipaddress import IPv4Network
 
 from flannel.backends import Backend, CarriedByKernel, Network
+from flannel.backends.traits import ALLOC
 from flannel.kernel.doors import Kernel
 from flannel.kernel.entries import Entry, Key
 from flannel.kernel.interface import ExternalInterface
@@ -31,7 +32,7 @@ class AllocBackend:
 
     async def lease_attrs(self) -> LeaseAttrs:
         """See `flannel.backends.Backend`."""
-        return LeaseAttrs(self._interface.public_ip)
+        return LeaseAttrs(self._interface.public_ip, ALLOC.published_as)
 
     async def start(self, _lease: Lease) -> Network:
         """See `flannel.backends.Backend`."""

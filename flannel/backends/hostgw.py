@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 from ipaddress import IPv4Network
 
 from flannel.backends import Backend, CarriedByKernel, Network
+from flannel.backends.traits import HOST_GW
 from flannel.errors import BadLease, BadNetworkConfig
 from flannel.kernel.doors import Kernel
 from flannel.kernel.entries import Entry, Key, routed
@@ -14,8 +15,6 @@ from flannel.kernel.interface import ExternalInterface
 from flannel.kernel.peer_tables import PeerTables
 from flannel.lease import Lease, LeaseAttrs, Peers
 from flannel.network_config import NetworkConfig
-
-TYPE = "host-gw"
 
 
 def check(config: NetworkConfig) -> int | None:
@@ -47,7 +46,7 @@ class HostGwBackend:
 
     async def lease_attrs(self) -> LeaseAttrs:
         """See `flannel.backends.Backend`."""
-        return LeaseAttrs(self._interface.public_ip, TYPE)
+        return LeaseAttrs(self._interface.public_ip, HOST_GW.published_as)
 
     async def start(self, _lease: Lease) -> Network:
         """See `flannel.backends.Backend`."""
@@ -85,8 +84,8 @@ class HostGwNetwork(CarriedByKernel):
         :raises BadLease: the peer is behind a router, or runs another backend.
         """
         attrs = lease.attrs
-        if attrs.backend_type != TYPE:
-            raise BadLease(f"its backend is {attrs.backend_type or 'udp'}, not {TYPE}")
+        if attrs.backend != HOST_GW.type:
+            raise BadLease(f"its backend is {attrs.backend}, not {HOST_GW.type}")
         if not self._interface.is_on_link(attrs.public_ip):
             raise BadLease(
                 f"{attrs.public_ip} is on no network of {self._interface.name}, "

@@ -9,6 +9,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any
 
 from flannel import backends
+from flannel.backends.traits import Carrier, traits
 from flannel.cli.config import validate
 from flannel.cli.context import Context, DaemonDown, DaemonUnseen, duration
 from flannel.cli.findings import KINDS, Finding
@@ -259,7 +260,7 @@ async def _peer(facts: Facts, host: Host, peer: Peer) -> list[Finding]:
         return [Finding("peer-not-ready", f"{who} is not of this network: {misfit}")]
     way = await host.netlink.find_way(first_container(IPv4Network(peer.subnet)))
     expected = {facts.device, (facts.interface or {}).get("name", "")} - {""}
-    is_ours_to_route = not misfit and peer.backend != "alloc"
+    is_ours_to_route = not misfit and traits(peer.backend).carrier is not Carrier.OTHERS
     if is_ours_to_route and expected and (way is None or host.name(way.link) not in expected):
         there = f"over {host.name(way.link)}" if way is not None else "nowhere"
         return [Finding("route-missing", f"packets for {who} go {there}")]
@@ -291,14 +292,15 @@ def _misfit(facts: Facts, peer: Peer) -> str:
         subnet.prefixlen == config.subnet_len and subnet.subnet_of(config.network)
     ):
         return f"its lease is no /{config.subnet_len} of {config.network}"
-    if facts.backend in ("vxlan", "host-gw") and peer.backend != facts.backend:
+    own = traits(facts.backend)
+    if own.carrier is not None and not own.takes_every_lease and peer.backend != own.type:
         return f"its lease is of backend {peer.backend}, not {facts.backend}"
     return ""
 
 
 async def _silent(facts: Facts, peer: Peer, who: str) -> Finding:
     """Why a peer does not answer through the overlay."""
-    if peer.backend == "udp" and facts.port is not None:
+    if traits(peer.backend).carrier is Carrier.FLANNELD and facts.port is not None:
         # The packet loop is flanneld itself: with it gone, the port is closed, and the kernel there
         # says so.
         answer = await ask_port(IPv4Address(peer.public_ip), facts.port)

@@ -127,9 +127,7 @@ def report(before: str, after: str, leases: Iterable[Lease]) -> dict[str, Any]:
     config = NetworkConfig.from_json(after)
     leases = tuple(leases)
     misfits = [lease for lease in leases if not config.fits(lease.subnet)]
-    others = [
-        lease for lease in leases if (lease.attrs.backend_type or "udp") != config.backend_type
-    ]
+    others = [lease for lease in leases if lease.attrs.backend != config.backend_type]
     return {
         "changes": _changes(before, after),
         "subnets": config.n_subnets,

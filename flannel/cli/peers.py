@@ -4,6 +4,8 @@ from dataclasses import asdict, dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, NamedTuple
 
+from flannel.backends import mtu as mtu_rule
+from flannel.backends.traits import Carrier, traits
 from flannel.cli.context import Context, DaemonDown, table
 from flannel.cli.host_view import saved_subnet
 from flannel.cli.leases import list_leases
@@ -12,9 +14,6 @@ from flannel.errors import BadNetworkConfig, StoreError
 from flannel.health.peer_probe import overlay_address
 from flannel.lease import Lease, LeaseAttrs
 from flannel.network_config import NetworkConfig
-
-_LEAST_MTU = 68
-"""Of an IPv4 link (RFC 791)."""
 
 _SEARCHES = 8
 """Path MTUs that are searched for, a second each; where one is too small, many tend to be."""
@@ -83,13 +82,14 @@ async def probe_peers(context: Context) -> tuple[list[Peer], str]:
     """
     documents, note = await list_leases(context)
     own = await _own(context)
+    is_carried_by_others = traits(own.backend).carrier is Carrier.OTHERS
     leases = [
         Lease(
             IPv4Network(each["subnet"]),
             LeaseAttrs(
                 IPv4Address(each["public_ip"]),
                 # The leases of alloc and of udp look alike: both name no backend.
-                "alloc" if own.backend == "alloc" else each["backend"],
+                own.backend if is_carried_by_others else each["backend"],
                 node_id=each["node_id"],
             ),
             each["ttl"],
@@ -149,13 +149,13 @@ async def _probe(leases: list[Lease], mtu: int | None, port: int) -> list[Peer]:
             largest = mtu if address in whole else None
             if mtu is not None and largest is None and address in rtts and searches:
                 searches -= 1
-                largest = await pinger.path_mtu(address, _LEAST_MTU, mtu - 1)
+                largest = await pinger.path_mtu(address, mtu_rule.LEAST, mtu - 1)
             found.append(
                 Peer(
                     str(lease.subnet),
                     str(lease.attrs.public_ip),
                     str(address),
-                    lease.attrs.backend_type or "udp",
+                    lease.attrs.backend,
                     bool(lease.attrs.node_id),
                     lease.ttl,
                     _milliseconds(rtts.get(address)),

@@ -4,6 +4,7 @@ import asyncio
 import sys
 from typing import Any
 
+from flannel.backends.traits import SenderCheck, traits
 from flannel.cli.context import Context, DaemonDown, DaemonUnseen, duration, facts
 from flannel.cli.host_view import saved_subnet
 from flannel.errors import FlannelError, StoreError
@@ -115,9 +116,12 @@ def _text(found: dict[str, Any]) -> str:
 
 
 def _unguarded(backend: str) -> str:
-    if backend == "vxlan":
+    check = traits(backend).sender_check
+    if check is SenderCheck.FIREWALL:
         return "no guard: whoever reaches the port can send"
-    return "no guard, for the packet loop has its own" if backend == "udp" else "no guard"
+    if check is SenderCheck.PACKET_LOOP:
+        return "no guard, for the packet loop has its own"
+    return "no guard"
 
 
 def _lease(lease: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from ipaddress import IPv4Address
 from time import monotonic
 from typing import Any
 
+from flannel.backends.traits import traits
 from flannel.lease import Lease
 
 log = logging.getLogger(__name__)
@@ -34,8 +35,8 @@ _IP_FREEBIND = 15  # linux/in.h, not in Python's socket
 
 def overlay_address(lease: Lease) -> IPv4Address | None:
     """The host's own address in the overlay: its tunnel's; None: without a tunnel it has none."""
-    is_tunnel = lease.attrs.backend_type in ("vxlan", "udp", "")
-    return lease.subnet.network_address if is_tunnel else None
+    has_one = traits(lease.attrs.backend).has_tunnel_address
+    return lease.subnet.network_address if has_one else None
 
 
 def question(nonce: bytes) -> bytes:

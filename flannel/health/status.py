@@ -299,7 +299,7 @@ def lease_document(lease: Lease) -> dict[str, Any]:
     return {
         "subnet": str(lease.subnet),
         "public_ip": str(lease.attrs.public_ip),
-        "backend": lease.attrs.backend_type or "udp",
+        "backend": lease.attrs.backend,
         "backend_data": lease.attrs.backend_data,
         "node_id": lease.attrs.node_id,
         "ttl": lease.ttl,

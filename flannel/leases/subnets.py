@@ -216,17 +216,18 @@ class SubnetManager:
         """
         async for news in self._store.follow_leases():
             match news:
-                case Snapshot(leases, rewound, garbled):
+                case Snapshot(leases, is_rewound, garbled):
                     own = self.own
                     seen = next((each for each in leases if each.subnet == own.subnet), None)
+                    has_forgotten = is_rewound
                     if seen is None:
-                        rewound |= own.index > 0  # and nobody told of its removal
-                        self.is_forgotten |= rewound
+                        has_forgotten |= own.index > 0  # and nobody told of its removal
+                        self.is_forgotten |= has_forgotten
                     elif self._is_unverified:
-                        rewound |= own.index > seen.index
-                    changed = self._table.reset(leases, self._keep_until(rewound))
+                        has_forgotten |= own.index > seen.index
+                    changed = self._table.reset(leases, self._keep_until(has_forgotten))
                     self._is_unverified = False
-                    self._check_own(seen, rewound, is_garbled=own.subnet in garbled)
+                    self._check_own(seen, has_forgotten, is_garbled=own.subnet in garbled)
                 case Changes(events):
                     changed = self._table.update(events)
                     ours = [each for each in events if each.subnet == self.own.subnet]

@@ -12,7 +12,8 @@ upstream's udp backend is; upstream's daemon may be on the next host.
 import logging
 from dataclasses import dataclass
 
-from flannel.backends import Backend, Network
+from flannel.backends import Backend, Network, mtu
+from flannel.backends.traits import UDP
 from flannel.backends.udp.dataplane import ENCAP_LEN, Settings
 from flannel.backends.udp.network import Tunnel, UdpNetwork
 from flannel.document import BadDocument, Members
@@ -24,13 +25,7 @@ from flannel.network_config import NetworkConfig
 
 log = logging.getLogger(__name__)
 
-_DEFAULT_PORT = 8285
-"""Upstream's."""
-
 _MAX_THREADS = 64
-
-_MIN_MTU = 68 + ENCAP_LEN
-"""68: the least MTU of an IPv4 link (RFC 791)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +49,9 @@ class UdpConfig:
         """
         members = Members(config.backend, "Backend.")
         try:
-            mtu = members.integer("MTU", 0, 0, 65535)
-            if 0 < mtu < _MIN_MTU:
-                raise members.bad("MTU", f"must be 0 or {_MIN_MTU} to 65535")
             return cls(
-                port=members.integer("Port", 0, 0, 65535) or _DEFAULT_PORT,
-                mtu=mtu,
+                port=members.integer("Port", 0, 0, 65535) or UDP.port,
+                mtu=mtu.read(members, ENCAP_LEN),
                 threads=members.integer("Threads", 1, 1, _MAX_THREADS),
                 source_check=members.boolean("SourceCheck", True),
                 ecn=members.boolean("ECN"),
@@ -95,7 +87,7 @@ class UdpBackend:
 
     async def lease_attrs(self) -> LeaseAttrs:
         """See `flannel.backends.Backend`."""
-        return LeaseAttrs(self._interface.public_ip)
+        return LeaseAttrs(self._interface.public_ip, UDP.published_as)
 
     async def start(self, lease: Lease) -> Network:
         """See `flannel.backends.Backend`."""
@@ -109,7 +101,7 @@ class UdpBackend:
         settings = Settings(
             network=self._config.network,
             subnet=lease.subnet,
-            mtu=(udp.mtu or self._interface.mtu) - ENCAP_LEN,
+            mtu=mtu.of_overlay(udp.mtu, self._interface.mtu, ENCAP_LEN),
             port=udp.port,
             check_source=udp.source_check,
             ecn=udp.ecn,

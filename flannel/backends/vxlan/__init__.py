@@ -1,8 +1,7 @@
 """vxlan: each peer's subnet behind its VTEP, reached through the kernel's VXLAN link.
 
 The link does not learn and nothing is flooded: routes, ARP and forwarding entries are all given,
-so every peer is reached by four table entries (nexthop, route, ARP, FDB), and no packet waits for
-an answer.
+so four table entries (nexthop, route, ARP, FDB) reach a peer, and no packet waits for an answer.
 
     device   the VXLAN link: its name, address, MAC; made, compared, made anew
     network  the entries for each peer
@@ -11,7 +10,8 @@ an answer.
 import errno
 from dataclasses import dataclass
 
-from flannel.backends import Backend, Network
+from flannel.backends import Backend, Network, mtu
+from flannel.backends.traits import UDP, VXLAN
 from flannel.backends.vxlan.device import (
     device_name,
     ensure_address,
@@ -28,19 +28,11 @@ from flannel.kernel.links import Link, VxlanSettings
 from flannel.lease import Lease, LeaseAttrs
 from flannel.network_config import NetworkConfig
 
-TYPE = "vxlan"
-
 OVERHEAD = 50
 """Bytes around a packet: outer IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14 (RFC 7348, 5)."""
 
-_DEFAULT_PORT = 8472
-"""The port of Linux' VXLAN before IANA gave it 4789, and upstream's."""
-
 _MAX_VNI = 9_999_999
 """VNIs have 24 bits, but flannel.<VNI> must fit the 15 characters of a link's name."""
-
-_MIN_MTU = 68 + OVERHEAD
-"""68: the least MTU of an IPv4 link (RFC 791)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +57,10 @@ class VxlanConfig:
         """
         members = Members(config.backend, "Backend.")
         try:
-            mtu = members.integer("MTU", 0, 0, 65535)
-            if 0 < mtu < _MIN_MTU:
-                raise members.bad("MTU", f"must be 0 or {_MIN_MTU} to 65535")
             return cls(
                 vni=members.integer("VNI", 1, 1, _MAX_VNI),
-                port=members.integer("Port", 0, 0, 65535) or _DEFAULT_PORT,
-                mtu=mtu,
+                port=members.integer("Port", 0, 0, 65535) or VXLAN.port,
+                mtu=mtu.read(members, OVERHEAD),
                 gbp=members.boolean("GBP"),
                 learning=members.boolean("Learning"),
                 direct_routing=members.boolean("DirectRouting"),
@@ -104,7 +93,7 @@ class VxlanBackend:
         self._vxlan = vxlan
         self._interface = interface
         self._kernel = kernel
-        self._mtu = (vxlan.mtu or interface.mtu) - OVERHEAD
+        self._mtu = mtu.of_overlay(vxlan.mtu, interface.mtu, OVERHEAD)
         self._mac = vtep_mac(interface.public_ip, vxlan.vni)
 
     async def lease_attrs(self) -> LeaseAttrs:
@@ -119,10 +108,10 @@ class VxlanBackend:
                 raise
             raise BadNetworkConfig(
                 f"{error}: this kernel has no VXLAN; a network config that works without it has "
-                '{"Backend": {"Type": "udp"}}'
+                f'{{"Backend": {{"Type": "{UDP.type}"}}}}'
             ) from error
         self._mac = link.mac  # a kept device has its own; should it be deleted, peers know this one
-        return LeaseAttrs(self._interface.public_ip, TYPE, {"VtepMAC": link.mac})
+        return LeaseAttrs(self._interface.public_ip, VXLAN.published_as, {"VtepMAC": link.mac})
 
     async def start(self, lease: Lease) -> Network:
         """See `flannel.backends.Backend`."""

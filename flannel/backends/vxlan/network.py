@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 from ipaddress import IPv4Network
 
 from flannel.backends import CarriedByKernel
+from flannel.backends.traits import VXLAN
 from flannel.document import Members, shown
 from flannel.errors import BadLease
 from flannel.firewall.rules import Guard
@@ -63,8 +64,8 @@ class VxlanNetwork(CarriedByKernel):
         :raises BadLease: it runs another backend, or publishes no usable MAC.
         """
         attrs = lease.attrs
-        if attrs.backend_type != "vxlan":
-            raise BadLease(f"its backend is {attrs.backend_type or 'udp'}, not vxlan")
+        if attrs.backend != VXLAN.type:
+            raise BadLease(f"its backend is {attrs.backend}, not {VXLAN.type}")
         nexthops = self._kernel.tables.has_nexthops
         if self._direct_routing and self._interface.is_on_link(attrs.public_ip):
             return routed(lease.subnet, attrs.public_ip, self._interface.link, nexthops=nexthops)
