@@ -3,8 +3,8 @@
 #define FLANNEL_BYTES_H
 
 /*
- * Numbers in packets, which have no alignment. load and store move 16 bits as they lie in memory,
- * which is all that a checksum needs; get and put translate from and to network order.
+ * Numbers in packets, which have no alignment. load and store copy 16 bits in the order in which
+ * they are in memory: enough for a checksum. get and put convert from and to network order.
  */
 
 #include <stdint.h>

@@ -3,9 +3,8 @@
 /*
  * The Internet checksum (RFC 1071) and its update by differences (RFC 1624).
  *
- * One's complement addition does not care about byte order (RFC 1071, 2.B): 16-bit words are added
- * as they lie in memory, and the result is stored as it comes out. So every uint16_t here is the
- * memory of a packet's two bytes, and nothing is swapped.
+ * One's complement addition is independent of byte order (RFC 1071, 2.B). So every uint16_t here
+ * has the bytes of a packet in their order in memory, and none is swapped.
  */
 
 #include "checksum.h"
@@ -13,9 +12,8 @@
 #include <string.h>
 
 /*
- * The sum is where the time for a large packet goes. Let the compiler make a second copy of it for
- * processors with wider registers, chosen once when the library is loaded. Elsewhere the plain copy
- * is what there is.
+ * Most of the time for a large packet is spent on its sum. The compiler makes a second copy of this
+ * function for processors with wider registers; the loader chooses one.
  */
 #if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__)
 #define WIDE_REGISTERS __attribute__((target_clones("avx2", "default")))
@@ -39,10 +37,10 @@ static uint64_t add_words(uint64_t sum, const uint8_t *words, size_t n_words)
  * checksum_add() - add bytes to a running sum
  * @sum:  0, or what this function returned for the bytes before
  * @data: the bytes, of any alignment
- * @len:  how many; an odd number for the last piece of a sum only
+ * @len:  number of bytes; odd for the last piece of a sum only
  *
- * 32-bit words are added in 64 bits, which leaves the carries where they are: because 2^16 is 1
- * modulo 2^16 - 1, checksum_fold() can bring them home at the end. There is room for 16 GiB.
+ * 32-bit words are added in 64 bits. The carries stay in the high bits, from where checksum_fold()
+ * adds them: 2^16 is 1 modulo 2^16 - 1. There is room for 16 GiB.
  *
  * Return: the new sum, for this function or checksum_fold().
  */
@@ -50,7 +48,7 @@ uint64_t checksum_add(uint64_t sum, const void *data, size_t len)
 {
 	const uint8_t *bytes = data;
 	size_t rest_len = len % sizeof(uint32_t);
-	uint32_t rest = 0; /* as if zeroes followed; they add nothing */
+	uint32_t rest = 0; /* padded with zeroes, which add nothing */
 
 	sum = add_words(sum, bytes, len / sizeof(uint32_t));
 	if (rest_len)
@@ -62,10 +60,10 @@ uint64_t checksum_add(uint64_t sum, const void *data, size_t len)
  * checksum_fold() - the 16-bit one's complement sum, not inverted
  * @sum: what checksum_add() returned
  *
- * A header wants the complement, ~checksum_fold(sum). Over bytes that contain a right checksum the
- * result is 0xffff.
+ * A header holds the complement, ~checksum_fold(sum). The result over bytes that contain a right
+ * checksum is 0xffff.
  *
- * Return: the sum, as it lies in memory.
+ * Return: the sum, in the byte order of memory.
  */
 uint16_t checksum_fold(uint64_t sum)
 {
@@ -78,12 +76,12 @@ uint16_t checksum_fold(uint64_t sum)
 }
 
 /**
- * checksum_update() - what a header checksum becomes when one of the words it covers changes
+ * checksum_update() - the new header checksum after a change of one word that it covers
  * @check:  the checksum in the header
- * @before: the word as it was
- * @after:  the word as it is now
+ * @before: the old word
+ * @after:  the new word
  *
- * Equation 3 of RFC 1624, the one that gets the two zeroes of one's complement right.
+ * Equation 3 of RFC 1624, which is right for both zeroes of one's complement.
  *
  * Return: the new checksum for the header.
  */
@@ -96,7 +94,7 @@ uint16_t checksum_update(uint16_t check, uint16_t before, uint16_t after)
 
 /**
  * checksum_pseudo() - the sum of the pseudo-header of TCP and UDP (RFC 793, 3.1)
- * @addresses: source and destination as they stand in the IPv4 header, 8 bytes
+ * @addresses: source and destination from the IPv4 header, 8 bytes
  * @protocol:  6 or 17
  * @len:       bytes of the transport's header and payload
  *

@@ -4,29 +4,28 @@
  * Theory of operation
  *
  * A packet for a container on another host leaves the kernel through a TUN device and travels to
- * that host as the payload of one UDP datagram, without any header of our own; there it enters the
+ * that host as the payload of one UDP datagram, without a header of our own. There it enters the
  * kernel through another TUN device.
  *
  *    containers ── kernel ── TUN device ── outbound.c ─┐
  *                                                      ├─ UDP socket ── underlay ── peers
  *    containers ── kernel ── TUN device ── inbound.c ──┘
  *
- * What costs is not the bytes but the calls, the wake-ups and the trips through the kernel's stack,
- * so everything is moved in as large pieces as the kernel will give and take: super-packets of up
- * to 64 kB at the TUN device, many packets of one size in one message at the socket, many messages
- * in one call. The wire shows nothing of this, and a peer that moves one packet at a time is served
- * all the same.
+ * Calls, wake-ups and passes through the kernel's stack cost more than bytes do. So everything is
+ * moved in pieces as large as the kernel gives and takes: super-packets of up to 64 kB at the TUN
+ * device, many packets of one size in one message at the socket, many messages in one call. None of
+ * this changes the wire, and a peer may move one packet at a time.
  *
- * flannel_run() is one thread's loop; worker.c has its turns. Nothing is allocated for a packet:
- * what a batch needs has its place in struct worker.
+ * flannel_run() is the loop of one thread; worker.c has its turns. Nothing is allocated for a
+ * packet: struct worker has room for a whole batch.
  *
  * Threads
  *
  * Any thread may call flannel_set(), flannel_set_routes() and flannel_get_stats() at any time, and
- * several may be in flannel_run(), each with its own descriptors. All that they share is behind one
- * lock, which is never held for longer than it takes to copy a struct: between batches a worker
- * takes over new settings and routes and hands its counters out. A table that has been replaced is
- * freed when the last worker that was reading it has taken over the new one.
+ * several may be in flannel_run(), each with its own descriptors. One lock protects all that they
+ * share, and is never held for longer than it takes to copy a struct: between batches a worker
+ * takes over new settings and routes and publishes its counters. A table that has been replaced is
+ * freed when the last worker that reads it takes over the new one.
  */
 
 #include "dataplane.h"
@@ -35,12 +34,13 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#include "prefix.h"
 #include "worker.h"
 
 /**
- * struct table - a routing table and who reads it
+ * struct table - a routing table and the number of its readers
  * @routes:  the table
- * @n_users: the dataplane if it is the current one, and the workers that read it
+ * @n_users: the workers that read it, and one more if it is the current table
  */
 struct table {
 	struct routes *routes;
@@ -49,10 +49,10 @@ struct table {
 
 /**
  * struct member - a worker as the other threads see it
- * @table: what it reads
+ * @table: the one it reads
  * @seen:  the version of the settings and routes that it has taken over
  * @stats: its counters as of its last turn
- * @next:  another one
+ * @next:  another worker
  */
 struct member {
 	struct worker worker;
@@ -63,10 +63,10 @@ struct member {
 };
 
 /**
- * struct flannel_dataplane - what the threads share; all of it is behind @lock
+ * struct flannel_dataplane - the state that threads share, protected by @lock
  * @version: counts the changes of @settings and @table
  * @past:    counters of workers that have ended
- * @members: workers that have not
+ * @members: workers that run
  */
 struct flannel_dataplane {
 	pthread_mutex_t lock;
@@ -94,7 +94,7 @@ static int table_new(struct table **table, const struct flannel_route *routes, s
 	return 0;
 }
 
-/* Under the lock: one user less. Return: the table if it has to be freed now, without the lock. */
+/* Under the lock: one user less. Return: the table if the caller has to free it, unlocked. */
 static struct table *table_put(struct table *table)
 {
 	return table && !--table->n_users ? table : NULL;
@@ -108,17 +108,13 @@ static void table_free(struct table *table)
 	free(table);
 }
 
-static bool is_prefix(uint32_t address, uint32_t prefix_len)
+static int validate_settings(const struct flannel_settings *settings)
 {
-	return prefix_len && prefix_len <= 32 &&
-	       !(prefix_len < 32 && address & UINT32_MAX >> prefix_len);
-}
-
-static int check(const struct flannel_settings *settings)
-{
-	if (!is_prefix(settings->network, settings->network_len) ||
-	    !is_prefix(settings->subnet, settings->subnet_len) || !settings->port ||
-	    settings->mtu < IPV4_HEADER_MIN || settings->mtu > UINT16_MAX)
+	if (!settings->network_len || !settings->subnet_len ||
+	    !prefix_is_valid(settings->network, settings->network_len) ||
+	    !prefix_is_valid(settings->subnet, settings->subnet_len))
+		return -EINVAL;
+	if (!settings->port || settings->mtu < IPV4_HEADER_MIN || settings->mtu > UINT16_MAX)
 		return -EINVAL;
 	return 0;
 }
@@ -126,14 +122,14 @@ static int check(const struct flannel_settings *settings)
 /**
  * flannel_new() - make a dataplane without routes
  * @dataplane: set on success, to be freed with flannel_free()
- * @settings:  what this host is
+ * @settings:  of this host
  *
  * Return: 0; -EINVAL if the settings contradict themselves; -ENOMEM.
  */
 int flannel_new(flannel_dataplane **dataplane, const struct flannel_settings *settings)
 {
 	flannel_dataplane *made;
-	int err = check(settings);
+	int err = validate_settings(settings);
 
 	if (err)
 		return err;
@@ -154,7 +150,7 @@ int flannel_new(flannel_dataplane **dataplane, const struct flannel_settings *se
 	return 0;
 }
 
-/** flannel_free() - give it back; nobody may be in any of the functions here. Content with NULL */
+/** flannel_free() - free it; no thread may be in any function of this file. NULL is allowed */
 void flannel_free(flannel_dataplane *dataplane)
 {
 	if (!dataplane)
@@ -169,11 +165,11 @@ void flannel_free(flannel_dataplane *dataplane)
  * @dataplane: the dataplane
  * @settings:  the new ones
  *
- * Return: 0; -EINVAL as of flannel_new(), and then the old ones stay.
+ * Return: 0; -EINVAL as of flannel_new(): the old ones stay.
  */
 int flannel_set(flannel_dataplane *dataplane, const struct flannel_settings *settings)
 {
-	int err = check(settings);
+	int err = validate_settings(settings);
 
 	if (err)
 		return err;
@@ -187,11 +183,11 @@ int flannel_set(flannel_dataplane *dataplane, const struct flannel_settings *set
 /**
  * flannel_set_routes() - replace the whole table while packets flow
  * @dataplane: the dataplane
- * @routes:    where each subnet is, in any order
- * @n:         how many
+ * @routes:    the host of each subnet, in any order
+ * @n:         number of routes
  *
- * Every packet goes by the old table or by the new one. Those that are read from the TUN device
- * after this function has returned, and after the batch that was under way, go by the new one.
+ * Each packet is routed by the old table or by the new one. Packets that are read from the TUN
+ * device after this function has returned, and after the current batch, are routed by the new one.
  *
  * Return: 0; on failure the old table stays: -EINVAL, -EEXIST, -ENOMEM as of routes_new().
  */
@@ -261,7 +257,7 @@ static void leave(flannel_dataplane *dataplane, struct member *member)
 	table_free(old);
 }
 
-/* Between batches: hand out the counters, take over what has changed. */
+/* Between batches: publishes the counters, takes over new settings and routes. */
 static void synchronise(flannel_dataplane *dataplane, struct member *member)
 {
 	struct table *old = NULL;
@@ -292,7 +288,7 @@ static int run_member(flannel_dataplane *dataplane, struct member *member)
 		done = worker_wait(&member->worker);
 		if (done)
 			break;
-		/* What changed while we slept counts for what has woken us. */
+		/* Changes made while it slept apply to the packets that have woken it. */
 		synchronise(dataplane, member);
 		done = worker_turn(&member->worker);
 	} while (!done);
@@ -300,17 +296,17 @@ static int run_member(flannel_dataplane *dataplane, struct member *member)
 }
 
 /**
- * flannel_run() - carry packets until told to stop
+ * flannel_run() - carry packets until @stop_fd is readable
  * @dataplane: the dataplane
  * @tun_fd:    a TUN device without packet information and with a virtio_net_hdr of 10 bytes
- *             (IFF_NO_PI, IFF_VNET_HDR, TUNSETVNETHDRSZ), or anything that reads and writes alike
+ *             (IFF_NO_PI, IFF_VNET_HDR, TUNSETVNETHDRSZ), or a descriptor that behaves alike
  * @udp_fd:    a UDP socket, bound and not connected
  * @stop_fd:   the loop ends when this is readable; nothing is read from it
  *
- * Descriptors belong to the caller, who may use none of them meanwhile.
+ * Descriptors belong to the caller, who must not use them meanwhile.
  *
- * Return: 0 when told to stop; -ENODEV or -EBADFD if the TUN device is gone; another -errno if a
- * descriptor cannot be waited for; -ENOMEM.
+ * Return: 0 after @stop_fd has become readable; -ENODEV or -EBADFD if the TUN device is gone;
+ * another -errno if a descriptor cannot be waited for; -ENOMEM.
  */
 int flannel_run(flannel_dataplane *dataplane, int tun_fd, int udp_fd, int stop_fd)
 {

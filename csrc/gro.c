@@ -4,13 +4,13 @@
  * Generic receive offload: consecutive packets of a flow become one super-packet, which costs the
  * kernel behind the TUN device little more than one of them would.
  *
- * Nothing is lost by it: the kernel can cut the super-packet into the packets that it was made of.
- * So only what agrees in all that the headers say is merged, and only after its checksums have been
- * verified, because the kernel will not look at them again.
+ * Nothing is lost: the kernel can cut the super-packet into the packets that it was made of. So
+ * only packets whose headers agree in every other field are merged, and only after their checksums
+ * have been verified, because the kernel does not verify them again.
  *
  * Order is kept within each flow: a packet joins the last group of its flow or opens one behind it,
- * and groups are written in the order in which they were opened. There are no timers: what a batch
- * has gathered is written at its end.
+ * and groups are written in the order in which they were opened. There are no timers: all groups of
+ * a batch are written at its end.
  */
 
 #include "gro.h"
@@ -20,6 +20,7 @@
 
 #include "bytes.h"
 #include "checksum.h"
+#include "hash.h"
 #include "transport.h"
 
 /**
@@ -34,7 +35,7 @@ void gro_reset(struct gro *gro, bool merge_udp)
 	memset(gro->open, 0, sizeof(gro->open));
 }
 
-/* The slot of a packet's flow. Ports where there are none only spread one flow over more slots. */
+/* The slot of a packet's flow. Of a protocol without ports, one flow only gets several slots. */
 static uint8_t *slot_of(struct gro *gro, const struct packet *packet)
 {
 	const uint8_t *ip = packet->data;
@@ -42,12 +43,12 @@ static uint8_t *slot_of(struct gro *gro, const struct packet *packet)
 
 	if (packet->len >= packet->header_len + 4 && !packet_is_fragment(packet))
 		key = key * 31 + get_be32(ip + packet->header_len);
-	return &gro->open[(key ^ ip[IPV4_PROTOCOL]) * UINT32_C(2654435769) >> 24];
+	return &gro->open[hash_to_slot(key ^ ip[IPV4_PROTOCOL], GRO_SLOT_BITS)];
 }
 
 /*
- * Bytes of the headers of a packet that others of its flow may be merged with; 0 if none may: it is
- * not TCP or UDP, carries nothing, or says something that the others do not.
+ * Bytes of the IPv4 and transport header of a packet that may be merged; 0 if it may not: it is
+ * neither TCP nor UDP, has no payload, or has a TCP flag that a super-packet cannot keep.
  */
 static size_t mergeable_header_len(const struct gro *gro, const struct packet *packet)
 {
@@ -82,7 +83,7 @@ static size_t mergeable_header_len(const struct gro *gro, const struct packet *p
 	return packet->header_len + header_len;
 }
 
-/* Whether a packet says the same as those of a group, and comes next. */
+/* Whether a packet has the same headers as those of a group, and is the next of its flow. */
 static bool follows(const struct gro_group *group, const struct packet *packet, size_t header_len)
 {
 	const uint8_t *ip = packet->data, *first = group->first.data;
@@ -95,7 +96,7 @@ static bool follows(const struct gro_group *group, const struct packet *packet, 
 	    memcmp(ip + IPV4_FRAGMENT, first + IPV4_FRAGMENT, 4) || /* DF, TTL, protocol */
 	    memcmp(ip + IPV4_SOURCE, first + IPV4_SOURCE, 12))	    /* addresses, ports */
 		return false;
-	/* Segments will be numbered; where fragments cannot be, the id says nothing (RFC 6864). */
+	/* The kernel numbers segments. With DF the id has no meaning (RFC 6864). */
 	if (packet_may_fragment(packet) &&
 	    get_be16(ip + IPV4_ID) !=
 		    ((get_be16(first + IPV4_ID) + group->n_segments) & UINT16_MAX))
@@ -143,7 +144,7 @@ static bool is_complete(const struct gro_group *group, size_t payload_len)
 /**
  * gro_add() - add a packet to the batch
  * @gro:    the batch
- * @packet: its bytes must stay until the batch has been written
+ * @packet: its bytes must stay valid until the batch is written
  *
  * Return: 0; -ENOBUFS if there is no room: write the batch, reset it and add the packet again.
  */
@@ -154,13 +155,13 @@ int gro_add(struct gro *gro, const struct packet *packet)
 	struct gro_group *group;
 	size_t payload_len;
 
-	/* What cannot be merged goes behind what came before it, and nothing may overtake it. */
+	/* A packet that cannot be merged is a group by itself. Later ones must not overtake it. */
 	if (!header_len || !packet_transport_ok(packet)) {
 		if (gro->n == GRO_MAX_GROUPS)
 			return -ENOBUFS;
 		open_group(gro, packet);
 		*slot = 0;
-		/* Of which flow a fragment is, only the first one says. */
+		/* Only the first fragment has ports, so this one may belong to any flow. */
 		if (packet_is_fragment(packet))
 			memset(gro->open, 0, sizeof(gro->open));
 		return 0;
@@ -212,10 +213,10 @@ static void write_header(struct gro_group *group)
 
 /**
  * gro_finish() - make a group ready to be written
- * @group: then its @iov is a packet with its virtio_net_hdr
+ * @group: afterwards its @iov is a packet behind its virtio_net_hdr
  *
- * Of a packet that stays alone nothing is said, verified or not: tun.c does not look at
- * VIRTIO_NET_HDR_F_DATA_VALID.
+ * A packet that stays alone gets an empty virtio_net_hdr even if its checksum was verified: the
+ * kernel's tun.c ignores VIRTIO_NET_HDR_F_DATA_VALID.
  */
 void gro_finish(struct gro_group *group)
 {
@@ -225,8 +226,7 @@ void gro_finish(struct gro_group *group)
 	if (group->n_segments > 1) {
 		write_header(group);
 		group->vnet.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM;
-		/* 5: VIRTIO_NET_HDR_GSO_UDP_L4, in headers since Linux 6.2. */
-		group->vnet.gso_type = is_tcp ? VIRTIO_NET_HDR_GSO_TCPV4 : 5;
+		group->vnet.gso_type = is_tcp ? VIRTIO_NET_HDR_GSO_TCPV4 : VNET_GSO_UDP_L4;
 		group->vnet.hdr_len = (uint16_t)group->header_len;
 		group->vnet.gso_size = (uint16_t)group->segment_len;
 		group->vnet.csum_start = IPV4_HEADER_MIN;

@@ -12,11 +12,14 @@
 
 #define GRO_MAX_GROUPS	 64
 #define GRO_MAX_SEGMENTS 128
-#define GRO_N_SLOTS	 256
+#define GRO_SLOT_BITS	 8
+
+/* VIRTIO_NET_HDR_GSO_UDP_L4 of linux/virtio_net.h, which has it since Linux 6.2. */
+#define VNET_GSO_UDP_L4 5
 
 /**
  * struct gro_group - packets that will be written to the TUN device as one
- * @vnet:        what the kernel is told about it; filled in by gro_finish()
+ * @vnet:        describes the group to the kernel; filled in by gro_finish()
  * @first:       the first packet, whose header becomes that of the whole
  * @header_len:  bytes of its IPv4 and transport header
  * @segment_len: bytes of its payload
@@ -41,14 +44,14 @@ struct gro_group {
 /**
  * struct gro - the packets of one batch
  * @merge_udp: UDP may be merged too
- * @n:         how many groups there are
- * @open:      for each hash of a flow, which group its next packet may join, counted from 1
+ * @n:         number of groups
+ * @open:      for each hash of a flow, the group that its next packet may join, from 1; 0: none
  * @groups:    in the order in which they have to be written
  */
 struct gro {
 	bool merge_udp;
 	size_t n;
-	uint8_t open[GRO_N_SLOTS];
+	uint8_t open[1 << GRO_SLOT_BITS];
 	struct gro_group groups[GRO_MAX_GROUPS];
 };
 

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * Generic segmentation offload, in software: what a network card does to the super-packets that the
- * kernel hands it, we do to those that it hands the TUN device (TUN_F_TSO4, TUN_F_USO4).
+ * Generic segmentation offload, in software. The kernel hands super-packets to the TUN device
+ * (TUN_F_TSO4, TUN_F_USO4) as to a network card; this file cuts them as the card would.
  *
- * Each segment gets a header of its own; the payload stays where it is and is passed over once, for
- * the checksum. As much of that as all segments have in common is summed once for all of them.
+ * Each segment gets a header of its own. The payload stays where it is and is read once, for the
+ * checksum. The part of the checksum that all segments have in common is summed once.
  */
 
 #include "gso.h"
@@ -17,7 +17,7 @@
 #include "checksum.h"
 #include "transport.h"
 
-/* Keep what differs between segments, and leave 0 in its place. */
+/* Saves the fields that differ between segments, and sets them to 0. */
 static void begin_tcp(struct gso *gso)
 {
 	uint8_t *tcp = gso->header + gso->ip_len;
@@ -32,10 +32,10 @@ static void begin_tcp(struct gso *gso)
 /**
  * gso_begin() - prepare to cut a super-packet
  * @gso:    filled in
- * @packet: the super-packet; its payload is referred to until the last segment is made
+ * @packet: the super-packet; its payload must stay valid until the last segment is made
  * @size:   bytes of payload in a segment, as gso_size of virtio_net_hdr
  *
- * Return: 0; -EBADMSG if its headers are not there, or it is a fragment; -EPROTONOSUPPORT if it is
+ * Return: 0; -EBADMSG if its headers are incomplete, or it is a fragment; -EPROTONOSUPPORT if it is
  * neither TCP nor UDP.
  */
 int gso_begin(struct gso *gso, const struct packet *packet, size_t size)
@@ -83,7 +83,7 @@ int gso_begin(struct gso *gso, const struct packet *packet, size_t size)
 	return 0;
 }
 
-/* The sum of a 16-bit number as it will stand in the packet. */
+/* The sum of a 16-bit number in network order. */
 static uint64_t sum_be16(uint32_t value)
 {
 	uint8_t bytes[sizeof(uint16_t)];
@@ -95,8 +95,8 @@ static uint64_t sum_be16(uint32_t value)
 /**
  * gso_segment() - make one segment
  * @gso:     what gso_begin() filled in
- * @i:       which, from 0 to @gso->n_segments - 1
- * @header:  where its header goes, @gso->header_len bytes
+ * @i:       which one, from 0 to @gso->n_segments - 1
+ * @header:  place for its header, @gso->header_len bytes
  * @payload: set to its payload, in the super-packet
  *
  * Return: bytes of payload.
@@ -123,7 +123,7 @@ size_t gso_segment(const struct gso *gso, size_t i, uint8_t *header, const uint8
 		uint32_t seq = gso->seq + (uint32_t)at;
 		uint32_t flags = gso->flags;
 
-		/* As the kernel's tcp_gso_segment() has it. */
+		/* Like the kernel's tcp_gso_segment(). */
 		if (!is_last)
 			flags &= ~(uint32_t)(TCP_FIN | TCP_PSH);
 		if (i)

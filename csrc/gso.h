@@ -7,17 +7,17 @@
 
 #include "packet.h"
 
-/* An IPv4 and a TCP header, both with all the options that they can have. */
+/* An IPv4 and a TCP header, both of their maximum length. */
 #define GSO_HEADER_MAX 120
 
 /**
- * struct gso - a super-packet that is being cut into segments
- * @header:     what all segments' headers have in common; 0 where they differ
+ * struct gso - a super-packet that is cut into segments
+ * @header:     the header of all segments; 0 in the fields that differ
  * @header_len: bytes of the IPv4 and the transport header
  * @ip_len:     bytes of the IPv4 header
  * @size:       bytes of payload in each segment; the last may have less
- * @n_segments: how many there will be, at least 1
- * @payload:    all the payload, in the super-packet
+ * @n_segments: number of segments, at least 1
+ * @payload:    of the super-packet
  * @payload_len: bytes of it
  * @id:         IPv4 id of the first segment
  * @seq:        TCP sequence number of the first segment

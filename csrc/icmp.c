@@ -21,7 +21,7 @@ enum {
 #define ERROR_TOS	 0xc0 /* internetwork control: RFC 1812, 4.3.2.5 */
 #define ERROR_TTL	 64
 
-/* No one host is behind 0/8, loopback, multicast or class E. */
+/* Addresses in 0/8, loopback, multicast and class E belong to no single host. */
 static bool is_host(uint32_t address)
 {
 	uint32_t first = address >> 24;
@@ -29,7 +29,7 @@ static bool is_host(uint32_t address)
 	return first && first != 127 && first < 224;
 }
 
-/* Queries are answered like other packets; errors must never be, nor what we cannot tell. */
+/* Errors are sent about queries, never about errors. Without a type it counts as an error. */
 static bool is_icmp_error(const struct packet *packet)
 {
 	uint8_t type;
@@ -44,15 +44,15 @@ static bool is_icmp_error(const struct packet *packet)
 }
 
 /**
- * icmp_build() - the error to send to the source of a packet
+ * icmp_build() - build the error to send to the source of a packet
  * @buffer: where it goes
- * @error:  what to say
- * @mtu:    what would fit, for ICMP_FRAGMENTATION_NEEDED; else 0
- * @source: the address that says so, in host order
+ * @error:  the reason
+ * @mtu:    the largest size that would fit, for ICMP_FRAGMENTATION_NEEDED; else 0
+ * @source: source address of the error, in host order
  * @about:  the packet that cannot be carried, as it was sent
  *
- * Return: bytes of the error; 0 if there must be none: for an error, for a fragment but the first,
- * for a packet that does not come from, or go to, one host.
+ * Return: bytes of the error; 0 if there must be none: about an error, about a fragment that is not
+ * the first, about a packet whose source or destination is not one host.
  */
 size_t icmp_build(uint8_t buffer[ICMP_ERROR_MAX], enum icmp_error error, uint32_t mtu,
 		  uint32_t source, const struct packet *about)

@@ -7,10 +7,10 @@
 
 #include "packet.h"
 
-/* As much of the packet as fits is quoted: RFC 1812, 4.3.2.3. */
+/* An error quotes as much of the packet as fits: RFC 1812, 4.3.2.3. */
 #define ICMP_ERROR_MAX 576
 
-/** enum icmp_error - what we tell senders; type and code of RFC 792, type in the high byte */
+/** enum icmp_error - reasons; type and code of RFC 792, type in the high byte */
 enum icmp_error {
 	ICMP_NET_UNREACHABLE = 3 << 8 | 0,
 	ICMP_FRAGMENTATION_NEEDED = 3 << 8 | 4,

@@ -3,9 +3,9 @@
 /*
  * From the peers to the TUN device. For each batch of datagrams:
  *
- * 1. Cut what the kernel has merged into the packets that the peers have sent.
- * 2. Let verdict_of() decide about each.
- * 3. Merge what is consecutive, and write each group at once.
+ * 1. Cut the datagrams that the kernel has merged into those that the peers sent.
+ * 2. Let verdict_of() decide about the packet in each.
+ * 3. Merge consecutive packets, and write each group at once.
  */
 
 #include "worker.h"
@@ -15,32 +15,32 @@
 
 #include "verdict.h"
 
-static void count_drop(struct flannel_stats *stats, enum verdict verdict)
+static void count_drop(struct flannel_drops *drops, enum verdict verdict)
 {
 	switch (verdict) {
 	case VERDICT_UNKNOWN_PEER:
-		stats->rx_unknown_peer++;
+		drops->rx_unknown_peer++;
 		break;
 	case VERDICT_SHORT:
-		stats->rx_short++;
+		drops->rx_short++;
 		break;
 	case VERDICT_MALFORMED:
-		stats->rx_malformed++;
+		drops->rx_malformed++;
 		break;
 	case VERDICT_SPOOFED:
-		stats->rx_spoofed++;
+		drops->rx_spoofed++;
 		break;
 	case VERDICT_NOT_MINE:
-		stats->rx_not_mine++;
+		drops->rx_not_mine++;
 		break;
 	case VERDICT_TOO_BIG:
-		stats->rx_too_big++;
+		drops->rx_too_big++;
 		break;
 	case VERDICT_TTL:
-		stats->rx_ttl++;
+		drops->rx_ttl++;
 		break;
 	case VERDICT_ECN:
-		stats->rx_ecn++;
+		drops->rx_ecn++;
 		break;
 	case VERDICT_CARRIED:
 	case N_VERDICTS:
@@ -48,14 +48,14 @@ static void count_drop(struct flannel_stats *stats, enum verdict verdict)
 	}
 }
 
-/* The device is deleted: its descriptor will never work again. */
+/* The device is deleted: its descriptor stays useless. */
 static bool is_gone(int error)
 {
 	return error == EBADFD || error == EBADF;
 }
 
-/* Write all groups; -errno if the device is gone. */
-static int flush(struct worker *worker)
+/* Return: 0; -errno if the device is gone. */
+static int write_groups(struct worker *worker)
 {
 	struct gro *gro = &worker->in.gro;
 	struct flannel_stats *stats = &worker->stats;
@@ -73,7 +73,7 @@ static int flush(struct worker *worker)
 		if (written < 0) {
 			if (is_gone(errno))
 				err = -errno;
-			stats->rx_refused += group->n_segments;
+			stats->drops.rx_refused += group->n_segments;
 			continue;
 		}
 		stats->rx_writes++;
@@ -94,12 +94,12 @@ static int receive_packet(struct worker *worker, const struct udp_received *from
 
 	if (verdict == VERDICT_CARRIED) {
 		if (gro_add(&worker->in.gro, &packet)) {
-			err = flush(worker);
+			err = write_groups(worker);
 			(void)gro_add(&worker->in.gro, &packet);
 		}
 		return err;
 	}
-	count_drop(&worker->stats, verdict);
+	count_drop(&worker->stats.drops, verdict);
 	if (verdict == VERDICT_TTL)
 		report_to_peer(worker, ICMP_TIME_EXCEEDED, from->host, &packet);
 	if (verdict == VERDICT_TOO_BIG)
@@ -108,10 +108,10 @@ static int receive_packet(struct worker *worker, const struct udp_received *from
 }
 
 /**
- * inbound_turn() - carry what waits at the socket, up to one batch of it
+ * inbound_turn() - carry the datagrams that wait at the socket, up to one batch
  * @worker: the worker
  *
- * Return: how many messages there were; -errno if the socket or the TUN device is gone.
+ * Return: number of messages; -errno if the socket or the TUN device is gone.
  */
 int inbound_turn(struct worker *worker)
 {
@@ -136,6 +136,6 @@ int inbound_turn(struct worker *worker)
 		} while (at < received.len && !err);
 	}
 	if (!err)
-		err = flush(worker);
+		err = write_groups(worker);
 	return err ? err : n;
 }

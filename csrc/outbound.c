@@ -5,8 +5,8 @@
  *
  * 1. Find the packet behind its virtio_net_hdr, and the host that serves its destination.
  * 2. Count the hop.
- * 3. Do what the kernel has left to its device: cut a super-packet into segments, complete the
- *    checksum.
+ * 3. Do the work that the kernel leaves to its device: cut a super-packet into segments, complete
+ *    the checksum.
  * 4. Queue the packets. At the end of the batch, or when the queue is full, send them all.
  */
 
@@ -17,10 +17,11 @@
 #include <unistd.h>
 
 #include "bytes.h"
+#include "transport.h"
 
 #define VNET_LEN sizeof(struct virtio_net_hdr)
 
-static void flush(struct worker *worker)
+static void send_queued(struct worker *worker)
 {
 	udp_queue_flush(&worker->out.queue, &worker->stats);
 	worker->out.n_scratch = 0;
@@ -30,7 +31,7 @@ static void queue_packet(struct worker *worker, uint32_t host, uint8_t tos,
 			 const struct iovec parts[2])
 {
 	if (udp_queue_add(&worker->out.queue, host, tos, parts)) {
-		flush(worker);
+		send_queued(worker);
 		(void)udp_queue_add(&worker->out.queue, host, tos, parts);
 	}
 }
@@ -51,7 +52,7 @@ static int queue_segments(struct worker *worker, uint32_t host, uint8_t tos,
 
 		if (sizeof(out->scratch) - out->n_scratch < gso.header_len ||
 		    (out->queue.n == UDP_MAX_MESSAGES))
-			flush(worker);
+			send_queued(worker);
 		header = out->scratch + out->n_scratch;
 		parts[1].iov_len = gso_segment(&gso, i, header, &payload);
 		parts[1].iov_base = (uint8_t *)payload;
@@ -78,15 +79,18 @@ static int queue_whole(struct worker *worker, uint32_t host, uint8_t tos, struct
 	return 0;
 }
 
-/* Bytes of the largest packet that will go into the tunnel. */
-static size_t largest(const struct packet *packet, const struct virtio_net_hdr *vnet)
+/*
+ * Bytes of the largest packet that will go into the tunnel. Of TCP the least: its options have not
+ * been parsed yet.
+ */
+static size_t largest_len(const struct packet *packet, const struct virtio_net_hdr *vnet)
 {
-	size_t transport = 8; /* UDP; of TCP the least, 20: its options are not looked at yet */
+	size_t transport = UDP_HEADER_LEN;
 
 	if (vnet->gso_type == VIRTIO_NET_HDR_GSO_NONE)
 		return packet->len;
 	if (packet->data[IPV4_PROTOCOL] == PROTOCOL_TCP)
-		transport = 20;
+		transport = TCP_HEADER_MIN;
 	return packet->header_len + transport + vnet->gso_size;
 }
 
@@ -100,34 +104,34 @@ static void send_packet(struct worker *worker, const struct virtio_net_hdr *vnet
 	int err = packet_parse(&packet, data, len);
 
 	if (err == -EPROTONOSUPPORT) {
-		stats->tx_not_ipv4++;
+		stats->drops.tx_not_ipv4++;
 		return;
 	}
 	if (err) {
-		stats->tx_malformed++;
+		stats->drops.tx_malformed++;
 		return;
 	}
 
 	host = routes_find(worker->routes, packet_destination(&packet));
 	if (!host) {
-		stats->tx_no_route++;
+		stats->drops.tx_no_route++;
 		report_to_tun(worker, ICMP_NET_UNREACHABLE, &packet);
 		return;
 	}
-	if (largest(&packet, vnet) > worker->settings.mtu && !packet_may_fragment(&packet)) {
-		stats->tx_too_big++;
+	if (largest_len(&packet, vnet) > worker->settings.mtu && !packet_may_fragment(&packet)) {
+		stats->drops.tx_too_big++;
 		report_to_tun(worker, ICMP_FRAGMENTATION_NEEDED, &packet);
 		return;
 	}
 	if (packet_decrement_ttl(&packet)) {
-		stats->tx_ttl++;
+		stats->drops.tx_ttl++;
 		report_to_tun(worker, ICMP_TIME_EXCEEDED, &packet);
 		return;
 	}
 
 	/*
-	 * RFC 6040, 4.1: a tunnel whose other end may not pass a mark on (upstream's does not) has
-	 * to tell the underlay that it does not know ECN.
+	 * RFC 6040, 4.1: a tunnel whose other end may not pass a mark on (upstream's does not) must
+	 * send datagrams without ECN.
 	 */
 	tos = worker->settings.flags & FLANNEL_ECN ? packet.data[IPV4_TOS] & ECN_MASK : 0;
 	if (vnet->gso_type == VIRTIO_NET_HDR_GSO_NONE)
@@ -135,11 +139,11 @@ static void send_packet(struct worker *worker, const struct virtio_net_hdr *vnet
 	else
 		err = queue_segments(worker, host, tos, &packet, vnet->gso_size);
 	if (err)
-		stats->tx_malformed++;
+		stats->drops.tx_malformed++;
 }
 
 /**
- * outbound_turn() - carry what waits at the TUN device, up to one batch of it
+ * outbound_turn() - carry the packets that wait at the TUN device, up to one batch
  * @worker: the worker
  *
  * Return: bytes read; -errno if the TUN device is gone.
@@ -159,17 +163,17 @@ int outbound_turn(struct worker *worker)
 		if (len < 0 && errno == EAGAIN)
 			break;
 		if (len <= 0) {
-			flush(worker);
+			send_queued(worker);
 			return len < 0 ? -errno : -ENODEV;
 		}
 		if ((size_t)len < VNET_LEN) {
-			worker->stats.tx_malformed++;
+			worker->stats.drops.tx_malformed++;
 			continue;
 		}
 		memcpy(&vnet, at, VNET_LEN);
 		send_packet(worker, &vnet, at + VNET_LEN, (size_t)len - VNET_LEN);
 		used += (size_t)len;
 	}
-	flush(worker);
+	send_queued(worker);
 	return (int)used;
 }

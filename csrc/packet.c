@@ -8,8 +8,9 @@
 
 #include "bytes.h"
 #include "checksum.h"
+#include "transport.h"
 
-/* Change a byte of the header, and the checksum by the difference. */
+/* Changes a byte of the header, and the checksum by the difference. */
 static void replace_byte(uint8_t *ip, size_t at, uint8_t value)
 {
 	size_t word = at & ~(size_t)1;
@@ -24,13 +25,13 @@ static void replace_byte(uint8_t *ip, size_t at, uint8_t value)
  * packet_parse() - find the IPv4 packet in what was read
  * @packet: filled in on success, untouched on failure
  * @data:   what was read
- * @len:    bytes at @data; more than the packet says of itself are trimmed
+ * @len:    bytes at @data; those behind the packet's total length are not part of it
  *
- * The header checksum is not verified: we change it by differences, so a header that was damaged
- * before it came here still fails where it arrives.
+ * The header checksum is not verified: it is changed by differences, so the receiver still detects
+ * a header that was damaged before it came here.
  *
- * Return: 0; -EPROTONOSUPPORT if it is of another IP version than 4; -EBADMSG if the lengths in its
- * header contradict each other or reach beyond @len.
+ * Return: 0; -EPROTONOSUPPORT if its IP version is not 4; -EBADMSG if the lengths in its header
+ * contradict each other or exceed @len.
  */
 int packet_parse(struct packet *packet, void *data, size_t len)
 {
@@ -57,11 +58,11 @@ int packet_parse(struct packet *packet, void *data, size_t len)
 }
 
 /**
- * packet_decrement_ttl() - count one hop and mend the header checksum
+ * packet_decrement_ttl() - count one hop and update the header checksum
  * @packet: the packet, changed in place
  *
- * Return: 0; -ETIME if this hop is one too many, with the packet as it was, so that an ICMP error
- * can quote it (RFC 1812, 5.3.1). A TTL of 0 does not wrap.
+ * Return: 0; -ETIME if this hop is one too many. Then the packet is unchanged, so that an ICMP
+ * error can quote it (RFC 1812, 5.3.1). A TTL of 0 does not wrap.
  */
 int packet_decrement_ttl(struct packet *packet)
 {
@@ -70,7 +71,7 @@ int packet_decrement_ttl(struct packet *packet)
 	if (ip[IPV4_TTL] <= 1)
 		return -ETIME;
 
-	/* Checksums add whole 16-bit words: the one of the TTL also holds the protocol. */
+	/* Checksums add 16-bit words; the word of the TTL also holds the protocol. */
 	replace_byte(ip, IPV4_TTL, (uint8_t)(ip[IPV4_TTL] - 1));
 	return 0;
 }
@@ -87,27 +88,27 @@ uint32_t packet_destination(const struct packet *packet)
 	return get_be32(packet->data + IPV4_DESTINATION);
 }
 
-/** packet_is_fragment() - whether it is only a part of a packet, the first one included */
+/** packet_is_fragment() - whether it is a part of a packet, be it the first */
 bool packet_is_fragment(const struct packet *packet)
 {
 	return get_be16(packet->data + IPV4_FRAGMENT) & (IPV4_MF | IPV4_FRAGMENT_OFFSET);
 }
 
-/** packet_may_fragment() - whether routers may cut it into smaller ones */
+/** packet_may_fragment() - whether routers may cut it into fragments */
 bool packet_may_fragment(const struct packet *packet)
 {
 	return !(get_be16(packet->data + IPV4_FRAGMENT) & IPV4_DF);
 }
 
 /**
- * packet_propagate_ecn() - tell the receiver of a packet what routers of the underlay have marked
+ * packet_propagate_ecn() - copy the congestion mark of a datagram to the packet in it
  * @packet: the packet that came out of a datagram, changed in place
  * @tos:    of the datagram
  *
  * RFC 6040, figure 4.
  *
- * Return: 0; -EBADMSG if the mark has to be a drop, because the packet's transport would not
- * understand it.
+ * Return: 0; -EBADMSG if the packet has to be dropped instead, because its transport does not know
+ * ECN.
  */
 int packet_propagate_ecn(struct packet *packet, uint8_t tos)
 {
@@ -126,8 +127,8 @@ int packet_propagate_ecn(struct packet *packet, uint8_t tos)
  * packet_transport_ok() - whether a whole TCP or UDP packet is undamaged
  * @packet: not a fragment
  *
- * Return: true if the checksums of the IPv4 header and of TCP or UDP are there and right; false
- * also for what has neither, like ICMP and UDP without a checksum.
+ * Return: true if the checksums of the IPv4 header and of TCP or UDP are present and right; false
+ * for other protocols, and for UDP without a checksum.
  */
 bool packet_transport_ok(const struct packet *packet)
 {
@@ -139,7 +140,7 @@ bool packet_transport_ok(const struct packet *packet)
 	case PROTOCOL_TCP:
 		break;
 	case PROTOCOL_UDP:
-		if (len < 8 || !load16(ip + packet->header_len + 6))
+		if (len < UDP_HEADER_LEN || !load16(ip + packet->header_len + UDP_CHECKSUM))
 			return false;
 		break;
 	default:
@@ -152,12 +153,12 @@ bool packet_transport_ok(const struct packet *packet)
 }
 
 /**
- * packet_finish_checksum() - complete a checksum that the kernel left to its device
+ * packet_finish_checksum() - complete a checksum that the kernel has left to its device
  * @packet: the packet, changed in place
  * @start:  where the checksummed part begins, as virtio_net_hdr's csum_start
- * @offset: where from there the checksum is; it holds the sum of the pseudo-header
+ * @offset: of the checksum from @start; the field holds the sum of the pseudo-header
  *
- * Return: 0; -EBADMSG if those are not within the packet.
+ * Return: 0; -EBADMSG if either is outside the packet.
  */
 int packet_finish_checksum(struct packet *packet, size_t start, size_t offset)
 {
@@ -170,7 +171,7 @@ int packet_finish_checksum(struct packet *packet, size_t start, size_t offset)
 	check = packet->data + start + offset;
 	sum = (uint16_t)~checksum_fold(
 		checksum_add(0, packet->data + start, (size_t)packet->len - start));
-	/* In UDP 0 says that there is none (RFC 768); in TCP both noughts are the same. */
+	/* In UDP 0 means no checksum (RFC 768); in TCP 0 and 0xffff are equal. */
 	store16(check, sum ? sum : 0xffff);
 	return 0;
 }

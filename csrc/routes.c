@@ -3,13 +3,13 @@
 /*
  * Which host serves which subnet.
  *
- * A table is made once and then only read, by any number of threads; a change of one lease is a new
- * table (10,000 leases take less than a millisecond). Who may still be reading an old one is the
- * business of its owner, dataplane.c.
+ * A table is made once and then only read, by any number of threads. A change of one lease makes a
+ * new table (10,000 leases take less than a millisecond). dataplane.c owns the tables and knows
+ * which threads still read an old one.
  *
- * The longest prefix wins. Leases of one network have one length as a rule, so there is a hash
- * table of all subnets, looked into once for each length that occurs: one step for a lookup,
- * however many the peers.
+ * The longest prefix wins. Leases of one network usually have one length, so all subnets are in one
+ * hash table, and a lookup takes one step for each length that occurs, whatever the number of
+ * peers.
  */
 
 #include "routes.h"
@@ -17,43 +17,37 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "hash.h"
+#include "prefix.h"
+
+/* More than there are subnets of any real network; twice as many slots have a number of 32 bits. */
+#define ROUTES_MAX (UINT32_C(1) << 28)
+
 /**
  * struct routes - an immutable table
  * @n_lengths: how many different prefix lengths there are
  * @lengths:   those, the longest first
- * @shift:     32 less the binary logarithm of the number of slots
- * @hosts:     hash set of all hosts, 0 in empty slots; as many slots as @slots has
- * @slots:     hash table of the routes; host is 0 in empty slots. At most half are taken
+ * @n_bits:    binary logarithm of the number of slots
+ * @hosts:     hash set of all hosts, 0 in empty slots; it has as many slots as @slots
+ * @slots:     hash table of the routes; host is 0 in empty slots. At most half are in use
  */
 struct routes {
 	size_t n_lengths;
-	uint8_t lengths[33];
-	unsigned int shift;
+	uint8_t lengths[PREFIX_MAX_LEN + 1];
+	unsigned int n_bits;
 	uint32_t *hosts;
 	struct flannel_route slots[];
 };
 
-static uint32_t prefix_of(uint32_t address, uint32_t prefix_len)
-{
-	/* A shift by 32 is undefined. */
-	return prefix_len ? address & UINT32_MAX << (32 - prefix_len) : 0;
-}
-
-/* Fibonacci hashing: the high bits of the product depend on all bits of the key. */
-static uint32_t first_slot(const struct routes *routes, uint32_t key)
-{
-	return key * UINT32_C(2654435769) >> routes->shift;
-}
-
 static uint32_t next_slot(const struct routes *routes, uint32_t slot)
 {
-	return (slot + 1) & ((UINT32_C(1) << (32 - routes->shift)) - 1);
+	return (slot + 1) & ((UINT32_C(1) << routes->n_bits) - 1);
 }
 
-/* The slot of this subnet, or the empty one where it would go. */
+/* The slot of this subnet, or the empty slot where it would go. */
 static uint32_t find_slot(const struct routes *routes, uint32_t subnet, uint32_t prefix_len)
 {
-	uint32_t slot = first_slot(routes, subnet + prefix_len);
+	uint32_t slot = hash_to_slot(subnet + prefix_len, routes->n_bits);
 	const struct flannel_route *found = &routes->slots[slot];
 
 	while (found->host && (found->subnet != subnet || found->prefix_len != prefix_len)) {
@@ -65,7 +59,7 @@ static uint32_t find_slot(const struct routes *routes, uint32_t subnet, uint32_t
 
 static uint32_t find_host(const struct routes *routes, uint32_t host)
 {
-	uint32_t slot = first_slot(routes, host);
+	uint32_t slot = hash_to_slot(host, routes->n_bits);
 
 	while (routes->hosts[slot] && routes->hosts[slot] != host)
 		slot = next_slot(routes, slot);
@@ -76,8 +70,7 @@ static int insert(struct routes *routes, const struct flannel_route *route)
 {
 	struct flannel_route *slot;
 
-	if (route->prefix_len > 32 || !route->host ||
-	    route->subnet != prefix_of(route->subnet, route->prefix_len))
+	if (!route->host || !prefix_is_valid(route->subnet, route->prefix_len))
 		return -EINVAL;
 
 	slot = &routes->slots[find_slot(routes, route->subnet, route->prefix_len)];
@@ -99,21 +92,21 @@ static int insert(struct routes *routes, const struct flannel_route *route)
  */
 int routes_new(struct routes **routes, const struct flannel_route *list, size_t n)
 {
-	unsigned int shift = 31;
-	bool seen[33] = {false};
+	unsigned int n_bits = 1;
+	bool seen[PREFIX_MAX_LEN + 1] = {false};
 	struct routes *made;
 	size_t n_slots;
 	int err = 0;
 
-	if (n > UINT32_C(1) << 28)
+	if (n > ROUTES_MAX)
 		return -ENOMEM;
-	while (UINT32_C(1) << (32 - shift) < 2 * n)
-		shift--;
-	n_slots = (size_t)1 << (32 - shift);
+	while (UINT32_C(1) << n_bits < 2 * n)
+		n_bits++;
+	n_slots = (size_t)1 << n_bits;
 	made = calloc(1, sizeof(*made) + n_slots * sizeof(made->slots[0]));
 	if (!made)
 		return -ENOMEM;
-	made->shift = shift;
+	made->n_bits = n_bits;
 	made->hosts = calloc(n_slots, sizeof(made->hosts[0]));
 	if (!made->hosts) {
 		err = -ENOMEM;
@@ -126,7 +119,7 @@ int routes_new(struct routes **routes, const struct flannel_route *list, size_t 
 			goto fail;
 		seen[list[i].prefix_len] = true;
 	}
-	for (int len = 32; len >= 0; len--)
+	for (int len = PREFIX_MAX_LEN; len >= 0; len--)
 		if (seen[len])
 			made->lengths[made->n_lengths++] = (uint8_t)len;
 	*routes = made;
@@ -137,7 +130,7 @@ fail:
 	return err;
 }
 
-/** routes_free() - give the table back; nobody may be reading it. Content with NULL */
+/** routes_free() - free the table, which no thread may be reading; NULL is allowed */
 void routes_free(struct routes *routes)
 {
 	if (!routes)
@@ -157,7 +150,7 @@ uint32_t routes_find(const struct routes *routes, uint32_t address)
 {
 	for (size_t i = 0; i < routes->n_lengths; i++) {
 		uint32_t len = routes->lengths[i];
-		uint32_t slot = find_slot(routes, prefix_of(address, len), len);
+		uint32_t slot = find_slot(routes, address & prefix_mask(len), len);
 
 		if (routes->slots[slot].host)
 			return routes->slots[slot].host;

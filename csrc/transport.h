@@ -2,7 +2,7 @@
 #ifndef FLANNEL_TRANSPORT_H
 #define FLANNEL_TRANSPORT_H
 
-/* Offsets in the headers of UDP (RFC 768) and TCP (RFC 9293, 3.1), for gso.c and gro.c alone. */
+/* Offsets and lengths in the headers of UDP (RFC 768) and TCP (RFC 9293, 3.1). */
 
 enum {
 	UDP_LENGTH = 4,

@@ -3,9 +3,9 @@
 /*
  * Datagrams, many at a time.
  *
- * Out, packets of one size for one peer are one message: UDP_SEGMENT makes the kernel carry it as a
- * whole as far down as it can, and cut it into a datagram for each packet there. In, UDP_GRO is the
- * same the other way round. On the wire nothing shows of either.
+ * Out, packets of one size for one peer are one message: with UDP_SEGMENT the kernel carries it
+ * whole through most of its stack, and cuts it into one datagram for each packet at the end. In,
+ * UDP_GRO does the reverse. Neither changes anything on the wire.
  */
 
 #include "udp.h"
@@ -19,16 +19,16 @@
 #define UDP_OPTION_GRO	   104
 
 /*
- * How long the socket's buffer may stay full before what is queued is dropped. Waiting is what
- * makes senders on this host slow down; to wait for long would hold up what comes in.
+ * How long the socket's buffer may stay full before the queue is dropped. Waiting slows senders on
+ * this host down; a longer wait would delay what is received.
  */
 #define CONGESTION_WAIT_MS 1
 
 /**
- * udp_prepare() - switch on what the kernel can do for a socket
+ * udp_prepare() - switch on the kernel's features for a socket
  * @fd: the socket
  *
- * Return: FLANNEL_NO_* flags of what it cannot.
+ * Return: FLANNEL_NO_* flags of the features that the kernel lacks.
  */
 uint64_t udp_prepare(int fd)
 {
@@ -36,7 +36,7 @@ uint64_t udp_prepare(int fd)
 	uint64_t missing = 0;
 	int value = 1;
 
-	/* Without the TOS a congestion mark is not seen: no harm, as with upstream. */
+	/* Without the TOS congestion marks are ignored, as upstream does. */
 	(void)setsockopt(fd, IPPROTO_IP, IP_RECVTOS, &value, sizeof(value));
 	if (setsockopt(fd, IPPROTO_UDP, UDP_OPTION_GRO, &value, sizeof(value)))
 		missing |= FLANNEL_NO_UDP_GRO;
@@ -65,7 +65,7 @@ void udp_queue_init(struct udp_queue *queue, int fd, bool has_segment)
 	}
 }
 
-/* The newest message for a peer: older ones must not be added to, or packets would change order. */
+/* The newest message for a peer: adding to an older one would change the order of packets. */
 static struct udp_message *find_message(struct udp_queue *queue, uint32_t host)
 {
 	for (size_t i = queue->n; i--;)
@@ -97,7 +97,7 @@ static struct udp_message *new_message(struct udp_queue *queue, uint32_t host, u
  * @queue: the queue
  * @host:  the peer to send it to, in host order
  * @tos:   of the datagram
- * @parts: its bytes, in one or two pieces (the second may be empty); they must stay until
+ * @parts: its bytes, in one or two pieces (the second may be empty); they must stay valid until
  *         udp_queue_flush()
  *
  * Return: 0; -ENOBUFS if the queue is full: flush it and add the packet again.
@@ -131,8 +131,8 @@ static size_t put_control(uint8_t *at, int level, int type, const void *data, si
 	return CMSG_SPACE(len);
 }
 
-/* Write down for the kernel what a message has become. */
-static void complete(struct udp_queue *queue, size_t i)
+/* Fills in the header of a message, which is complete. */
+static void fill_header(struct udp_queue *queue, size_t i)
 {
 	struct udp_message *message = &queue->messages[i];
 	struct msghdr *header = &queue->headers[i].msg_hdr;
@@ -141,7 +141,7 @@ static void complete(struct udp_queue *queue, size_t i)
 	message->to.sin_family = AF_INET;
 	message->to.sin_port = htons(queue->port);
 	message->to.sin_addr.s_addr = htonl(message->host);
-	/* The TOS first: send_alone() leaves off what is behind it. */
+	/* The TOS first: send_alone() omits the rest. */
 	if (message->tos) {
 		int tos = message->tos;
 
@@ -164,7 +164,7 @@ static void count_sent(struct flannel_stats *stats, const struct udp_message *me
 	stats->tx_bytes += message->len;
 }
 
-/* Send the packets of a message that the kernel refuses to segment, each by itself. */
+/* Sends each packet of a message by itself: the kernel has refused to segment it. */
 static void send_alone(struct udp_queue *queue, size_t i, struct flannel_stats *stats)
 {
 	const struct udp_message *message = &queue->messages[i];
@@ -184,9 +184,9 @@ static void send_alone(struct udp_queue *queue, size_t i, struct flannel_stats *
 		}
 		if (sendmsg(queue->fd, &header, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
 			if (errno == EAGAIN)
-				stats->tx_congested++;
+				stats->drops.tx_congested++;
 			else
-				stats->tx_refused++;
+				stats->drops.tx_refused++;
 			continue;
 		}
 		stats->tx_packets++;
@@ -203,20 +203,20 @@ static bool wait_for_room(int fd)
 }
 
 /**
- * udp_queue_flush() - send all that is queued, and empty the queue
+ * udp_queue_flush() - send all messages, and empty the queue
  * @queue: the queue
- * @stats: counts what was sent and what was not
+ * @stats: counts the packets sent and dropped
  *
- * A message that is refused does not keep the others back. UDP_SEGMENT is given up for good where
- * the device cannot do checksums (EIO, of udp_send_skb()), and for one message where its packets
- * do not fit the path any more (EMSGSIZE, EINVAL): alone they are fragmented.
+ * A message that is refused does not hold up the others. UDP_SEGMENT is given up for good where the
+ * device cannot do checksums (EIO, of udp_send_skb()), and for one message whose packets do not fit
+ * the path any more (EMSGSIZE, EINVAL): sent alone, the kernel cuts them into fragments.
  */
 void udp_queue_flush(struct udp_queue *queue, struct flannel_stats *stats)
 {
 	size_t i = 0;
 
 	for (size_t n = 0; n < queue->n; n++)
-		complete(queue, n);
+		fill_header(queue, n);
 
 	while (i < queue->n) {
 		struct udp_message *message = &queue->messages[i];
@@ -233,7 +233,7 @@ void udp_queue_flush(struct udp_queue *queue, struct flannel_stats *stats)
 			continue;
 		if (errno == EAGAIN) {
 			for (; i < queue->n; i++)
-				stats->tx_congested += queue->messages[i].n_segments;
+				stats->drops.tx_congested += queue->messages[i].n_segments;
 			break;
 		}
 		if (errno == EIO && message->n_segments > 1) {
@@ -244,7 +244,7 @@ void udp_queue_flush(struct udp_queue *queue, struct flannel_stats *stats)
 		    (errno == EIO || errno == EMSGSIZE || errno == EINVAL))
 			send_alone(queue, i, stats);
 		else
-			stats->tx_refused += message->n_segments;
+			stats->drops.tx_refused += message->n_segments;
 		i++;
 	}
 	queue->n = 0;
@@ -268,11 +268,11 @@ void udp_batch_init(struct udp_batch *batch)
 }
 
 /**
- * udp_batch_receive() - receive what there is
- * @batch: initialised; what it held before is overwritten
+ * udp_batch_receive() - receive the waiting datagrams, up to one batch
+ * @batch: initialised; its former content is overwritten
  * @fd:    the socket
  *
- * Return: how many of udp_batch_get() there are, 0 if nothing was waiting; -errno.
+ * Return: number of messages for udp_batch_get(), 0 if nothing was waiting; -errno.
  */
 int udp_batch_receive(struct udp_batch *batch, int fd)
 {
@@ -284,10 +284,10 @@ int udp_batch_receive(struct udp_batch *batch, int fd)
 }
 
 /**
- * udp_batch_get() - look at one of those that were received
+ * udp_batch_get() - describe one received message
  * @batch:    the batch
- * @i:        which; each can be asked for once
- * @received: filled in; it refers to @batch
+ * @i:        which one; each may be asked for once
+ * @received: filled in; it points into @batch
  */
 void udp_batch_get(struct udp_batch *batch, size_t i, struct udp_received *received)
 {
@@ -311,7 +311,7 @@ void udp_batch_get(struct udp_batch *batch, size_t i, struct udp_received *recei
 			received->tos = *CMSG_DATA(control);
 		}
 	}
-	/* The kernel has written down how much of these it filled; say anew how much there is. */
+	/* The kernel has set these to the bytes that it filled; restore the room. */
 	header->msg_namelen = sizeof(batch->from[i]);
 	header->msg_controllen = sizeof(batch->control[i]);
 }

@@ -18,12 +18,12 @@
 #define UDP_BUFFER_LEN	 65536
 
 /**
- * struct udp_message - inner packets for one peer, sent by the kernel as one datagram for each
+ * struct udp_message - inner packets for one peer, which the kernel sends as one datagram each
  * @host:       the peer, in host order
  * @tos:        of the datagrams
  * @is_closed:  the last packet was shorter, so none can follow
  * @size:       bytes of each packet
- * @n_segments: how many packets
+ * @n_segments: number of packets
  * @len:        bytes of all
  * @n_iov:      pieces in @iov: one or two for each packet
  */
@@ -41,9 +41,9 @@ struct udp_message {
 };
 
 /**
- * struct udp_queue - what is to be sent at the end of a batch
+ * struct udp_queue - messages to send at the end of a batch
  * @fd:           the socket
- * @port:         to which all is sent
+ * @port:         of all peers
  * @max_segments: packets in a message: 1 where the kernel has no UDP_SEGMENT
  * @n:            messages in use
  */
@@ -57,10 +57,10 @@ struct udp_queue {
 };
 
 /**
- * struct udp_batch - what was received at once
- * @from:    where each came from
- * @control: how each was merged
- * @buffers: and what it holds, UDP_BUFFER_LEN bytes each
+ * struct udp_batch - messages received in one call
+ * @from:    the sender of each
+ * @control: how the kernel merged each
+ * @buffers: the datagrams, UDP_BUFFER_LEN bytes each
  */
 struct udp_batch {
 	struct mmsghdr headers[UDP_MAX_MESSAGES];
@@ -71,7 +71,7 @@ struct udp_batch {
 };
 
 /**
- * struct udp_received - datagrams that the kernel has merged, from one peer
+ * struct udp_received - datagrams of one peer, which the kernel has merged
  * @host:    the peer, in host order
  * @tos:     of the datagrams
  * @size:    bytes of each; the last may have less

@@ -9,7 +9,7 @@
 #include "packet.h"
 #include "routes.h"
 
-/** enum verdict - what becomes of a received packet; all but the first are drops, each counted */
+/** enum verdict - whether a received packet is carried; all but the first are counted drops */
 enum verdict {
 	VERDICT_CARRIED,
 	VERDICT_UNKNOWN_PEER,

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * What one thread does with its descriptors, turn by turn.
+ * The work of one thread on its descriptors, turn by turn.
  *
- * Each turn carries at most one batch in each direction, so neither starves the other nor keeps the
- * thread from hearing that it should stop.
+ * Each turn carries at most one batch in each direction, so that neither direction starves the
+ * other, and a stop is noticed soon.
  */
 
 #include "worker.h"
@@ -38,7 +38,7 @@ static int watch(const struct worker *worker, int fd, enum event event)
  * @worker:  all zero; to be closed with worker_close() after success
  * @tun_fd:  as of flannel_run(), like the others
  * @udp_fd:  the socket
- * @stop_fd: readable when it shall stop
+ * @stop_fd: readable when the worker has to stop
  *
  * Return: 0; -errno if a descriptor cannot be waited for.
  */
@@ -70,17 +70,17 @@ int worker_open(struct worker *worker, int tun_fd, int udp_fd, int stop_fd)
 	return 0;
 }
 
-/** worker_close() - forget the descriptors; they stay open */
+/** worker_close() - close all but the descriptors of worker_open(), which belong to the caller */
 void worker_close(struct worker *worker)
 {
 	close(worker->epoll_fd);
 }
 
 /**
- * worker_wait() - wait for what the next turn is about
+ * worker_wait() - wait until a descriptor is ready
  * @worker: the worker
  *
- * Return: 0, also when a signal came instead; -errno.
+ * Return: 0, also after a signal; -errno.
  */
 int worker_wait(struct worker *worker)
 {
@@ -92,7 +92,7 @@ static int tun_turn(struct worker *worker, bool is_broken)
 {
 	int done = outbound_turn(worker);
 
-	/* It would be reported again and again; a read has nothing to tell of it. */
+	/* epoll would report it at every turn, and read() reports nothing. */
 	return !done && is_broken ? -ENODEV : done;
 }
 
@@ -100,14 +100,14 @@ static int udp_turn(struct worker *worker, bool is_broken)
 {
 	int done = inbound_turn(worker);
 
-	/* An error of the socket is about some datagram: reading it clears it. */
+	/* An error of the socket is about one datagram; reading it has cleared it. */
 	if (done < 0 && is_broken && done != -EBADF && done != -EBADFD)
 		return 0;
 	return done;
 }
 
 /**
- * worker_turn() - carry one batch in each direction that has something
+ * worker_turn() - carry one batch in each direction that is ready
  * @worker: the worker, after worker_wait()
  *
  * Return: 0; 1 to stop; -errno if a descriptor is gone.

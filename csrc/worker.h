@@ -24,7 +24,7 @@
 
 /**
  * struct outbound - a batch on its way from the TUN device to the peers
- * @queue:       what is to be sent
+ * @queue:       the datagrams to send
  * @n_scratch:   bytes in use of @scratch
  * @scratch:     headers of segments
  * @buffer:      the packets as they were read
@@ -48,8 +48,8 @@ struct inbound {
 
 /**
  * struct icmp_limit - keeps ICMP errors few
- * @second: the last one in which there were any, of the monotonic clock
- * @n:      how many there were in it
+ * @second: the last second in which there was one, of the monotonic clock
+ * @n:      number of errors in it
  */
 struct icmp_limit {
 	time_t second;
@@ -57,14 +57,14 @@ struct icmp_limit {
 };
 
 /**
- * struct worker - one thread inside flannel_run(); nobody else touches it
+ * struct worker - one thread inside flannel_run(); no other thread uses it
  * @settings: a copy, refreshed between batches
  * @routes:   likewise, a reference
  * @stats:    copied out between batches
- * @told:     errors to one sender about one thing; each hash of both has a slot
- * @told_all: errors altogether
- * @n_events: descriptors that have something, for the next turn
- * @events:   which, and what
+ * @icmp_of_sender: errors of one kind to one sender; each hash of both has a slot
+ * @icmp_of_all:    all errors
+ * @n_events: number of descriptors that are ready, for the next turn
+ * @events:   which ones, and for what
  */
 struct worker {
 	int tun_fd;
@@ -73,8 +73,8 @@ struct worker {
 	struct flannel_settings settings;
 	const struct routes *routes;
 	struct flannel_stats stats;
-	struct icmp_limit told[1 << ICMP_SLOT_BITS];
-	struct icmp_limit told_all;
+	struct icmp_limit icmp_of_sender[1 << ICMP_SLOT_BITS];
+	struct icmp_limit icmp_of_all;
 	int n_events;
 	struct epoll_event events[WORKER_N_EVENTS];
 	struct outbound out;

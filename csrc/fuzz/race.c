@@ -129,8 +129,9 @@ static uint64_t n_lookups(void)
 
 	flannel_get_stats(dataplane, &stats);
 	/* On the way in there are two, for the host and for the source. */
-	return stats.tx_packets + stats.tx_no_route + stats.tx_refused + stats.tx_congested +
-	       2 * (stats.rx_packets + stats.rx_spoofed + stats.rx_refused);
+	return stats.tx_packets + stats.drops.tx_no_route + stats.drops.tx_refused +
+	       stats.drops.tx_congested +
+	       2 * (stats.rx_packets + stats.drops.rx_spoofed + stats.drops.rx_refused);
 }
 
 static void *change_settings(void *arg)

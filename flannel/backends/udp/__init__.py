@@ -1,7 +1,7 @@
 """udp: whole packets in UDP datagrams, carried by a loop in C between a TUN device and a socket.
 
-For where the kernel has no VXLAN, or nothing but plain UDP comes through. On the wire it is what
-upstream's udp backend is; upstream's daemon may be on the next host.
+For hosts whose kernel has no VXLAN, and for networks that let only plain UDP through. The wire
+format is that of upstream's udp backend, whose daemon may run on other hosts.
 
     network    the loop's threads, the sockets, the table of hosts
     tun        the TUN device
@@ -94,8 +94,8 @@ class UdpBackend:
         udp = self._udp
         if not udp.source_check:
             log.warning(
-                "Backend.SourceCheck is false: whoever reaches UDP port %d of this host can send "
-                "to its containers, in any name",
+                "Backend.SourceCheck is false: all who reach UDP port %d of this host can send to "
+                "its containers, from any source address",
                 udp.port,
             )
         settings = Settings(

@@ -1,6 +1,7 @@
 """The Python face of ``csrc/``; the only user of the compiled module.
 
-``csrc/dataplane.cdef`` lists all that can be called there, ``csrc/dataplane.c`` says how it works.
+``csrc/dataplane.cdef`` lists all that can be called there; ``csrc/dataplane.c`` explains how it
+works.
 """
 
 import os
@@ -18,14 +19,14 @@ GIVEN_UP = {
     lib.FLANNEL_NO_UDP_SEGMENT: "UDP_SEGMENT, packets are sent one by one",
     lib.FLANNEL_NO_UDP_GRO: "UDP_GRO, packets are received one by one",
 }
-"""What a bit of the counter ``given_up`` says that the kernel cannot do."""
+"""The missing feature, and its effect, for each bit of the counter ``given_up``."""
 
 _ROUTE = struct.Struct("=III")  # struct flannel_route
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a dataplane has to know of its host; see ``struct flannel_settings``."""
+    """The host that a dataplane runs on; see ``struct flannel_settings``."""
 
     network: IPv4Network
     subnet: IPv4Network
@@ -37,10 +38,10 @@ class Settings:
 
     @property
     def error_source(self) -> IPv4Address:
-        """What ICMP errors to senders on this host come from.
+        """The source of ICMP errors to senders on this host.
 
-        The first address of the network, which no host has as a rule: leases begin behind it. Or
-        else the last. The kernel drops what comes from an address of its own.
+        The first address of the network, which usually no host has, because leases begin behind
+        it; otherwise the last. The kernel drops errors that come from an address of its own.
         """
         first, last = self.network.network_address, self.network.broadcast_address
         return last if first in self.subnet else first
@@ -68,7 +69,7 @@ class Dataplane:
     def set(self, settings: Settings) -> None:
         """Change the settings while packets flow.
 
-        :raises OSError: ``EINVAL``: they contradict themselves; the old ones stay.
+        :raises OSError: ``EINVAL``: they contradict themselves. The old ones stay.
         """
         _check("change the packet loop", lib.flannel_set(self._dataplane, _settings(settings)))
 
@@ -84,23 +85,28 @@ class Dataplane:
         _check("set routes", lib.flannel_set_routes(self._dataplane, table, n))
 
     def stats(self) -> dict[str, int]:
-        """All counters by name, of 64 bits; see ``struct flannel_stats``."""
+        """All counters by name, of 64 bits, `DROPS` included; see ``struct flannel_stats``."""
         stats = ffi.new("struct flannel_stats *")
         lib.flannel_get_stats(self._dataplane, stats)
-        return {name: getattr(stats, name) for name in STATS}
+        traffic = {name: getattr(stats, name) for name in _TRAFFIC}
+        return traffic | {name: getattr(stats.drops, name) for name in DROPS}
 
     def run(self, tun: int, udp: int, stop: int) -> None:
         """Carry packets until the descriptor ``stop`` is readable. The interpreter is not held.
 
-        :param tun: a descriptor of `flannel.backends.udp.tun`, or what reads and writes alike.
+        :param tun: a descriptor of `flannel.backends.udp.tun`, or one that behaves alike.
         :param udp: a UDP socket's descriptor.
         :raises OSError: ``ENODEV`` or ``EBADFD``: the TUN device is gone.
         """
         _check("carry packets", lib.flannel_run(self._dataplane, tun, udp, stop))
 
 
-STATS: tuple[str, ...] = tuple(name for name, _ in ffi.typeof("struct flannel_stats").fields)
-"""The names of the counters."""
+DROPS: tuple[str, ...] = tuple(name for name, _ in ffi.typeof("struct flannel_drops").fields)
+"""The names of the counters of dropped packets."""
+
+_TRAFFIC: tuple[str, ...] = tuple(
+    name for name, _ in ffi.typeof("struct flannel_stats").fields if name != "drops"
+)
 
 
 def _settings(settings: Settings) -> object:

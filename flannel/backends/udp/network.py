@@ -1,7 +1,7 @@
 """UdpNetwork: the peers' leases as the packet loop's table, and the loop in its threads.
 
-Python is asked nothing for a packet. It opens the TUN device and the socket, hands them to C in
-threads of their own, and looks at the counters now and then.
+No packet passes through Python. It opens the TUN device and the sockets, hands them to C in threads
+of their own, and reads the counters once a second.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from ipaddress import IPv4Network
 from time import monotonic
 
 from flannel.backends.udp import sockets, tun
-from flannel.backends.udp.dataplane import GIVEN_UP, Dataplane, Settings, pack_route
+from flannel.backends.udp.dataplane import DROPS, GIVEN_UP, Dataplane, Settings, pack_route
 from flannel.errors import BadLease, KernelError
 from flannel.kernel.doors import Kernel
 from flannel.kernel.entries import Entry, Key
@@ -27,21 +27,15 @@ from flannel.once import Once
 log = logging.getLogger(__name__)
 
 _WATCH = 1.0
-"""Seconds between two looks at the counters, and between attempts to carry on."""
+"""Seconds between two readings of the counters, and between two attempts to carry packets."""
 
-_TELL_DROPS = 60.0
+_DROPS_LOGGED = 60.0
 """Seconds between two log lines about dropped packets."""
-
-_TRAFFIC = {
-    *("tx_packets", "tx_bytes", "rx_packets", "rx_bytes", "given_up"),
-    *("tx_batches", "rx_batches", "rx_writes", "tx_alone", "icmp_sent", "icmp_limited"),
-}
-"""The counters that do not count drops."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tunnel:
-    """What does not change in the life of a network."""
+    """The part of a network that stays the same while it runs."""
 
     settings: Settings
     interface: ExternalInterface
@@ -52,7 +46,7 @@ class UdpNetwork:
     """Serves one lease over the TUN device."""
 
     device = tun.NAME
-    guard = None  # the packet loop itself takes only what peers send
+    guard = None  # the packet loop itself drops packets that are not from peers
 
     def __init__(self, kernel: Kernel, tunnel: Tunnel) -> None:
         self.mtu = tunnel.settings.mtu
@@ -63,9 +57,9 @@ class UdpNetwork:
         self._peers_known = asyncio.Event()
         self._carrying = asyncio.Event()
         self._bad_leases = Once(log)
-        self._said = Once(log)
-        self._told: dict[str, int] = {}
-        self._told_at = monotonic()
+        self._warned = Once(log)
+        self._logged: dict[str, int] = {}
+        self._logged_at = monotonic()
 
     def stats(self) -> dict[str, int]:
         """The packet loop's counters; see ``struct flannel_stats`` in csrc/dataplane.cdef."""
@@ -73,14 +67,15 @@ class UdpNetwork:
 
     def counters(self) -> Mapping[str, int]:
         """See `flannel.backends.Network`."""
-        return {name: count for name, count in self.stats().items() if name not in _TRAFFIC}
+        stats = self.stats()
+        return {name: stats[name] for name in DROPS}
 
     def trouble(self) -> str:
         """See `flannel.backends.Network`."""
         if self._carrying.is_set():
             return ""
-        if self._said.told("run") or not self._peers_known.is_set():
-            return self._said.told("run")
+        if self._warned.told("run") or not self._peers_known.is_set():
+            return self._warned.told("run")
         return "the packet loop is not running"
 
     async def apply(self, peers: Peers, changed: Collection[IPv4Network] | None = None) -> None:
@@ -111,8 +106,8 @@ class UdpNetwork:
     def plan(self, lease: Lease) -> bytes:
         """The entry for one peer in the packet loop's table.
 
-        Whatever backend its lease names: all that udp has to know is the address, and upstream's
-        udp, which names none, takes every lease too.
+        The backend type of the lease does not matter: udp needs the address only, and upstream's
+        udp, whose leases have no type, accepts every lease too.
 
         :raises BadLease: it has the address of this host.
         """
@@ -123,10 +118,10 @@ class UdpNetwork:
         return pack_route(lease.subnet, attrs.public_ip)
 
     def holds(self, at: Key) -> Entry | None:
-        """It writes none of them."""
+        """See `flannel.backends.Network`: this one writes no entries of its peers."""
 
     async def run(self) -> None:
-        """Carry packets until cancelled; a device that is deleted is made again."""
+        """Carry packets until cancelled; make the device again when it is deleted."""
         while True:
             try:
                 async with self._attached() as ended:
@@ -135,7 +130,7 @@ class UdpNetwork:
                 self._kernel.repairs.note("it was gone")
                 await asyncio.sleep(self._kernel.repairs.pause)
             except KernelError as why:
-                self._said.warn("run", f"cannot carry packets: {why}; trying again")
+                self._warned.warn("run", f"cannot carry packets: {why}; trying again")
                 await asyncio.sleep(_WATCH)
 
     @asynccontextmanager
@@ -144,17 +139,17 @@ class UdpNetwork:
         tunnel = self._tunnel
         store, n, port = self._kernel.descriptors, tunnel.n_threads, tunnel.settings.port
         await tun.ensure_usable(self._kernel, tunnel.settings.network, n)
-        # They stay open in the store, so that what comes before the next loop runs waits for it.
+        # The store keeps them open, so that packets wait in them until the next loop runs.
         device = tun.attached(store, n)
         udp_fds = sockets.bound(store, tunnel.interface.address, port, n)
         self._dataplane.set(replace(tunnel.settings, merge_udp=device.has_uso))
         await self._ensure_device()
-        await self._peers_known.wait()  # without them, all that waits there would be dropped
+        await self._peers_known.wait()  # without peers the loop would drop the waiting packets
         with ExitStack() as stack:
-            stack.callback(self._tell_drops)  # all of them: the threads have ended then
+            stack.callback(self._log_drops)  # after the threads have ended: all drops
             stop = stack.enter_context(_event())
             threads = stack.enter_context(ThreadPoolExecutor(n, "packets"))
-            # On the way out: first this, then wait for the threads.
+            # At the end: first this, then the executor waits for the threads.
             stack.callback(os.eventfd_write, stop, 1)
             loop = asyncio.get_running_loop()
             runs = [
@@ -164,13 +159,13 @@ class UdpNetwork:
             log.info("carrying packets between %s and UDP port %d", tun.NAME, port)
             self._carrying.set()
             try:
-                # When the device goes, all of them fail: of the others it forgets why.
+                # When the device is deleted all threads fail; the first exception is enough.
                 yield asyncio.gather(*runs)
             finally:
                 self._carrying.clear()
 
     async def _watch(self, ended: "asyncio.Future[list[None]]") -> None:
-        """Tell what the loop drops, until it ends."""
+        """Log the loop's drops until it ends."""
         while True:
             done, _ = await asyncio.wait([ended], timeout=_WATCH)
             if done:
@@ -181,36 +176,36 @@ class UdpNetwork:
                 if number in (errno.ENODEV, errno.EBADFD):
                     raise _DeviceGone
                 raise KernelError(f"read from {tun.NAME}", number) from error
-            self._tell()
-            self._said.forget("run")
+            self._log()
+            self._warned.forget("run")
 
     async def _ensure_device(self) -> None:
         await tun.ensure_device(self._kernel, self._tunnel.settings)
 
-    def _tell(self) -> None:
-        """Log what the loop has given up, and now and then what it has dropped."""
+    def _log(self) -> None:
+        """Log the features that the loop has given up, and the drops of each minute."""
         stats = self.stats()
-        for bit, what in GIVEN_UP.items():
+        for bit, feature in GIVEN_UP.items():
             if stats["given_up"] & bit:
-                self._said.warn(bit, f"this kernel or the link has no {what}")
-        if monotonic() - self._told_at >= _TELL_DROPS:
-            self._tell_drops()
+                self._warned.warn(bit, f"this kernel or the link has no {feature}")
+        if monotonic() - self._logged_at >= _DROPS_LOGGED:
+            self._log_drops()
 
-    def _tell_drops(self) -> None:
+    def _log_drops(self) -> None:
         stats = self.stats()
-        moved = {
-            name: stats[name] - self._told.get(name, 0)
-            for name in stats.keys() - _TRAFFIC
-            if stats[name] != self._told.get(name, 0)
+        drops = {
+            name: stats[name] - self._logged.get(name, 0)
+            for name in DROPS
+            if stats[name] != self._logged.get(name, 0)
         }
-        if moved:
-            counts = ", ".join(f"{name} {count}" for name, count in sorted(moved.items()))
+        if drops:
+            counts = ", ".join(f"{name} {count}" for name, count in sorted(drops.items()))
             log.warning("packets dropped since the last such line: %s", counts)
-        self._told, self._told_at = stats, monotonic()
+        self._logged, self._logged_at = stats, monotonic()
 
 
 class _DeviceGone(Exception):
-    """Somebody has deleted the TUN device."""
+    """The TUN device has been deleted."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The UDP sockets of the packet loop's threads: bound, or taken over from the flanneld before."""
+"""The UDP sockets of the packet loop's threads: bound, or taken over from the previous flanneld."""
 
 import errno
 import socket
@@ -17,11 +17,11 @@ _SIOCGSKNS = 0x894C  # linux/sockios.h
 # asm-generic/socket.h, not in Python's socket: they ignore the sysctl limits.
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _SEND_BUFFER, _RECEIVE_BUFFER = 4 << 20, 16 << 20
-"""Bytes. What UDP_GRO has merged counts with all its pages; the default holds two or three."""
+"""Bytes. A datagram merged by UDP_GRO counts with all its pages; the default holds two or three."""
 
 
 def bound(store: FdStore, address: IPv4Address, port: int, n: int) -> tuple[int, ...]:
-    """Descriptors of ``n`` sockets, among which the kernel spreads what comes.
+    """Descriptors of ``n`` sockets, among which the kernel distributes the datagrams.
 
     :raises KernelError: a socket cannot be bound.
     """
@@ -31,8 +31,8 @@ def bound(store: FdStore, address: IPv4Address, port: int, n: int) -> tuple[int,
 
 
 def _adopt(fd: int, address: IPv4Address, port: int, is_shared: bool) -> bool:
-    """Set up what the store has; whether it is a socket that is bound as we want it."""
-    with suppress(OSError):  # it is no socket
+    """Set up a descriptor of the store; False if it is not a socket bound to that address."""
+    with suppress(OSError):  # it is not a socket
         udp = socket.socket(fileno=fd)
         try:
             if (

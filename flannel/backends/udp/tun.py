@@ -1,4 +1,4 @@
-"""The TUN device: made, or found and attached to, with all the offloads that the kernel has."""
+"""The TUN device: made, or found and attached to, with all the offloads of this kernel."""
 
 import errno
 import logging
@@ -21,7 +21,7 @@ from flannel.systemd import FdStore, is_our_namespace
 log = logging.getLogger(__name__)
 
 NAME = "flannel0"
-"""Upstream asks for ``flannel%d`` and, being the only one to, gets this."""
+"""Upstream asks the kernel for ``flannel%d``, and gets this as the only one to ask."""
 
 _STORED = f"{NAME}/queue"
 
@@ -51,7 +51,7 @@ _TUN_F_USO4, _TUN_F_USO6 = 0x20, 0x40
 _VNET_HEADER_LEN = 10
 
 _OFFLOADS = (
-    # The kernel wants both USO flags or none, though no IPv6 comes this way.
+    # The kernel accepts both USO flags or none, though the tunnel carries no IPv6.
     (_TUN_F_CSUM | _TUN_F_TSO4 | _TUN_F_TSO_ECN | _TUN_F_USO4 | _TUN_F_USO6, ""),
     (_TUN_F_CSUM | _TUN_F_TSO4 | _TUN_F_TSO_ECN, "no UDP super-packets (Linux 6.2 has them)"),
     (0, "no super-packets, it will be slow"),
@@ -71,10 +71,10 @@ class Tun:
 
 
 def attached(store: FdStore, n_queues: int) -> Tun:
-    """Attach to the device ``NAME``, made if need be, or stay attached as the store has it.
+    """Attach to the device ``NAME``, which is made if necessary; keep the queues in the store.
 
     :raises KernelError: there is no /dev/net/tun; another process is attached (``EBUSY``); there
-        is a link of that name that this cannot be done with (``EINVAL``).
+        is a link of that name that does not fit (``EINVAL``).
     """
     flags = _flags(n_queues)
     store.retain(_STORED, partial(_is_attached, flags=flags))
@@ -86,7 +86,7 @@ def attached(store: FdStore, n_queues: int) -> Tun:
 
 
 async def ensure_usable(kernel: Kernel, network: IPv4Network, n_queues: int) -> None:
-    """Delete a device that `attached` could not use, or that belongs to another network.
+    """Delete a device that `attached` cannot use, or that belongs to another network.
 
     :raises KernelError: a link of that name is no TUN device.
     """
@@ -116,7 +116,7 @@ async def ensure_usable(kernel: Kernel, network: IPv4Network, n_queues: int) -> 
 async def ensure_device(kernel: Kernel, settings: Settings) -> None:
     """Bring the device up, with MTU, the subnet's first address, and the route of the network.
 
-    :raises KernelError: one of that could not be done, or there is no device.
+    :raises KernelError: one of these failed, or there is no device.
     """
     netlink, tables, network = kernel.netlink, kernel.tables, settings.network
     link = await netlink.find_link(NAME)
@@ -133,7 +133,7 @@ async def ensure_device(kernel: Kernel, settings: Settings) -> None:
     if way is None or way.link != link.index:
         kernel.repairs.note(f"the route to {network} was gone")
         await netlink.replace_route(network, link)
-    strange = tables.list_own(network, link.index)  # of another backend, earlier, or by hand
+    strange = tables.list_own(network, link.index)  # of another backend before, or made by hand
     kernel.repairs.note_entries(strange)
     tables.delete(strange)
 
@@ -141,7 +141,7 @@ async def ensure_device(kernel: Kernel, settings: Settings) -> None:
 async def _ensure_address(kernel: Kernel, link: Link, wanted: IPv4Interface) -> None:
     netlink = kernel.netlink
     found = {each.interface for each in await netlink.list_addresses() if each.link == link.index}
-    # In the other order routes over the link would be without a source address for a moment.
+    # In the other order routes over the link would lack a source address for a moment.
     if wanted not in found:
         kernel.repairs.note(f"its address {wanted.ip} was gone")
         await netlink.ensure_address(link, wanted)
@@ -162,7 +162,7 @@ def _open(flags: int) -> int:
     try:
         ioctl(fd, _TUNSETIFF, _IFREQ.pack(NAME.encode(), flags))
         ioctl(fd, _TUNSETVNETHDRSZ, struct.pack("=i", _VNET_HEADER_LEN))
-        # It outlives us, and so do its address and its route: a restart is a short pause.
+        # The device outlives this process, with its address and route: a restart is a short pause.
         ioctl(fd, _TUNSETPERSIST, 1)
     except OSError as error:
         os.close(fd)
@@ -171,15 +171,15 @@ def _open(flags: int) -> int:
 
 
 def _is_attached(fd: int, flags: int) -> bool:
-    """Whether what the store has is a queue of our device, which is as we would make it."""
+    """Whether a descriptor is a queue of our device, and the device has these flags."""
     try:
         name, found = _IFREQ.unpack(ioctl(fd, _TUNGETIFF, bytes(_IFREQ.size)))
         if not is_our_namespace(ioctl(fd, _TUNGETDEVNETNS)):
             return False
         ioctl(fd, _TUNSETVNETHDRSZ, struct.pack("=i", _VNET_HEADER_LEN))
-    except OSError:  # its device is gone, or it never had one
+    except OSError:  # its device is deleted, or it is no queue
         return False
-    # Of the flags found, those that say how packets are read, and whether any are.
+    # Those of the flags that decide how packets are read, and whether any are.
     relevant = flags | _IFF_TAP | _IFF_MULTI_QUEUE | _IFF_DETACH_QUEUE
     return (name.rstrip(b"\0"), found & relevant) == (NAME.encode(), flags)
 

@@ -1,6 +1,7 @@
 """The loop, without privileges: two sockets stand for the TUN device, loopback for the net."""
 
 import os
+import re
 import socket
 import struct
 import threading
@@ -14,8 +15,9 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.packet import Raw
 
 from flannel.backends.udp import _dataplane
-from flannel.backends.udp.dataplane import ENCAP_LEN, Dataplane, Settings, pack_route
+from flannel.backends.udp.dataplane import DROPS, ENCAP_LEN, Dataplane, Settings, pack_route
 
+CSRC = Path(__file__).parents[3] / "csrc"
 NO_VNET = bytes(10)  # struct virtio_net_hdr
 OWN, PEER = IPv4Network("10.1.15.0/24"), IPv4Network("10.1.16.0/24")
 HOST = IPv4Address("127.0.0.1")
@@ -199,6 +201,20 @@ def test_routes_are_replaced_while_it_runs(loop: Loop) -> None:
 
 def test_the_tunnel_costs_an_ip_and_a_udp_header() -> None:
     assert len(bytes(IP() / UDP())) == ENCAP_LEN
+
+
+def test_the_documents_explain_every_counter_of_drops_and_no_other() -> None:
+    text = (Path(__file__).parents[3] / "docs/troubleshoot.md").read_text()
+    table = text.partition("## What the drop counters mean")[2].partition("\n## ")[0]
+    rows = re.findall(r"(?m)^\| ((?:`\w+`(?:, )?)+) \|", table)
+    assert set(re.findall(r"\w+", " ".join(rows))) == {*DROPS, "icmp_limited"}  # the last row
+
+
+def test_each_counter_has_one_place_in_the_statistics() -> None:
+    stats = Dataplane(Settings(IPv4Network("10.1.0.0/16"), OWN, 1472, 8285)).stats()
+    fields = re.findall(r"uint64_t (\w+);", (CSRC / "dataplane.cdef").read_text())
+    assert sorted(fields) == sorted(stats)
+    assert set(stats) > set(DROPS)
 
 
 def test_the_module_fits_every_python_from_here_on() -> None:
