@@ -55,7 +55,7 @@ def _drop_privileges(options: Options) -> None:
 
 async def _run(options: Options) -> None:
     # Imported here: --help, --version and a mistyped flag answer without them, at once.
-    from flannel.daemon import life as daemon
+    from flannel.daemon import daemon
     from flannel.health import pages as health
     from flannel.health.status import Status
     from flannel.stores.etcd_endpoints import Endpoints

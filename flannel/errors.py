@@ -24,7 +24,7 @@
     └── KernelError           netlink or a file of the kernel said no
 
 Low modules translate a library's exceptions into these (``raise ... from``), the ones in the
-middle let them pass, `flannel.daemon.life` decides what happens and `flannel.__main__` tells the
+middle let them pass, `flannel.daemon.daemon` decides what happens and `flannel.__main__` tells the
 operator. Anything else that escapes is a bug: traceback, exit status 1.
 
 Texts read *cannot ⟨do what⟩ ⟨to which⟩: ⟨why⟩*, on one line.

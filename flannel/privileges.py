@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 # linux/capability.h, linux/prctl.h
 CAP_DAC_READ_SEARCH, CAP_NET_ADMIN, CAP_NET_RAW = 2, 12, 13
+_CAP_SETPCAP = 8
 _VERSION_3 = 0x20080522
 _PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 23, 24, 38
 _SETS = struct.Struct("=6I")  # effective, permitted, inheritable: the lower halves, then the upper
@@ -63,9 +64,6 @@ def _is_readable(path: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-_CAP_SETPCAP = 8
 
 
 def _get() -> tuple[int, int, int]:

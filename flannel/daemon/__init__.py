@@ -1,11 +1,15 @@
 """One flanneld on one host: the story, and the parts of it that last for as long as it runs.
 
-life             the story; decides what each error leads to
+daemon           one run of the network after another
+reactions        what each error leads to that ends a run: a table
+life             one run of the network: its tasks
 preparation      what a run of the network is about: interface, config, backend
 config_follower  the network config in the store: waited for, then watched
 lease_keeper     our lease renewed, the peers' leases followed and saved
 underlay         the external interface: waited for, then watched
-upkeep           when the kernel is compared with what it should hold
+upkeep           compares the kernel with what it should hold
+schedule         when it does that next; pure
 identity         who this host is, in `-state-dir`
-saved_state      what was served last, in `-state-dir`
+saved_state      what was served last, as JSON
+state_file       that kept in `-state-dir`
 """

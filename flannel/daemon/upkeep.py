@@ -5,10 +5,10 @@ All that may call for work ends in one place. A lease that has changed, a hint f
 
     pending.add(subnets)      leases have changed: these peers' entries are brought up to date
     pending.disturb()         something else may have: everything is read and compared
-    every `_RESYNC` seconds   the same, should a hint never have come
+    every `RESYNC` seconds    the same, should a hint never have come
 
-Comparisons cost time proportional to the number of peers, so they take a bounded share of a CPU
-however often somebody calls for them.
+Comparisons cost time proportional to the number of peers: `flannel.daemon.schedule` says when the
+next one is due.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from time import monotonic
 
 from flannel.backends import Network
 from flannel.conditions import Condition
+from flannel.daemon.schedule import Schedule
 from flannel.daemon.underlay import Underlay
 from flannel.errors import KernelError
 from flannel.health.status import Status
@@ -26,16 +27,6 @@ from flannel.kernel.doors import Kernel
 from flannel.kernel.interface import ExternalInterface
 from flannel.kernel.monitor import Hint, Monitor, Watched
 from flannel.lease import Peers
-
-_RESYNC = 10.0
-"""Seconds between two full comparisons with the kernel, as upstream's host-gw has it..."""
-_RESYNC_SHARE = 50
-"""...but at least this many times what the last one took: no more than 2 % of a CPU."""
-_HINT_SHARE = 9
-"""For comparisons that hints call for: no more than 10 % in the long run..."""
-_BURST = 10.0
-"""...of which so many seconds' share may be taken at once: damage seldom comes alone."""
-_RETRY = 1.0
 
 
 class Pending:
@@ -105,6 +96,8 @@ class Upkeep:
         self._status = status
         self._conditions = status.conditions
         self._name = network.device or interface.name
+        self._schedule = Schedule()
+        self._has_compared = False
 
     async def run(self, range_: IPv4Network) -> None:
         """Work until cancelled.
@@ -128,40 +121,46 @@ class Upkeep:
             self._underlay.look()
 
     async def _keep_entries(self, monitor: Monitor) -> None:
-        pending, repairs = self.pending, self._kernel.repairs
-        earliest = resync = 0.0  # when the next full comparison may be, and has to be
-        paid = 0.0  # until when their share of the CPU is spent
-        is_first = True
+        pending, schedule = self.pending, self._schedule
         await pending.wait_for_peers()
         while True:
             self._status.beat("peers")
-            began = monotonic()
-            is_full = began >= (earliest if pending.is_everything else resync)
+            is_full = monotonic() >= schedule.due(is_disturbed=pending.is_everything)
             changed = pending.take(everything=is_full)
-            try:
-                if is_full or changed:
-                    await self._network.apply(self._peers(), None if is_full else changed)
-            except KernelError as why:
-                self._conditions.report(
-                    Condition.KERNEL, f"cannot program the kernel: {why}; trying again"
-                )
-                repairs.discard()
-                pending.disturb()
-                earliest = monotonic() + _RETRY
-            else:
-                if is_full:
-                    if is_first:
-                        repairs.discard()
-                    else:
-                        repairs.commit(self._name, monitor.last_port, began)
-                    is_first = False
-                    ended = monotonic()
-                    pause = repairs.pause
-                    paid = max(paid, ended) + _HINT_SHARE * (ended - began)
-                    earliest = max(paid - _BURST, ended + pause)
-                    resync = ended + max(_RESYNC, _RESYNC_SHARE * (ended - began), pause)
-                    resync = min(resync, max(repairs.due, earliest))
-                    self._conditions.clear(Condition.KERNEL)
-                    self._on_ready()
-            due = earliest if pending.is_everything else resync
+            if is_full:
+                await self._compare(monitor)
+            elif changed:
+                await self._apply(changed)
+            due = schedule.due(is_disturbed=pending.is_everything)
             await pending.wait(max(0.0, due - monotonic()))
+
+    async def _compare(self, monitor: Monitor) -> None:
+        """Compare all that the kernel holds with what it should hold."""
+        repairs, began = self._kernel.repairs, monotonic()
+        if not await self._apply(None):
+            return
+        if self._has_compared:
+            repairs.commit(self._name, monitor.last_port, began)
+        else:
+            repairs.discard()  # at the start things are as somebody else has left them
+        self._has_compared = True
+        ended = monotonic()
+        self._schedule.succeeded(ended, ended - began, pause=repairs.pause, look_at=repairs.due)
+        self._conditions.clear(Condition.KERNEL)
+        self._on_ready()
+
+    async def _apply(self, changed: set[IPv4Network] | None) -> bool:
+        """Let the network follow the peers; return whether it could. If not, all is compared."""
+        began = monotonic()
+        try:
+            await self._network.apply(self._peers(), changed)
+        except KernelError as why:
+            self._conditions.report(
+                Condition.KERNEL, f"cannot program the kernel: {why}; trying again"
+            )
+            self._kernel.repairs.discard()
+            self.pending.disturb()
+            ended = monotonic()
+            self._schedule.failed(ended, ended - began)
+            return False
+        return True

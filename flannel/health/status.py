@@ -113,7 +113,7 @@ class Status:
     """
 
     def __init__(self, options: Options, store: Callable[[], StoreHealth]) -> None:
-        self.conditions = Conditions(logging.getLogger("flannel.daemon.life"))
+        self.conditions = Conditions(logging.getLogger("flannel.daemon"))
         self.store = store
         self.repairs = Repairs()
         self.ended = ""

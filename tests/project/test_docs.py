@@ -122,7 +122,7 @@ def texts_of_the_log() -> Iterator[tuple[str, str]]:
                 ):
                     # Those of Once and Conditions have a subject before the text.
                     text = first if ast.unparse(where) == "log" else arguments[-1]
-                case ast.Call(ast.Name(name), [text, *_]) if name in reasons:
+                case ast.Call(ast.Name(name), [text, *_]) if name in {*reasons, "Reaction"}:
                     pass
                 case ast.Assign([ast.Name("message")], text):
                     pass

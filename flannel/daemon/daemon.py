@@ -1,0 +1,175 @@
+"""Daemon: one run of the network after another, until somebody ends the process.
+
+    Daemon.run
+      Preparation.wait     interface, network config, backend; what is not there yet is waited for
+      Life.take_lease
+      Life.serve           ended by an error
+      reaction_to(error)   what is done before the next run, and how soon that begins
+
+An error ends the run it is met in, never the process: a store that does not answer is waited for,
+and what was served last is served meanwhile. What is in the kernel stays there between two runs,
+and when the process ends: packets flow on.
+"""
+
+import asyncio
+import logging
+import os
+from dataclasses import replace
+from time import monotonic
+
+from flannel.backoff import Backoff
+from flannel.conditions import Condition
+from flannel.daemon import identity
+from flannel.daemon.config_follower import ConfigFollower
+from flannel.daemon.life import Life, Shared
+from flannel.daemon.preparation import Preparation
+from flannel.daemon.reactions import After, Pause, Reaction, reaction_to
+from flannel.daemon.state_file import StateFile
+from flannel.daemon.underlay import Underlay
+from flannel.errors import FlannelError
+from flannel.handover.hand_over import HandOver
+from flannel.health.status import Status
+from flannel.kernel.doors import Kernel
+from flannel.kernel.interface import InterfaceChoice
+from flannel.kernel.netlink import Netlink
+from flannel.kernel.rtnetlink import RtNetlink
+from flannel.lease import LeaseTable
+from flannel.leases.subnets import SubnetManager
+from flannel.options.table import Options
+from flannel.stores import Store
+from flannel.systemd import FdStore
+
+log = logging.getLogger(__name__)
+
+_RELEASE = 0.7
+"""Seconds for the store to take our lease back at the end."""
+_GOOD_RUN = 10.0
+"""Seconds; after a run that has lasted longer, the pauses begin to grow anew."""
+
+
+async def run(options: Options, store: Store, status: Status) -> None:
+    """Serve until cancelled."""
+    async with Netlink() as netlink:
+        with RtNetlink() as tables:
+            kernel = Kernel(netlink, tables, status.repairs, FdStore(os.environ))
+            await Daemon(options, store, kernel, status).run()
+
+
+class Daemon:
+    """One flanneld on one host."""
+
+    def __init__(self, options: Options, store: Store, kernel: Kernel, status: Status) -> None:
+        conditions = status.conditions
+        choice = InterfaceChoice(
+            names=options.iface,
+            patterns=options.iface_regex,
+            can_reach=options.iface_can_reach,
+            public_ip=options.public_ip,
+        )
+        config = ConfigFollower(store, f"{options.etcd.prefix}/config", conditions)
+        underlay = Underlay(kernel, choice, conditions)
+        state = StateFile(options.state_dir, options.etcd.prefix, conditions)
+        self._shared = Shared(
+            options=options,
+            store=store,
+            kernel=kernel,
+            status=status,
+            underlay=underlay,
+            config=config,
+            hand_over=HandOver(kernel.netlink, options.subnet_file, options.lease_hook, status),
+            state=state,
+            leases=LeaseTable(state.current.peers if state.current is not None else ()),
+        )
+        self._preparation = Preparation(kernel, underlay, config, conditions)
+        self._node_id = identity.load(options.state_dir)
+        self._pauses = {Pause.SHORT: Backoff(0.1, 1.0), Pause.LONG: Backoff(0.5, 10.0)}
+        self._leased: SubnetManager | None = None
+        """The one of the last run that had a lease."""
+
+    async def run(self) -> None:
+        """Run the network again and again, until cancelled."""
+        try:
+            while True:
+                await self._run_and_react()
+        finally:
+            if self._shared.options.release_on_exit and self._leased is not None:
+                await self._release(self._leased)
+
+    async def _run_and_react(self) -> None:
+        this = asyncio.current_task()
+        assert this is not None
+        began = monotonic()
+        error: FlannelError | None = None
+        try:
+            await asyncio.create_task(self._run_once())
+        except* FlannelError as group:
+            error = _first(group)
+        # Before Python 3.13 a `TaskGroup` with an error of its own forgets that its task was
+        # cancelled meanwhile, and miscounts it as well (CPython issue 116720). So a run has a
+        # task of its own, and whether this one was cancelled can be told.
+        if this.cancelling():
+            raise asyncio.CancelledError
+        if error is not None:
+            reaction = reaction_to(error)
+            self._report(error, reaction)
+            await self._prepare_next(reaction.after)
+            await self._pause(reaction.pause, lasted=monotonic() - began)
+
+    async def _run_once(self) -> None:
+        plan = await self._preparation.wait(self._shared.state.current)
+        life = Life(self._shared, plan, self._node_id)
+        await life.take_lease()
+        self._leased = life.subnets
+        await life.serve()
+
+    def _report(self, error: FlannelError, reaction: Reaction) -> None:
+        status = self._shared.status
+        status.end(str(error))
+        text = reaction.text % error
+        if reaction.is_condition:
+            about = type(error) if reaction.is_about_class else None
+            status.conditions.report(Condition.RUN, text, about=about)
+        else:
+            log.warning("%s", text)
+
+    async def _prepare_next(self, after: After) -> None:
+        """Do what comes before the next run."""
+        shared, state = self._shared, self._shared.state
+        if After.RENEW_IDENTITY in after:
+            self._node_id = identity.renew(shared.options.state_dir)
+        if After.CLOSE_CONNECTIONS in after:
+            shared.store.close()
+        if After.DISTRUST_STORE in after:
+            shared.config.seen_since = None
+        if After.GIVE_UP_LEASE in after and state.current is not None:
+            # Saved now: there may be no other subnet before this host boots again.
+            await state.keep(replace(state.current, lease=None))
+
+    async def _pause(self, pause: Pause, lasted: float) -> None:
+        """Wait before the next run, after one that has lasted so many seconds."""
+        if lasted > _GOOD_RUN:
+            for each in self._pauses.values():
+                each.reset()
+        if pause is not Pause.NONE:
+            await self._pauses[pause].wait()
+
+    async def _release(self, subnets: SubnetManager) -> None:
+        """Give the lease up at the end; a store that does not answer lets it expire later."""
+        try:
+            # Not by asyncio.timeout(): this task is being cancelled, and before Python 3.11.3, such
+            # as in Debian 12, it lets that out instead of a TimeoutError (CPython issue 102780).
+            await asyncio.wait_for(subnets.release(), _RELEASE)
+            log.info("released lease %s", subnets.own)
+            self._shared.state.remove()
+        except (FlannelError, TimeoutError, OSError) as why:
+            reason = str(why) or "no answer in time"
+            log.warning("cannot release lease %s: %s", subnets.own, reason)
+
+
+def _first(group: BaseExceptionGroup[FlannelError]) -> FlannelError:
+    """The first error of a group, which may hold groups."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, FlannelError)
+    return error

@@ -1,0 +1,49 @@
+"""StateFile: saves what is served to ``state.json``, for a start while the store is unreachable."""
+
+import asyncio
+import threading
+from pathlib import Path
+
+from flannel.conditions import Condition, Conditions
+from flannel.daemon import saved_state
+from flannel.daemon.saved_state import SavedState
+from flannel.errors import CannotWrite
+
+
+class StateFile:
+    """The file in `-state-dir`, for as long as the daemon runs.
+
+    :ivar current: what was served last, by this process or the one before; None if that is not
+        known.
+    :param prefix: of the network's keys in the store; the state of a different network is ignored.
+    """
+
+    def __init__(self, directory: Path, prefix: str, conditions: Conditions) -> None:
+        self._path = directory / saved_state.FILE_NAME
+        self._conditions = conditions
+        self._writing = threading.Lock()
+        self.current = saved_state.read(self._path, prefix)
+
+    async def keep(self, state: SavedState) -> None:
+        """Make ``state`` the current one and write it; report a file that cannot be written."""
+        self.current = state
+        try:
+            await asyncio.to_thread(self._write)
+            self._conditions.clear(Condition.STATE)
+        except CannotWrite as why:
+            self._conditions.report(
+                Condition.STATE, f"{why}; without it, no start while etcd is away"
+            )
+
+    def remove(self) -> None:
+        """Delete the file: the lease in it was given up.
+
+        :raises OSError: it cannot be deleted.
+        """
+        self._path.unlink(missing_ok=True)
+
+    def _write(self) -> None:
+        # A run that is over may still be writing: what it wanted to write must not be the last.
+        with self._writing:
+            if self.current is not None:
+                saved_state.write(self._path, self.current)
