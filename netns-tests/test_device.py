@@ -178,7 +178,7 @@ def test_a_kernel_without_vxlan_is_named_and_what_works_there() -> None:
         netlink._ipr = NoVxlan(real)
         try:
             with RtNetlink() as tables:
-                await load(config, interface, Kernel(netlink, tables)).lease_attrs()
+                await load(config, interface, Kernel(netlink, tables)).lease_attrs("n1")
         finally:
             netlink._ipr = real
 
@@ -203,9 +203,11 @@ def test_the_device_has_the_address_of_the_lease_and_no_other_of_the_network() -
 
 def test_the_mac_is_the_same_at_every_boot_and_differs_between_hosts_and_networks() -> None:
     addresses = [IPv4Address(f"192.0.2.{n}") for n in range(1, 100)]
-    macs = {vtep_mac(address, vni) for address in addresses for vni in (1, 2)}
-    assert len(macs) == 2 * len(addresses)
-    assert vtep_mac(addresses[0], 1) == "02:b9:cd:14:2f:1f"
+    ids = ("", "n1", "n2")
+    macs = {vtep_mac(address, vni, i) for address in addresses for vni in (1, 2) for i in ids}
+    assert len(macs) == 2 * len(addresses) * len(ids)
+    assert vtep_mac(addresses[0], 1, "") == "02:b9:cd:14:2f:1f"
+    assert vtep_mac(addresses[0], 1, "n1") == "66:7c:7d:b2:50:eb"
     for mac in macs:
         first = int(mac[:2], 16)
         assert first & 3 == 2  # locally administered, one host's

@@ -1,7 +1,7 @@
 """The ways to carry packets between hosts, by the name that the network config gives them.
 
     backend = load(config, external_interface, kernel)
-    lease = ... # acquired with `await backend.lease_attrs()`
+    lease = ... # acquired with `await backend.lease_attrs(node_id)`
     network = await backend.start(lease)
     await network.apply(peers)                # the whole set: compare with the kernel, repair
     await network.apply(peers, changed)       # only these subnets are different: quick
@@ -93,9 +93,10 @@ class CarriedByKernel:
 class Backend(Protocol):
     """One way to carry packets between hosts."""
 
-    async def lease_attrs(self) -> LeaseAttrs:
+    async def lease_attrs(self, node_id: str) -> LeaseAttrs:
         """What to publish of this host; may make the device whose MAC is published.
 
+        :param node_id: which host this is; "" where it can keep no identity.
         :raises KernelError: the device cannot be made.
         """
         ...

@@ -30,9 +30,9 @@ class AllocBackend:
         self._interface = interface
         self._kernel = kernel
 
-    async def lease_attrs(self) -> LeaseAttrs:
+    async def lease_attrs(self, node_id: str) -> LeaseAttrs:
         """See `flannel.backends.Backend`."""
-        return LeaseAttrs(self._interface.public_ip, ALLOC.published_as)
+        return LeaseAttrs(self._interface.public_ip, ALLOC.published_as, node_id=node_id)
 
     async def start(self, _lease: Lease) -> Network:
         """See `flannel.backends.Backend`."""

@@ -89,7 +89,7 @@ class Life:
         """
         shared, plan, subnets = self._shared, self._plan, self.subnets
         await self._check_overlap(plan.config)
-        attrs = replace(await plan.backend.lease_attrs(), node_id=self._node_id)
+        attrs = await plan.backend.lease_attrs(self._node_id)
         if plan.resume is not None:
             lease = subnets.resume(attrs, plan.resume)
         else:

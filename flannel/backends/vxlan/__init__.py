@@ -94,13 +94,14 @@ class VxlanBackend:
         self._interface = interface
         self._kernel = kernel
         self._mtu = mtu.of_overlay(vxlan.mtu, interface.mtu, OVERHEAD)
-        self._mac = vtep_mac(interface.public_ip, vxlan.vni)
+        self._mac = ""
 
-    async def lease_attrs(self) -> LeaseAttrs:
+    async def lease_attrs(self, node_id: str) -> LeaseAttrs:
         """See `flannel.backends.Backend`.
 
         :raises BadNetworkConfig: this kernel has no VXLAN; says which backend it can run.
         """
+        self._mac = vtep_mac(self._interface.public_ip, self._vxlan.vni, node_id)
         try:
             link = await self._ensure_device(published=False)
         except KernelError as error:
@@ -111,7 +112,8 @@ class VxlanBackend:
                 f'{{"Backend": {{"Type": "{UDP.type}"}}}}'
             ) from error
         self._mac = link.mac  # a kept device has its own; should it be deleted, peers know this one
-        return LeaseAttrs(self._interface.public_ip, VXLAN.published_as, {"VtepMAC": link.mac})
+        data = {"VtepMAC": link.mac}
+        return LeaseAttrs(self._interface.public_ip, VXLAN.published_as, data, node_id)
 
     async def start(self, lease: Lease) -> Network:
         """See `flannel.backends.Backend`."""

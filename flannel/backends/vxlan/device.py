@@ -21,13 +21,16 @@ def device_name(vni: int) -> str:
     return f"flannel.{vni}"
 
 
-def vtep_mac(public_ip: IPv4Address, vni: int) -> str:
+def vtep_mac(public_ip: IPv4Address, vni: int, node_id: str) -> str:
     """The MAC of this host's VTEP: a locally administered address that outlives reboots.
 
-    It is made of what tells hosts apart within the cluster, the public address. A machine-id
-    would not: images cloned with it would share one MAC, and peers could reach just one of them.
+    No two hosts of a cluster may have the same one, for peers can reach just one of them. Copies
+    of a machine share a NodeID until one of them gets another, and have different addresses. Hosts
+    that exchange their addresses have different NodeIDs, while the device of each that runs keeps
+    the MAC of its former address.
     """
-    digest = hashlib.sha256(f"flannel vtep {public_ip} {vni}".encode()).digest()
+    name = " ".join(filter(None, (f"flannel vtep {public_ip} {vni}", node_id)))
+    digest = hashlib.sha256(name.encode()).digest()
     first = digest[0] & 0xFC | 0x02  # IEEE 802: bit 1 locally administered, bit 0 unicast
     return bytes((first, *digest[1:6])).hex(":")
 
