@@ -1,8 +1,8 @@
 """Leases: which host holds which subnet, and what its peers must know to reach it.
 
 In the store a lease is a key named after the subnet (``10.5.1.0-24``) whose value is the JSON of
-its `LeaseAttrs`. Both forms are upstream flannel's, byte for byte, but for the member ``NodeID`` at
-the end of ours, which upstream ignores. Everything here is pure.
+its `LeaseAttrs`. Both forms are upstream flannel's, byte for byte, but for the members ``NodeID``
+and, for moments, ``AskedBy`` at the end of ours, which upstream ignores. Everything here is pure.
 """
 
 import json
@@ -29,12 +29,16 @@ class LeaseAttrs:
 
     :ivar backend_data: whatever JSON value the backend publishes, as it stands in the store.
     :ivar node_id: which host it is, whatever its address; "" in what upstream has written.
+    :ivar asked_by: the NodeID of a host that asks whether the holder is alive, which the holder
+        answers by writing its lease again; see `flannel.leases.adoption`. It makes no difference
+        to peers, so it does not count when attributes are compared.
     """
 
     public_ip: IPv4Address
     backend_type: str = ""
     backend_data: Any = None
     node_id: str = ""
+    asked_by: str = field(default="", compare=False)
 
     def to_json(self) -> str:
         """The value to store: compact, in this member order, absent members left out."""
@@ -45,6 +49,8 @@ class LeaseAttrs:
             members["BackendData"] = self.backend_data
         if self.node_id:
             members["NodeID"] = self.node_id
+        if self.asked_by:
+            members["AskedBy"] = self.asked_by
         return json.dumps(members, separators=(",", ":"))
 
     @classmethod
@@ -74,7 +80,10 @@ class LeaseAttrs:
             node_id = ""
         if not isinstance(node_id, str) or not _NODE_ID.fullmatch(node_id):
             raise BadLease(f"its NodeID is {shown(node_id)}, not up to 64 letters, digits and -")
-        return cls(address, backend_type, members.get("BackendData"), node_id)
+        asked_by = members.get("AskedBy")
+        if not isinstance(asked_by, str) or not _NODE_ID.fullmatch(asked_by):
+            asked_by = ""  # as if it were not there: it says nothing of the host
+        return cls(address, backend_type, members.get("BackendData"), node_id, asked_by)
 
     @property
     def backend(self) -> str:
@@ -183,7 +192,7 @@ class LeaseTable:
         self._leases = {lease.subnet: lease for lease in leases}
         self._missing: dict[IPv4Network, float] = {}
         self._missing_of: dict[IPv4Address | str, set[IPv4Network]] = {}
-        """By host, those and perhaps some that are not missing any more."""
+        """By each name of their holders, those and perhaps some that are not missing any more."""
 
     @property
     def leases(self) -> dict[IPv4Network, Lease]:
@@ -204,17 +213,17 @@ class LeaseTable:
         changed = {subnet for subnet, lease in self._leases.items() if before.get(subnet) != lease}
         gone = before.keys() - self._leases.keys()
         deadlines, self._missing, self._missing_of = self._missing, {}, {}
-        hosts = _hosts(leases) if gone else set()
+        hosts = _Hosts(leases if gone else ())
         for subnet in gone:
             deadline = deadlines.get(subnet, keep_until)
-            holder = _hosts((before[subnet],))
-            if deadline is None or hosts & holder:
+            holder = before[subnet].attrs
+            if deadline is None or holder in hosts:
                 changed.add(subnet)
                 continue
             self._leases[subnet] = before[subnet]
             self._missing[subnet] = deadline
-            for host in holder:
-                self._missing_of.setdefault(host, set()).add(subnet)
+            for name in _names(holder):
+                self._missing_of.setdefault(name, set()).add(subnet)
         return changed
 
     def update(self, events: Iterable[LeaseEvent]) -> set[IPv4Network]:
@@ -246,8 +255,15 @@ class LeaseTable:
         """Drop missing leases of the host that has made ``lease``."""
         if not self._missing:
             return set()
-        of_host = (self._missing_of.get(host, ()) for host in _hosts((lease,)))
-        return self._drop({each for some in of_host for each in some if each in self._missing})
+        host = _Hosts((lease,))
+        named = (self._missing_of.get(name, set()) for name in _names(lease.attrs))
+        return self._drop(
+            {
+                each
+                for each in set().union(*named)
+                if each in self._missing and self._leases[each].attrs in host
+            }
+        )
 
     def _drop(self, subnets: set[IPv4Network]) -> set[IPv4Network]:
         for subnet in subnets:
@@ -255,7 +271,29 @@ class LeaseTable:
         return subnets
 
 
-def _hosts(leases: Iterable[Lease]) -> set[IPv4Address | str]:
-    """By what the holders of ``leases`` can be told."""
-    attrs = [lease.attrs for lease in leases]
-    return {each.public_ip for each in attrs} | {each.node_id for each in attrs if each.node_id}
+class _Hosts:
+    """The holders of ``leases``: ``attrs in hosts`` is True if one of them publishes ``attrs``.
+
+    A host is known by its NodeID; where one of the two has none, by its public address.
+    """
+
+    def __init__(self, leases: Iterable[Lease]) -> None:
+        self._ids: set[str] = set()
+        self._addresses: set[IPv4Address] = set()
+        self._addresses_without_id: set[IPv4Address] = set()
+        for attrs in (lease.attrs for lease in leases):
+            self._addresses.add(attrs.public_ip)
+            if attrs.node_id:
+                self._ids.add(attrs.node_id)
+            else:
+                self._addresses_without_id.add(attrs.public_ip)
+
+    def __contains__(self, attrs: LeaseAttrs) -> bool:
+        if not attrs.node_id:
+            return attrs.public_ip in self._addresses
+        return attrs.node_id in self._ids or attrs.public_ip in self._addresses_without_id
+
+
+def _names(attrs: LeaseAttrs) -> set[IPv4Address | str]:
+    """What a holder can be looked up by."""
+    return {attrs.public_ip, attrs.node_id} if attrs.node_id else {attrs.public_ip}

@@ -34,6 +34,7 @@ from flannel.kernel.interface import InterfaceChoice
 from flannel.kernel.netlink import Netlink
 from flannel.kernel.rtnetlink import RtNetlink
 from flannel.lease import LeaseTable
+from flannel.leases.adoption import Adoption
 from flannel.leases.subnets import SubnetManager
 from flannel.options.table import Options
 from flannel.stores import Store
@@ -79,6 +80,7 @@ class Daemon:
             hand_over=HandOver(kernel.netlink, options.subnet_file, options.lease_hook, status),
             state=state,
             leases=LeaseTable(state.current.peers if state.current is not None else ()),
+            adoption=Adoption(store, options.adopt_after.total_seconds()),
         )
         self._preparation = Preparation(kernel, underlay, config, conditions)
         self._node_id = identity.load(options.state_dir)

@@ -39,6 +39,7 @@ from flannel.kernel import blackhole
 from flannel.kernel.doors import Kernel
 from flannel.kernel.host import find_overlap, remove_stale_links
 from flannel.lease import Lease, LeaseTable
+from flannel.leases.adoption import Adoption
 from flannel.leases.subnets import SubnetManager
 from flannel.logs import fields
 from flannel.network_config import NetworkConfig
@@ -61,6 +62,7 @@ class Shared:
     hand_over: HandOver
     state: StateFile
     leases: LeaseTable
+    adoption: Adoption
 
 
 class Life:
@@ -93,12 +95,14 @@ class Life:
         if plan.resume is not None:
             lease = subnets.resume(attrs, plan.resume)
         else:
-            state = shared.state.current
+            state, interface = shared.state.current, plan.interface
             lease = await subnets.acquire(
                 attrs,
                 shared.hand_over.subnet,
                 before=state.lease if state is not None else None,
                 seen_since=shared.config.seen_since,
+                # Behind NAT the packets may go to the other host, for all that we know.
+                adoption=shared.adoption if interface.public_ip == interface.address else None,
             )
             shared.status.conditions.clear(Condition.RESUMED)
         log.info(

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from ipaddress import IPv4Network
 from random import Random
 
-from flannel.errors import AddressTaken, NoFreeSubnet
+from flannel.errors import NoFreeSubnet
 from flannel.lease import Lease, LeaseAttrs
 from flannel.network_config import NetworkConfig
 
@@ -33,23 +33,25 @@ def is_of(attrs: LeaseAttrs, own: LeaseAttrs) -> bool:
 def own_first(
     leases: Iterable[Lease], own: LeaseAttrs, previous: IPv4Network | None
 ) -> list[Lease]:
-    """The leases of this host, that of ``previous`` before others, else in the store's order.
+    """The leases of this host, the one to use first.
 
-    :raises AddressTaken: another host has leased with our public address.
+    That of ``previous``, then those with its NodeID, then those known by its address alone; among
+    equals in the store's order.
     """
-    found = []
+    found = [lease for lease in leases if is_of(lease.attrs, own)]
+    return sorted(found, key=lambda each: (each.subnet != previous, not each.attrs.node_id))
+
+
+def rival(leases: Iterable[Lease], own: LeaseAttrs) -> Lease | None:
+    """The first lease of another host that publishes the address of this one; None: there is none.
+
+    Where hosts have exchanged their addresses that is so for a moment, and no trouble: a host that
+    has a lease of its own writes that, whatever another's says.
+    """
     for lease in leases:
-        if is_of(lease.attrs, own):
-            found.append(lease)
-        elif lease.attrs.public_ip == own.public_ip:
-            ours = f"this one has {own.node_id}" if own.node_id else "this one cannot keep any"
-            raise AddressTaken(
-                f"cannot lease a subnet with public address {own.public_ip}: {lease.subnet} is "
-                f"leased with it by another host, of NodeID {lease.attrs.node_id} ({ours}). If "
-                "both are there, give one another -public-ip; if that host is gone, or was this "
-                "one before it lost its -state-dir, release its lease"
-            )
-    return sorted(found, key=lambda lease: lease.subnet != previous)
+        if lease.attrs.public_ip == own.public_ip and not is_of(lease.attrs, own):
+            return lease
+    return None
 
 
 def time_to_settle(leases: Collection[Lease]) -> float:

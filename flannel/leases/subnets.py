@@ -19,9 +19,12 @@ from random import Random, SystemRandom
 from time import monotonic
 from typing import assert_never
 
-from flannel.errors import BadLease, IdentityTaken, LeaseChanged, LeaseLost, LeaseTaken
+from flannel.errors import IdentityTaken, LeaseChanged, LeaseLost, LeaseTaken
 from flannel.lease import Lease, LeaseAttrs, LeaseGarbled, LeaseTable
-from flannel.leases.subnet_choice import choose_free, is_free, is_of, own_first, time_to_settle
+from flannel.leases.acquisition import ATTEMPTS, Acquisition
+from flannel.leases.adoption import Adoption
+from flannel.leases.own_lease import OwnLease
+from flannel.leases.subnet_choice import is_of
 from flannel.network_config import NetworkConfig
 from flannel.once import Once
 from flannel.stores import Changes, Snapshot, Store
@@ -33,10 +36,6 @@ LEASE_TTL = 86400
 
 LEASE_GRACE = 300.0
 """Seconds for which a lease counts that the store has forgotten."""
-
-_ATTEMPTS = 20
-_LONGEST_PAUSE = 1.0
-"""Seconds between two attempts to take a subnet, at most; the first pauses are much shorter."""
 
 
 def retry_pause(n_leases: int) -> float:
@@ -77,7 +76,7 @@ class SubnetManager:
         self.is_forgotten = False
         self._store = store
         self._random = random or SystemRandom()
-        self._ttl = ttl
+        self._own_lease = OwnLease(store, ttl)
         self._grace = grace
         self._table = table if table is not None else LeaseTable()
         self._own: Lease | None = None
@@ -116,94 +115,34 @@ class SubnetManager:
         *,
         before: Lease | None = None,
         seen_since: float | None = None,
+        adoption: Adoption | None = None,
     ) -> Lease:
         """Take a lease for this host: its own, or ``previous`` if free, or any free subnet.
 
-        Another host's lease is never touched. A reservation of ours stays one.
+        The lease of a host that is alive is never touched. A reservation of ours stays one.
 
         :param before: our lease as it was in the store when we last looked.
         :param seen_since: since when (monotonic) the store has been answering us.
-        :raises AddressTaken: another host has leased with our public address.
+        :param adoption: what decides whether the holder of a lease with our public address is gone;
+            None: it is taken to be alive.
+        :raises AddressTaken: another host has leased with our public address, and we have no lease.
         :raises NoFreeSubnet: all are leased.
         :raises LeaseTaken: others were quicker, again and again.
         """
-        if seen_since is None:
-            seen_since = monotonic()
-        for attempt in range(_ATTEMPTS):
-            found = await self._store.snapshot()
-            leases = found.leases
-            own = own_first(leases, attrs, previous)
-            # A store that does not know of us any more has forgotten others as well.
-            forgotten = before is not None and not any(each.index >= before.index for each in own)
-            self._table.reset(leases, self._keep_until(forgotten))
-            self._table.expire(monotonic())
-            try:
-                if before is not None and _is_written_over(before, found):
-                    await self._mend(replace(before, attrs=attrs))
-                    continue
-                lease = await self._reuse(own, attrs)
-                if lease is None:
-                    if await self._settle(leases, seen_since):
-                        continue
-                    taken = found.garbled | {
-                        subnet
-                        for subnet, each in self._table.leases.items()
-                        if not is_of(each.attrs, attrs)
-                    }
-                    lease = await self._take(attrs, previous, taken)
-            except (LeaseTaken, LeaseChanged) as lost:
-                log.info("%s; choosing again", lost)
-                pause = min(_LONGEST_PAUSE, 0.02 * 2**attempt)
-                await asyncio.sleep(self._random.uniform(0, pause))
-            else:
-                self._have(lease)
-                self._update_peers(self._table.leases.keys())
-                return lease
-        raise LeaseTaken(f"cannot lease a subnet: others were quicker {_ATTEMPTS} times")
-
-    async def _reuse(self, own: Iterable[Lease], attrs: LeaseAttrs) -> Lease | None:
-        """The first of our leases that fits the config, kept; None if none does."""
-        for lease in own:
-            if self.config.fits(lease.subnet):
-                log.info("lease %s is ours, keeping it", lease.subnet)
-                return await self._write(lease, attrs)
-            if lease.ttl is None:
-                log.warning("reservation %s does not fit the network config; left alone", lease)
-            else:
-                log.warning("giving up lease %s: it does not fit the network config", lease)
-                await self._store.release(lease)
-        return None
-
-    async def _settle(self, leases: Collection[Lease], seen_since: float) -> bool:
-        """Give hosts the time to write their leases again into a store that was emptied.
-
-        Return whether the store has to be read again.
-        """
-        missing = time_to_settle(leases) - (monotonic() - seen_since)
-        if missing <= 0:
-            return False
-        log.debug("the store is new: waiting %.1f s for leases that are in use", missing)
-        await asyncio.sleep(missing)
-        return True
-
-    async def _take(
-        self, attrs: LeaseAttrs, previous: IPv4Network | None, taken: Collection[IPv4Network]
-    ) -> Lease:
-        subnet = previous
-        if subnet is None or not is_free(self.config, subnet, taken):
-            subnet = choose_free(self.config, taken, self._random)
-        return await self._store.create(subnet, attrs, self._ttl)
-
-    async def _write(self, lease: Lease, attrs: LeaseAttrs) -> Lease:
-        """Serve ``lease`` of ours on.
-
-        If its attributes are right already, nothing is written: when all hosts of a cluster
-        restart, every host would have to be told of every other one.
-        """
-        if lease.attrs != attrs:
-            ttl = None if lease.ttl is None else self._ttl
-            return await self._store.replace(lease, attrs, ttl)
-        return lease if lease.ttl is None else await self._store.renew(lease, self._ttl)
+        acquisition = Acquisition(
+            self._store,
+            self._own_lease,
+            self.config,
+            self._table,
+            self._random,
+            grace=self._grace,
+            adoption=adoption,
+        )
+        since = monotonic() if seen_since is None else seen_since
+        lease = await acquisition.run(attrs, previous, before, since)
+        self._have(lease)
+        self._update_peers(self._table.leases.keys())
+        return lease
 
     def _have(self, lease: Lease) -> None:
         self._own, self._stored = lease, lease.attrs
@@ -216,35 +155,40 @@ class SubnetManager:
         """
         async for news in self._store.follow_leases():
             match news:
-                case Snapshot(leases, is_rewound, garbled):
-                    own = self.own
-                    seen = next((each for each in leases if each.subnet == own.subnet), None)
-                    has_forgotten = is_rewound
-                    if seen is None:
-                        has_forgotten |= own.index > 0  # and nobody told of its removal
-                        self.is_forgotten |= has_forgotten
-                    elif self._is_unverified:
-                        has_forgotten |= own.index > seen.index
-                    changed = self._table.reset(leases, self._keep_until(has_forgotten))
-                    self._is_unverified = False
-                    self._check_own(seen, has_forgotten, is_garbled=own.subnet in garbled)
-                case Changes(events):
-                    changed = self._table.update(events)
-                    ours = [each for each in events if each.subnet == self.own.subnet]
-                    if ours:  # what is about others says nothing of our key
-                        seen = self._table.held(self.own.subnet)
-                        is_garbled = isinstance(ours[-1], LeaseGarbled)
-                        self._check_own(seen, rewound=False, is_garbled=is_garbled)
+                case Snapshot():
+                    changed = self._compare(news)
+                case Changes():
+                    changed = self._apply(news)
                 case _:
                     assert_never(news)
             yield self._update_peers(changed)
 
+    def _compare(self, found: Snapshot) -> set[IPv4Network]:
+        own = self.own
+        seen = next((each for each in found.leases if each.subnet == own.subnet), None)
+        rewound = found.rewound
+        if seen is None:
+            rewound |= own.index > 0  # and no event said that it was removed
+            self.is_forgotten |= rewound
+        elif self._is_unverified:
+            rewound |= own.index > seen.index
+        keep_until = monotonic() + self._grace if rewound else None
+        changed = self._table.reset(found.leases, keep_until)
+        self._is_unverified = False
+        self._check_own(seen, rewound, is_garbled=own.subnet in found.garbled)
+        return changed
+
+    def _apply(self, changes: Changes) -> set[IPv4Network]:
+        changed = self._table.update(changes.events)
+        ours = [each for each in changes.events if each.subnet == self.own.subnet]
+        if ours:  # events of other keys say nothing of ours
+            seen = self._table.held(self.own.subnet)
+            self._check_own(seen, False, is_garbled=isinstance(ours[-1], LeaseGarbled))
+        return changed
+
     def expire(self) -> set[IPv4Network]:
         """Drop leases that the store has forgotten for too long; return the subnets that differ."""
         return self._update_peers(self._table.expire(monotonic()))
-
-    def _keep_until(self, forgotten: bool) -> float | None:
-        return monotonic() + self._grace if forgotten else None
 
     def _check_own(self, seen: Lease | None, rewound: bool, is_garbled: bool) -> None:
         if is_garbled:
@@ -261,7 +205,7 @@ class SubnetManager:
             return  # from before our last write
         else:
             self._check_owner(seen)
-            in_order = seen.attrs == own.attrs
+            in_order = seen.attrs == own.attrs and not seen.attrs.asked_by
             if (seen.index, seen.ttl, in_order) == (own.index, own.ttl, self.is_in_order):
                 return
             self._own = replace(own, ttl=seen.ttl, index=seen.index)
@@ -315,43 +259,33 @@ class SubnetManager:
 
         :raises LeaseLost: our subnet is another's now.
         """
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             try:
                 lease = await self._keep()
             except (LeaseTaken, LeaseChanged):
                 continue  # whose it is, the next look tells
             self._have(lease)
             return
-        raise LeaseTaken(f"cannot keep lease {self.own}: others were quicker {_ATTEMPTS} times")
+        raise LeaseTaken(f"cannot keep lease {self.own}: others were quicker {ATTEMPTS} times")
 
     async def _keep(self) -> Lease:
         own = self.own
-        found = await self._mend(own)
+        found = await self._own_lease.repair(own)
         if found is None:
-            lease = await self._store.create(own.subnet, own.attrs, self._ttl)
+            lease = await self._store.create(own.subnet, own.attrs, self._own_lease.ttl)
             log.warning("lease %s was gone from the store; taken again", own)
             return lease
         self._check_owner(found)
-        lease = await self._write(found, own.attrs)
+        lease = await self._own_lease.write(found, own.attrs)
         if found.attrs != own.attrs:
             log.warning("lease %s said something else: %s; written again", own, found.attrs.host)
+        if found.attrs.asked_by:
+            asker = found.attrs.asked_by.rpartition("-")[0]
+            message = (
+                f"another host, of NodeID {asker}, has our public address {own.attrs.public_ip}"
+            )
+            self._strange.warn(("asker", asker), f"{message}; it waits for lease {own.subnet}")
         return lease
-
-    async def _mend(self, own: Lease) -> Lease | None:
-        """The lease for our subnet; if its key holds none, it is written again.
-
-        :raises LeaseLost: that cannot be.
-        """
-        try:
-            return await self._store.find(own.subnet)
-        except BadLease as why:
-            if not why.index:
-                raise LeaseLost(f"cannot keep lease {own.subnet}: {why}") from None
-            stray = replace(own, index=why.index)
-            ttl = None if own.ttl is None else self._ttl
-            lease = await self._store.replace(stray, own.attrs, ttl)
-            log.warning("somebody had written over lease %s: %s; written again", own, why)
-            return lease
 
     async def release(self) -> None:
         """Give our lease up; a reservation stays.
@@ -378,10 +312,3 @@ class SubnetManager:
             return None
         latest = ttl - margin if ttl > margin else ttl / 4
         return latest * self._random.uniform(0.5, 0.9)
-
-
-def _is_written_over(own: Lease, found: Snapshot) -> bool:
-    """Whether there is garbage at the key of ``own``, and was no other host's lease before."""
-    if own.subnet not in found.garbled:
-        return False
-    return all(is_of(each.attrs, own.attrs) for each in found.leases if each.subnet == own.subnet)

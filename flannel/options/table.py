@@ -65,6 +65,7 @@ class Options:
     subnet_lease_renew_margin: timedelta
     subnet_lease_ttl: timedelta
     lease_grace: timedelta
+    adopt_after: timedelta
     lease_hook: Path | None
     release_on_exit: bool
     state_dir: Path
@@ -128,6 +129,10 @@ FLAGS = (
          help="how long to keep the routes to hosts whose leases vanish without being removed, as "
          "when etcd was emptied or restored; at a start, of those that are gone together with the "
          "lease of this host"),
+    Flag(name="adopt-after", parse=values.duration(0, 366 * 86400), metavar="TIME", default="1m",
+         help="take over the lease of another host that has the address of this one and has not "
+         "answered in etcd for so long, as when a machine was installed anew; 0 for never. It is "
+         "never done with a -public-ip that is not an address of this host"),
     Flag(name="lease-hook", parse=values.program, metavar="FILE",
          help="program to run after the host had to take another subnet, with FLANNEL_OLD_SUBNET "
          "and what is in -subnet-file in its environment"),
@@ -234,6 +239,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
         subnet_lease_renew_margin=margin,
         subnet_lease_ttl=found["subnet-lease-ttl"],
         lease_grace=found["lease-grace"],
+        adopt_after=found["adopt-after"],
         lease_hook=found["lease-hook"],
         release_on_exit=found["release-on-exit"],
         state_dir=found["state-dir"],

@@ -124,6 +124,16 @@ class Store(Protocol):
         """
         ...
 
+    async def overwrite(self, lease: Lease, attrs: LeaseAttrs, ttl: int | None) -> Lease:
+        """As `replace`, for another host's lease.
+
+        A lease that its holder has renewed meanwhile, which changes nothing but its index, is not
+        what it was.
+
+        :raises LeaseChanged: the store holds another lease, or none, for this subnet.
+        """
+        ...
+
     async def renew(self, lease: Lease, ttl: int) -> Lease:
         """Let ``lease`` last ``ttl`` seconds from now; no watcher hears of it.
 

@@ -173,6 +173,22 @@ class EtcdV2Store:
         """See `flannel.stores.Store`."""
         return await self._swap(lease, attrs, value=attrs.to_json(), ttl=ttl)
 
+    async def overwrite(self, lease: Lease, attrs: LeaseAttrs, ttl: int | None) -> Lease:
+        """See `flannel.stores.Store`."""
+        value = attrs.to_json()
+        try:
+            return await self._put(
+                lease.subnet, attrs, value=value, prevExist="true", prevIndex=lease.index, ttl=ttl
+            )
+        except (Conflict, NotFound):
+            found = await self._read(lease.subnet)
+            # Ours: written by a request whose answer was lost.
+            if found is not None and found.attrs.to_json() == value:
+                return found
+            raise LeaseChanged(
+                f"cannot write lease {lease.subnet}: it is {_held_by(found)}"
+            ) from None
+
     async def renew(self, lease: Lease, ttl: int) -> Lease:
         """See `flannel.stores.Store`."""
         if not self._refreshes:

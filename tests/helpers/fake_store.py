@@ -66,6 +66,9 @@ class FakeStore:
         self._check(lease)
         return self.put(lease.subnet, attrs, ttl)
 
+    async def overwrite(self, lease: Lease, attrs: LeaseAttrs, ttl: int | None) -> Lease:
+        return await self.replace(lease, attrs, ttl)
+
     async def renew(self, lease: Lease, ttl: int) -> Lease:
         self._check(lease)
         self.renewals += 1

@@ -163,6 +163,43 @@ class TestWhoseItIs:
             assert part in str(refusal.value)
         assert cluster.store.leases == {theirs.subnet: theirs}
 
+    @pytest.mark.parametrize("others", [1, 2], ids=["two that swap", "three that rotate"])
+    def test_a_host_with_a_lease_writes_it_whatever_another_lease_says(self, others: int) -> None:
+        """Their addresses have changed hands, and none has written its lease yet."""
+        cluster = Cluster()
+        addresses = [IPv4Address(f"192.0.2.{n}") for n in range(1, 2 + others)]
+        for n, address in enumerate([*addresses[1:], addresses[0]]):
+            was = LeaseAttrs(address, "host-gw", node_id=f"n{n + 1}")
+            cluster.store.put(net(f"10.5.{n + 1}.0/24"), was, 50)
+        for n, address in enumerate(addresses):
+            now = LeaseAttrs(address, "host-gw", node_id=f"n{n + 1}")
+            assert cluster.acquire("", now).subnet == net(f"10.5.{n + 1}.0/24")
+        found = {each.attrs.public_ip: each.attrs.node_id for each in cluster.store.leases.values()}
+        assert found == {each: f"n{n + 1}" for n, each in enumerate(addresses)}
+
+    def test_its_own_lease_comes_before_one_that_only_has_its_address(self) -> None:
+        cluster = Cluster()
+        cluster.store.put(net("10.5.3.0/24"), UPSTREAMS, None)
+        was = LeaseAttrs(IPv4Address("192.0.2.77"), "host-gw", node_id=ME.node_id)
+        own = cluster.store.put(net("10.5.9.0/24"), was, 50)
+        assert cluster.acquire().subnet == own.subnet
+
+    def test_a_peer_is_followed_as_soon_as_it_no_longer_names_our_address(self) -> None:
+        cluster = Cluster()
+        theirs = net("10.5.7.0/24")
+        cluster.store.put(theirs, LeaseAttrs(ME.public_ip, "host-gw", node_id="n2"), 50)
+        cluster.store.put(net("10.5.9.0/24"), LeaseAttrs(OTHER.public_ip, node_id="n1"), 50)
+
+        async def main() -> None:
+            await cluster.manager.acquire(ME, None, seen_since=LONG_AGO)
+            feed = cluster.manager.follow()
+            await anext(feed)
+            assert cluster.manager.peers == {}
+            cluster.store.put(theirs, OTHER, 50)
+            assert await anext(feed) == {theirs}
+
+        run(main())
+
     def test_a_host_with_a_copied_subnet_env_gets_another_subnet(self) -> None:
         cluster = Cluster()
         theirs = cluster.store.put(net("10.5.9.0/24"), OTHER, 50)

@@ -36,8 +36,9 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr("flannel.leases.subnets.monotonic", lambda: made.now)
-    monkeypatch.setattr("flannel.leases.subnets.asyncio.sleep", made.sleep)
+    for module in ("acquisition", "subnets"):
+        monkeypatch.setattr(f"flannel.leases.{module}.monotonic", lambda: made.now)
+    monkeypatch.setattr("flannel.leases.acquisition.asyncio.sleep", made.sleep)
     return made
 
 
@@ -108,6 +109,17 @@ class TestForgottenLeases:
 
     def test_a_peer_that_leases_another_subnet_has_left_the_old_one(self) -> None:
         manager = self.following(self.wipe, lambda store: store.put(self.C, OTHER, 50))
+        assert manager.peers.keys() == {self.B, self.C}
+
+    def test_a_host_that_has_the_address_of_a_forgotten_one_does_not_end_its_lease(self) -> None:
+        """They have exchanged their addresses, and one was quicker to come back."""
+        attrs = LeaseAttrs(OTHER.public_ip, "host-gw", node_id=self.THIRD.node_id)
+        manager = self.following(self.wipe, lambda store: store.put(self.B, attrs, 50))
+        assert manager.peers.keys() == {self.A, self.B}
+
+    def test_a_lease_without_a_node_id_is_known_by_its_address(self) -> None:
+        nameless = LeaseAttrs(OTHER.public_ip, "host-gw")
+        manager = self.following(self.wipe, lambda store: store.put(self.C, nameless, 50))
         assert manager.peers.keys() == {self.B, self.C}
 
     def test_a_subnet_that_another_host_leases_is_that_ones(self) -> None:

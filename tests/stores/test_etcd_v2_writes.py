@@ -1,6 +1,7 @@
 """What the store writes to a real etcd: compared and swapped, for its time, once."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from etcd_leases import (
@@ -109,6 +110,35 @@ class TestWrites:
                 with pytest.raises(LeaseChanged, match=r"held by 192\.0\.2\.2"):
                     await write
             assert etcd.get(f"{PREFIX}/subnets/10.5.1.0-24")["node"]["value"] == VALUE
+
+        run(main())
+
+    def test_a_lease_that_its_holder_has_renewed_is_not_overwritten(self, etcd: EtcdServer) -> None:
+        async def main() -> None:
+            store, holder = store_at(etcd.url), store_at(etcd.url)
+            lease = await holder.create(A, ME, 100)
+            question = replace(ME, asked_by="n2-1234")
+            asked = await store.overwrite(lease, question, 90)
+            assert (asked, asked.ttl) == (lease, 90)
+            node = etcd.get(f"{PREFIX}/subnets/10.5.1.0-24")["node"]
+            assert node["value"] == question.to_json()
+            await holder.renew(asked, 100)
+            with pytest.raises(LeaseChanged, match=r"held by 192\.0\.2\.1"):
+                await store.overwrite(asked, OTHER, 100)
+            etcd.delete("subnets/10.5.1.0-24")
+            with pytest.raises(LeaseChanged, match="not there any more"):
+                await store.overwrite(asked, OTHER, 100)
+
+        run(main())
+
+    def test_a_lost_answer_to_an_overwriting_is_made_good(self, etcd: EtcdServer) -> None:
+        async def main() -> None:
+            lease = await store_at(etcd.url).create(A, ME, 100)
+            with losing_answers(etcd, 1) as (proxy, puts):
+                written = await store_at(proxy, etcd.url).overwrite(lease, OTHER, 5000)
+            assert len(puts) == 1
+            assert written == await store_at(etcd.url).find(A)
+            assert written.index > lease.index
 
         run(main())
 

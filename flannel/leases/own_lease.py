@@ -1,0 +1,55 @@
+"""How this host's lease is written in the store: again, renewed, and over what is no lease."""
+
+import logging
+from dataclasses import replace
+
+from flannel.errors import BadLease, LeaseLost
+from flannel.lease import Lease, LeaseAttrs
+from flannel.stores import Store
+
+log = logging.getLogger(__name__)
+
+
+class OwnLease:
+    """Writes the lease of this host.
+
+    :param ttl: seconds that it lasts; a reservation stays one.
+    """
+
+    def __init__(self, store: Store, ttl: int) -> None:
+        self.ttl = ttl
+        self._store = store
+
+    async def write(self, lease: Lease, attrs: LeaseAttrs) -> Lease:
+        """Serve ``lease`` of ours on, with ``attrs``.
+
+        If its attributes are right already, it is only renewed, which no other host hears of: when
+        all hosts of a cluster restart, every host would have to be told of every other one. A
+        question in it is answered by writing it without.
+
+        :raises LeaseChanged: somebody wrote it at the same moment.
+        """
+        if lease.attrs != attrs or lease.attrs.asked_by:
+            return await self._store.replace(lease, attrs, self._ttl_of(lease))
+        return lease if lease.ttl is None else await self._store.renew(lease, self.ttl)
+
+    async def repair(self, own: Lease) -> Lease | None:
+        """The lease for our subnet as the store has it; None: the store has none.
+
+        If its key holds no lease, ours is written there.
+
+        :raises LeaseLost: what is there cannot be written over.
+        :raises LeaseChanged: somebody wrote it at the same moment.
+        """
+        try:
+            return await self._store.find(own.subnet)
+        except BadLease as why:
+            if not why.index:
+                raise LeaseLost(f"cannot keep lease {own.subnet}: {why}") from None
+            garbled = replace(own, index=why.index)
+            lease = await self._store.replace(garbled, own.attrs, self._ttl_of(own))
+            log.warning("somebody had written over lease %s: %s; written again", own, why)
+            return lease
+
+    def _ttl_of(self, lease: Lease) -> int | None:
+        return None if lease.ttl is None else self.ttl

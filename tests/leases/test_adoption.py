@@ -1,0 +1,237 @@
+"""The lease of a host that is gone is taken over, and that of one that is alive never is."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import IPv4Address
+from random import Random
+
+import pytest
+from fake_store import FakeStore
+from managers import CONFIG, LONG_AGO, ME, OTHER, net, run
+
+from flannel.errors import AddressTaken
+from flannel.lease import Lease, LeaseAttrs
+from flannel.leases.adoption import Adoption
+from flannel.leases.subnets import LEASE_TTL, SubnetManager
+
+SUBNET = net("10.5.9.0/24")
+GONE = LeaseAttrs(ME.public_ip, "vxlan", {"VtepMAC": "02:00:00:00:00:01"}, node_id="gone")
+
+
+class NewHost:
+    """A host with the address of `GONE`, whose attempts to get a lease a test paces by hand."""
+
+    def __init__(self, store: FakeStore, after: float = 60.0) -> None:
+        self.now = 1000.0
+        self.store = store
+        self.adoption = Adoption(store, after, lambda: self.now)
+
+    def attempt(self, attrs: LeaseAttrs = ME) -> Lease:
+        manager = SubnetManager(self.store, CONFIG, Random(7))
+        return run(manager.acquire(attrs, None, seen_since=LONG_AGO, adoption=self.adoption))
+
+    def refused(self, seconds: float, pace: float = 10.0, attrs: LeaseAttrs = ME) -> str:
+        """Attempts for so long, each of which is refused; the text of the last refusal."""
+        end = self.now + seconds
+        while True:
+            with pytest.raises(AddressTaken) as refusal:
+                self.attempt(attrs)
+            if self.now >= end:
+                return str(refusal.value)
+            self.now = min(end, self.now + pace)
+
+
+@pytest.fixture
+def store() -> FakeStore:
+    made = FakeStore()
+    made.put(SUBNET, GONE, 5000)
+    return made
+
+
+class TestAHostThatIsGone:
+    def test_its_lease_is_taken_over_after_a_minute_of_silence(
+        self, store: FakeStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        host = NewHost(store)
+        text = host.refused(59)
+        assert "not answered for 60 s" in text
+        host.now += 1
+        lease = host.attempt()
+        assert (lease.subnet, lease.attrs, lease.ttl) == (SUBNET, ME, LEASE_TTL)
+        assert store.leases == {SUBNET: lease}
+        assert not store.leases[SUBNET].attrs.asked_by
+        lines = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+        assert lines == [
+            "took over lease 10.5.9.0/24 from 192.0.2.1 (NodeID gone), which has not answered for "
+            "60 s"
+        ]
+
+    def test_the_question_changes_nothing_for_peers_and_no_lifetime(self, store: FakeStore) -> None:
+        NewHost(store).refused(0)
+        asked = store.leases[SUBNET]
+        assert (asked.attrs, asked.ttl) == (GONE, 5000)
+        assert asked.attrs.asked_by.startswith(f"{ME.node_id}-")
+
+    def test_what_was_reserved_for_the_address_stays_reserved(self, store: FakeStore) -> None:
+        store.put(SUBNET, GONE, None)
+        host = NewHost(store)
+        host.refused(55)
+        assert store.leases[SUBNET].ttl is None
+        host.now += 10
+        assert host.attempt().ttl is None
+
+    def test_a_host_that_can_keep_no_identity_takes_it_over_as_well(self, store: FakeStore) -> None:
+        nameless = replace(ME, node_id="")
+        host = NewHost(store)
+        host.refused(55, attrs=nameless)
+        host.now += 10
+        assert host.attempt(nameless).attrs == nameless
+
+    def test_a_subnet_that_does_not_fit_the_config_is_given_up(self, store: FakeStore) -> None:
+        store.remove(SUBNET)
+        store.put(net("10.6.9.0/24"), GONE, 5000)
+        host = NewHost(store)
+        host.refused(55)
+        host.now += 10
+        assert CONFIG.fits(host.attempt().subnet)
+        assert len(store.leases) == 1
+
+    def test_of_two_new_hosts_that_ask_by_turns_one_gets_it(self, store: FakeStore) -> None:
+        hosts = [(NewHost(store), replace(ME, node_id=f"new{n}")) for n in range(2)]
+        taken: list[Lease] = []
+        for _ in range(30):
+            for host, attrs in hosts:
+                host.now += 10
+                with contextlib.suppress(AddressTaken):
+                    taken.append(host.attempt(attrs))
+            if taken:
+                break
+        assert len(taken) == 1
+        assert store.leases == {SUBNET: taken[0]}
+
+
+class Holder:
+    """`GONE`, which is alive: its manager, which reads the news when it is told to."""
+
+    def __init__(self, store: FakeStore, runner: asyncio.Runner) -> None:
+        self.manager = SubnetManager(store, CONFIG, Random(3))
+        self._feed = self.manager.follow()
+        self._runner = runner
+        runner.run(self._start())
+
+    async def _start(self) -> None:
+        await self.manager.acquire(GONE, None, seen_since=LONG_AGO)
+        await anext(self._feed)
+
+    def act(self) -> None:
+        """Read one piece of news, and do what it calls for."""
+        self._runner.run(self._act())
+
+    async def _act(self) -> None:
+        await anext(self._feed)
+        if not self.manager.is_in_order:
+            await self.manager.keep()
+
+
+@pytest.fixture
+def holder(store: FakeStore) -> Iterator[Holder]:
+    with asyncio.Runner() as runner:
+        yield Holder(store, runner)
+
+
+class TestAHostThatIsAlive:
+    """Whatever it writes is an answer."""
+
+    def test_it_answers_a_question_and_keeps_its_lease(
+        self, store: FakeStore, holder: Holder, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        host = NewHost(store)
+        for _ in range(3):
+            host.refused(0)
+            holder.act()  # it reads the question, and answers
+            assert store.leases[SUBNET].attrs.asked_by == ""
+            holder.act()  # it reads what it wrote itself
+            assert holder.manager.is_in_order
+            host.refused(300)
+        assert store.leases[SUBNET].attrs == GONE
+        assert caplog.text.count(f"NodeID {ME.node_id}, has our public address") == 1
+
+    def test_an_answer_at_the_last_moment_counts(self, store: FakeStore, holder: Holder) -> None:
+        host = NewHost(store)
+        host.refused(59)
+        holder.act()
+        host.now += 1
+        host.refused(0)
+        assert store.leases[SUBNET].attrs == GONE
+
+    def test_a_renewal_meanwhile_is_an_answer(self, store: FakeStore) -> None:
+        host = NewHost(store)
+        host.refused(59)
+        run(store.renew(store.leases[SUBNET], 86400))
+        host.now += 1
+        host.refused(0)
+        assert store.leases[SUBNET].attrs == GONE
+
+    def test_a_renewal_between_our_last_look_and_our_write_is_an_answer(
+        self, store: FakeStore
+    ) -> None:
+        host = NewHost(store)
+        host.refused(55)
+        host.now += 10
+        stale = run(store.snapshot())
+        run(store.renew(store.leases[SUBNET], 86400))
+        store.stale = [stale]
+        host.refused(0)
+        assert store.leases[SUBNET].attrs == GONE
+
+    def test_time_in_which_nobody_looked_is_no_silence(self, store: FakeStore) -> None:
+        """All machines were paused, or the store answered nobody."""
+        host = NewHost(store)
+        host.refused(0)
+        host.now += 3600
+        host.refused(0)
+        assert store.leases[SUBNET].attrs == GONE
+
+    def test_one_that_has_answered_is_not_asked_at_every_attempt(
+        self, store: FakeStore, holder: Holder
+    ) -> None:
+        host = NewHost(store)
+        host.refused(0)
+        holder.act()
+        before = store.index
+        host.refused(290)
+        assert store.index == before
+
+    def test_one_that_starts_again_answers_as_well(self, store: FakeStore) -> None:
+        NewHost(store).refused(0)
+        with asyncio.Runner() as runner:
+            Holder(store, runner)
+        assert store.leases[SUBNET].attrs.asked_by == ""
+
+
+class TestNever:
+    def test_with_a_time_of_0_nobody_is_asked(self, store: FakeStore) -> None:
+        index = store.index
+        text = NewHost(store, after=0).refused(3600)
+        assert "release its lease" in text
+        assert store.index == index
+
+    def test_a_host_with_a_lease_of_its_own_asks_nobody(self, store: FakeStore) -> None:
+        own = store.put(net("10.5.4.0/24"), replace(ME, public_ip=OTHER.public_ip), 50)
+        index = store.leases[SUBNET].index
+        assert NewHost(store).attempt().subnet == own.subnet
+        assert store.leases[SUBNET].index == index
+
+    def test_upstreams_lease_with_our_address_is_ours_at_once(self, store: FakeStore) -> None:
+        store.put(SUBNET, replace(GONE, node_id=""), 50)
+        assert NewHost(store).attempt().attrs == ME
+
+
+@pytest.mark.parametrize("value", ["7", "[]", '"a b"', '"\\n"', '"' + "a" * 65 + '"', "null"])
+def test_a_question_that_is_none_leaves_the_lease_as_it_is(value: str) -> None:
+    attrs = LeaseAttrs.from_json(f'{{"PublicIP":"10.9.0.1","NodeID":"n","AskedBy":{value}}}')
+    assert attrs == LeaseAttrs(IPv4Address("10.9.0.1"), node_id="n")
+    assert attrs.asked_by == ""
+    assert attrs.to_json() == '{"PublicIP":"10.9.0.1","NodeID":"n"}'
