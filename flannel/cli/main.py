@@ -128,16 +128,7 @@ def _options(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Optio
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line, which --help, the man page and completion tell of as well."""
-    common = _Parser(add_help=False, allow_abbrev=False)
-    common.add_argument("--json", action="store_true", help="print a JSON document")
-    shared = common.add_argument_group("as flanneld has them; FLANNELD_* variables count as well")
-    for flag in shared_flags():
-        shared.add_argument(
-            f"-{flag.name}",
-            f"--{flag.name}",
-            metavar=flag.metavar,
-            help=flag.help.replace("%", "%%"),
-        )
+    common = _common()
     top = _Parser(
         prog="flannel",
         description="See and mend the overlay network of this host.",
@@ -191,6 +182,21 @@ def parser() -> argparse.ArgumentParser:
     add("docker-opts", "options for docker from subnet.env; has flags of its own, see -h")
     add("version", "print the version")
     return top
+
+
+def _common() -> _Parser:
+    """What every command takes."""
+    common = _Parser(add_help=False, allow_abbrev=False)
+    common.add_argument("--json", action="store_true", help="print a JSON document")
+    shared = common.add_argument_group("as flanneld has them; FLANNELD_* variables count as well")
+    for flag in shared_flags():
+        shared.add_argument(
+            f"-{flag.name}",
+            f"--{flag.name}",
+            metavar=flag.metavar,
+            help=flag.help.replace("%", "%%"),
+        )
+    return common
 
 
 def shared_flags() -> list[Flag]:

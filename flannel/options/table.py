@@ -207,17 +207,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
     if "version" in typed and _BY_NAME["version"].value(typed["version"], "-version"):
         print(__version__, file=sys.stderr)  # not stdout: as upstream
         raise SystemExit(0)
-    found: dict[str, Any] = {}
-    sources: dict[str, str] = {}
-    for flag in FLAGS:
-        texts = [flag.default]
-        if flag.name in typed:
-            sources[flag.name], texts = f"-{flag.name}", typed[flag.name]
-        elif environ.get(flag.variable):
-            sources[flag.name], texts = flag.variable, [environ[flag.variable]]
-        found[flag.name] = flag.value(texts, sources.get(flag.name, ""))
-        if flag.refused and found[flag.name] != flag.value([flag.default]):
-            raise BadOption(f"cannot use {sources[flag.name]}: {flag.refused}")
+    found, sources = _values(typed, environ)
     etcd = EtcdOptions(
         endpoints=found["etcd-endpoints"],
         prefix=found["etcd-prefix"],
@@ -257,6 +247,24 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
         v=found["v"],
         warnings=(*_without_effect(sources, environ), *_etcd_warnings(etcd, sources)),
     )
+
+
+def _values(
+    typed: Mapping[str, list[str]], environ: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The value of each flag, and the flag or variable that it is from if not from the default."""
+    found: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for flag in FLAGS:
+        texts = [flag.default]
+        if flag.name in typed:
+            sources[flag.name], texts = f"-{flag.name}", typed[flag.name]
+        elif environ.get(flag.variable):
+            sources[flag.name], texts = flag.variable, [environ[flag.variable]]
+        found[flag.name] = flag.value(texts, sources.get(flag.name, ""))
+        if flag.refused and found[flag.name] != flag.value([flag.default]):
+            raise BadOption(f"cannot use {sources[flag.name]}: {flag.refused}")
+    return found, sources
 
 
 def _check_pairs(etcd: EtcdOptions, sources: Mapping[str, str]) -> None:

@@ -112,6 +112,16 @@ def checksums_are_right(packet: bytes) -> bool:
     return int(in4_chksum(ip.proto, ip, packet[header_len : ip.len])) == 0
 
 
+def _digest_of(stream: socket.socket) -> bytes:
+    """Of all that arrives."""
+    buffer = bytearray(1 << 18)
+    digest = hashlib.sha256()
+    stream.settimeout(60)
+    while n := stream.recv_into(buffer):
+        digest.update(memoryview(buffer)[:n])
+    return digest.digest()
+
+
 @contextmanager
 def transfer(
     sender: Namespace,
@@ -145,13 +155,8 @@ def transfer(
 
         def receive() -> None:
             stream, _ = listener.accept()
-            buffer = bytearray(1 << 18)
-            digest = hashlib.sha256()
             with stream:
-                stream.settimeout(60)
-                while n := stream.recv_into(buffer):
-                    digest.update(memoryview(buffer)[:n])
-            received.append(digest.digest())
+                received.append(_digest_of(stream))
 
         def send() -> None:
             digest = hashlib.sha256()

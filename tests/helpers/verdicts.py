@@ -18,6 +18,7 @@ from internals import Internals
 from reference_verdict import Host, Net, judge
 
 PACKETS_PER_HOST = 1000
+_HEADER = "!BBHHHBBHII"  # RFC 791
 
 # What is changed of a packet that could be carried.
 CHANGES = [
@@ -96,24 +97,20 @@ def datagrams(rng: random.Random, host: Host, n: int) -> Iterator[tuple[int, int
                 data_len += 1 + (bits >> 40) % 30
             case "short":
                 data_len = (bits >> 40) % 20
-        fields = (
-            first,
-            inner_tos,
-            total_len,
-            bits >> 48,
-            bits >> 40 & 0xFFFF,
-            ttl,
-            bits >> 32 & 0xFF,
+        fields = (first, inner_tos, total_len, bits >> 48, bits >> 40 & 0xFFFF)
+        header = struct.pack(
+            _HEADER, *fields, ttl, bits >> 32 & 0xFF, bits >> 20 & 0xFFFF, source, destination
         )
-        header = struct.pack("!BBHHHBBHII", *fields, bits >> 20 & 0xFFFF, source, destination)
         data = header + rng.randbytes(data_len - 20) if data_len > 20 else header[:data_len]
         if change == "a bit":
-            damaged = bytearray(data)
-            damaged[(bits >> 40) % 20] ^= 1 << (bits >> 56) % 8
-            data = bytes(damaged)
+            data = damaged(data, (bits >> 40) % 20, (bits >> 56) % 8)
         elif change == "noise":
             data = rng.randbytes(payload_len)
         yield sender, tos, data
+
+
+def damaged(data: bytes, at: int, bit: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :]
 
 
 class Verdicts:

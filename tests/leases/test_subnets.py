@@ -8,17 +8,7 @@ from typing import Any
 
 import pytest
 from fake_store import FakeStore
-from managers import (
-    CONFIG,
-    LONG_AGO,
-    ME,
-    OTHER,
-    SMALL,
-    UPSTREAMS,
-    Cluster,
-    net,
-    run,
-)
+from managers import CONFIG, LONG_AGO, ME, OTHER, SMALL, UPSTREAMS, Cluster, net, run
 
 from flannel.errors import AddressTaken, IdentityTaken, LeaseLost, NoFreeSubnet
 from flannel.lease import Lease, LeaseAttrs, LeaseTable

@@ -111,71 +111,6 @@ def test_the_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    "argv",
-    [
-        ["-etcd-prefix=/x"],
-        ["--etcd-prefix=/x"],
-        ["-etcd-prefix", "/x"],
-        ["--etcd-prefix", "/x"],
-        ["-etcd-prefix=/y", "-etcd-prefix=/x"],
-        ["-etcd-prefix=/x///"],
-    ],
-)
-def test_one_dash_or_two_and_equals_or_blank(argv: list[str]) -> None:
-    assert typed(*argv).etcd.prefix == "/x"
-
-
-@pytest.mark.parametrize("text", ["--", "-", "-v", "-h", "--etcd-prefix=/x", "a=b", "a b"])
-def test_the_next_word_is_the_value_whatever_it_looks_like(text: str) -> None:
-    credentials = typed("-etcd-username", "me", "-etcd-password", text).etcd
-    assert credentials.password == text
-    assert typed("-etcd-username=me", f"-etcd-password={text}").etcd == credentials
-
-
-@pytest.mark.parametrize("text", ["1", "t", "T", "true", "TRUE", "True"])
-@pytest.mark.parametrize("text_of_false", ["0", "f", "F", "false", "FALSE", "False"])
-def test_booleans_are_gos(text: str, text_of_false: str) -> None:
-    """Told by one that is refused when it is true."""
-    assert typed(f"-watch-networks={text_of_false}") == typed()
-    assert "-watch-networks" in refusal(f"-watch-networks={text}")
-    assert "-watch-networks" in refusal("--watch-networks")
-
-
-@pytest.mark.parametrize("text", ["yes", "on", "", "tRUE", "2", " true"])
-def test_other_words_are_no_booleans(text: str) -> None:
-    assert "neither true nor false" in refusal(f"-ip-masq={text}")
-
-
-def test_a_boolean_never_takes_the_next_word() -> None:
-    assert refusal("-ip-masq", "true") == (
-        'cannot use "true" after -ip-masq: it belongs to no flag; write -ip-masq=true or =false'
-    )
-
-
-@pytest.mark.parametrize(
-    ("argv", "named"),
-    [
-        (["-etcd-pre=/x"], '"-etcd-pre"'),
-        (["--etcd-prefi", "/x"], '"--etcd-prefi"'),
-        (["---v=1"], '"---v"'),
-        (["-v10"], '"-v10"'),
-        (["-V=1"], '"-V"'),
-        (["-=1"], '"-"'),
-        (["-kube-subnet-mgr"], '"-kube-subnet-mgr"'),
-        (["-evil\nline=1"], r'"-evil\nline"'),
-        (["stray"], '"stray"'),
-        (["-v=1", "stray"], '"stray" after -v'),
-        (["--", "-v=1"], '"--"'),
-        (["-"], '"-"'),
-        ([""], '""'),
-        (["-etcd-prefix"], "-etcd-prefix"),
-    ],
-)
-def test_what_is_no_flag_is_named(argv: list[str], named: str) -> None:
-    assert f"cannot use {named}" in refusal(*argv)
-
-
-@pytest.mark.parametrize(
     ("flag", "text", "reason"),
     [
         ("etcd-endpoints", "", "not a URL"),
@@ -391,14 +326,6 @@ def test_whatever_is_typed_the_answer_is_options_a_refusal_or_an_exit(
         status = end.code
     assert all(line.isprintable() for line in said)
     assert status == 0
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("24h", 86400), ("90m", 5400), ("1h30m", 5400), ("60", 60), ("3600s", 3600), ("1h60", 3660)],
-)
-def test_times_are_written_as_in_go_or_in_seconds(text: str, seconds: int) -> None:
-    assert typed(f"-subnet-lease-ttl={text}").subnet_lease_ttl == timedelta(seconds=seconds)
 
 
 def test_a_margin_that_leaves_nothing_of_the_lease_is_refused() -> None:
