@@ -25,15 +25,19 @@ PYTEST = -m pytest
 # The linters judge the same text whatever Python runs them, and fuzzing runs none: once is enough.
 UNIT = tests --ignore=tests/project/test_linters.py
 UNIT_AGAIN = $(UNIT) --ignore=tests/csrc/test_fuzz.py
+COVERAGE = $(CURDIR)/build/coverage
+# $(call measure,NAME): pytest, with what it reaches left in build/coverage/NAME/.
+measure = rm -rf $(COVERAGE)/$(1) && mkdir -p $(COVERAGE)/$(1) && \
+	.venv/bin/coverage run --data-file=$(COVERAGE)/$(1)/data $(PYTEST)
 
 MAKEFLAGS += --no-print-directory
 # Two builds at once would write the same files.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup test lint unit netns fuzz verdicts race chaos soak demo bench bench-udp install uninstall clean as-root packages
+.PHONY: help setup test lint unit netns fuzz verdicts race chaos soak coverage coverage-unit dist demo bench bench-udp install uninstall clean as-root packages
 
 help: ## say what can be made
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
 	@echo "Variables: BACKEND=$(BACKEND) HOSTS=$(HOSTS) DOCKER=1 for demo, PYTHON= for setup in a clean"
 	@echo "tree and for install, DESTDIR= PREFIX=$(PREFIX) for install and uninstall."
 	@echo "FUZZ_RUNS=$(FUZZ_RUNS) for fuzz, VERDICTS=$(VERDICTS) for verdicts," \
@@ -44,7 +48,7 @@ setup: packages .venv/.installed ## .venv/, with the flanneld of this checkout i
 
 test: as-root setup lint unit unit-3.12 unit-3.13 netns ## everything below; needs root
 
-lint: setup ## ruff, mypy, clang-format, the C compiler's warnings
+lint: setup ## ruff, mypy, import-linter, codespell, clang-format, shellcheck, the C compiler's warnings
 	@.venv/bin/python $(PYTEST) tests/project/test_linters.py
 
 unit: setup ## tests that need no root and no network
@@ -52,6 +56,15 @@ unit: setup ## tests that need no root and no network
 
 netns: as-root setup ## tests in network namespaces, on the real kernel and etcd; needs root
 	@.venv/bin/python $(PYTEST) netns-tests -n $(JOBS) --dist loadscope
+
+# The unit tests alone need no root.
+coverage: as-root coverage-unit ## lines and branches that the unit tests reach, and both suites together; needs root
+	@$(call measure,netns) netns-tests -n $(JOBS) --dist loadscope
+	@.venv/bin/python tests/helpers/coverage_table.py $(COVERAGE)/unit $(COVERAGE)/netns
+
+coverage-unit: setup ## those that the unit tests reach
+	@$(call measure,unit) $(UNIT_AGAIN) -n $(JOBS)
+	@.venv/bin/python tests/helpers/coverage_table.py $(COVERAGE)/unit
 
 fuzz: packages ## libFuzzer on the pure C files; what it finds stays in csrc/fuzz/found/
 	@csrc/fuzz/run $(FUZZ_RUNS)
@@ -87,6 +100,9 @@ install: ## flanneld, its units and all else in dist/, in PREFIX; see dist/insta
 
 uninstall: ## take away what install has put there
 	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" dist/install.sh remove
+
+dist: setup ## what is published: sdist and wheel in build/dist/, the same bytes each time, and tried
+	@.venv/bin/python dist/make_dist.py
 
 clean: ## remove what the others have made
 	rm -rf .venv .venv-* build *.egg-info flannel/backends/udp/_dataplane*.so

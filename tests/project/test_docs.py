@@ -15,7 +15,8 @@ from flannel.cli.main import parser
 from flannel.options.table import FLAGS
 
 ROOT = Path(__file__).parents[2]
-DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+TOP = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
+DOCS = [*(ROOT / name for name in TOP), *sorted((ROOT / "docs").glob("*.md"))]
 TROUBLESHOOT = (ROOT / "docs/troubleshoot.md").read_text()
 SOURCES = sorted((ROOT / "flannel").rglob("*.py"))
 
@@ -183,3 +184,21 @@ def test_the_map_names_every_folder_and_program() -> None:
     named = [f"{place}/" for place in places] + ["netns-tests/demo.py", "chaos.py", "soak.py"]
     assert [name for name in named if f"`{name}`" not in MAP] == []
     assert all((ROOT / place).is_dir() for place in places)
+
+
+def test_a_newcomers_questions_lead_to_files_that_exist() -> None:
+    """And to each wing: a question about it is missing otherwise."""
+    _, _, section = MAP.partition("## Where is...?\n")
+    rows = re.findall(r"(?m)^\| (.*\?) \| (.*) \|$", re.split(r"(?m)^## ", section)[0])
+    assert len(rows) >= 10
+    named = [re.findall(r"`([^` ]+/[^` ]+\.[a-z]+)`", answer) for _, answer in rows]
+    assert [question for (question, _), files in zip(rows, named, strict=True) if not files] == []
+    assert [file for files in named for file in files if not (ROOT / file).is_file()] == []
+    wings = {path.name for path in (ROOT / "flannel").iterdir() if (path / "__init__.py").exists()}
+    assert wings - {Path(file).parts[1] for files in named for file in files} == set()
+
+
+def test_the_files_and_folders_that_contributing_names_exist() -> None:
+    named = set(re.findall(r"`((?:flannel|csrc|tests|netns-tests|dist|docs)/[^` ]*)`", MAP))
+    assert len(named) > 40
+    assert {name for name in named if not (ROOT / name).exists()} == set()

@@ -1,5 +1,6 @@
 """The linters, as tests: what they find is as wrong as a failing test."""
 
+import re
 import subprocess
 import sys
 import sysconfig
@@ -15,12 +16,26 @@ WARNINGS = ["-D_GNU_SOURCE", "-Icsrc", "-Wall", "-Wextra", "-Wshadow", "-Wconver
 COMPILERS = {"gcc": [], "clang": ["-Wno-unused-function"]}
 
 
+SHELL = sorted((ROOT / "dist/completions/bash").iterdir())
+SHELL += [
+    path
+    for folder in (".ci", "bench", "csrc", "dist", "netns-tests", "tests")
+    for path in sorted((ROOT / folder).rglob("*"))
+    if path.is_file() and re.match(rb"#!.*\b(ba|da)?sh\b", path.read_bytes()[:50])
+]
+
+
 def run(*command: str | Path, stdin: str = "") -> tuple[int, str]:
     """The exit status of a command run at the root of the checkout, and all that it printed."""
     done = subprocess.run(
         command, cwd=ROOT, input=stdin, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     return done.returncode, done.stdout
+
+
+def program(name: str) -> Path:
+    """Of the environment that runs the tests, where versions are pinned."""
+    return Path(sysconfig.get_path("scripts"), name)
 
 
 def assert_clean(*command: str | Path) -> None:
@@ -41,12 +56,32 @@ def test_types_fit() -> None:
 
 
 def test_imports_keep_the_order_of_the_wings() -> None:
-    assert_clean(Path(sysconfig.get_path("scripts"), "lint-imports"), "--no-cache")
+    assert_clean(program("lint-imports"), "--no-cache")
+
+
+def test_words_are_spelt_right() -> None:
+    assert_clean(program("codespell"))
+
+
+def test_codespell_knows_a_wrong_word() -> None:
+    """So its silence means something."""
+    word = "rec" + "ieve"
+    assert word in run(program("codespell"), "-", stdin=word)[1]
+
+
+@pytest.mark.parametrize("path", SHELL, ids=lambda path: str(path.relative_to(ROOT)))
+def test_shellcheck_has_no_complaint_about(path: Path) -> None:
+    assert_clean(program("shellcheck"), "--shell=bash", path)
+
+
+def test_shellcheck_complains_of_a_word_that_may_fall_apart() -> None:
+    status, output = run(program("shellcheck"), "--shell=bash", "-", stdin="rm $1\n")
+    assert status == 1
+    assert "SC2086" in output
 
 
 def test_c_is_formatted() -> None:
-    clang_format = Path(sysconfig.get_path("scripts"), "clang-format")
-    assert_clean(clang_format, "--dry-run", "-Werror", *C_FILES, *CDEFS)
+    assert_clean(program("clang-format"), "--dry-run", "-Werror", *C_FILES, *CDEFS)
 
 
 @pytest.mark.parametrize("path", C_FILES, ids=lambda path: path.name)
@@ -78,3 +113,13 @@ def test_each_foreign_thing_has_one_door(statement: str, door: str) -> None:
 
     assert "TID251" in verdict("flannel/daemon/life.py")
     assert "TID251" not in verdict(door)
+
+
+def test_each_linter_runs_before_a_commit_as_well() -> None:
+    """From .venv/, so that its version is pinned in one place; and nothing runs there alone."""
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    entries = re.findall(r"(?m)^ +entry: \.venv/bin/([a-z-]+)(.*)$", hooks)
+    assert len(entries) == hooks.count("- id: ") == hooks.count("language: system")
+    here = Path(__file__).read_text()
+    called = {*re.findall(r'program\("([a-z-]+)"\)', here), *re.findall(r'"-m", "([a-z]+)"', here)}
+    assert {name for name, _ in entries} == called
