@@ -17,6 +17,8 @@ class Condition(StrEnum):
 
     INTERFACE = "interface"
     """There is no external interface that can be used."""
+    OTHER_INTERFACE = "other-interface"
+    """A new choice would be a different external interface; the one in use works and is kept."""
     UNDERLAY = "underlay"
     """The external interface cannot be looked at."""
     STORE = "store"

@@ -50,6 +50,15 @@ class NetworkConfig:
             and self.subnet_min <= subnet.network_address <= self.subnet_max
         )
 
+    @property
+    def last_leasable(self) -> IPv4Address:
+        """The last address of the last subnet that may be leased; the first is ``subnet_min``."""
+        return self.subnet_max + (self.subnet_size - 1)
+
+    def may_lease(self, address: IPv4Address) -> bool:
+        """Whether ``address`` is in a subnet that may be leased to a host."""
+        return self.subnet_min <= address <= self.last_leasable
+
     def difference(self, other: "NetworkConfig") -> str:
         """What is different in ``other``, for messages; "" if they say the same."""
         return ", ".join(

@@ -1,4 +1,4 @@
-"""The link flannel.<VNI>, and which interface carries it, in the real kernel."""
+"""The link flannel.<VNI> in the real kernel."""
 
 import asyncio
 import re
@@ -14,10 +14,10 @@ from private_network import ip, link_index, private_network
 
 from flannel.backends import load
 from flannel.backends.vxlan.device import ensure_address, ensure_device, vtep_mac
-from flannel.errors import BadNetworkConfig, KernelError, NoInterface
+from flannel.errors import BadNetworkConfig, KernelError
 from flannel.kernel.doors import Kernel
 from flannel.kernel.host import remove_stale_links
-from flannel.kernel.interface import ExternalInterface, InterfaceChoice, find_external_interface
+from flannel.kernel.interface import ExternalInterface
 from flannel.kernel.links import Link, VxlanSettings
 from flannel.kernel.netlink import Netlink
 from flannel.kernel.repairs import Repairs
@@ -96,7 +96,7 @@ def test_the_device_is_made_as_upstreams_is() -> None:
 
 def test_a_compatible_device_is_kept_with_the_mac_it_has() -> None:
     first = ensure()
-    assert ensure(mac="02:00:00:00:00:99") == replace(first, up=True)
+    assert ensure(mac="02:00:00:00:00:99") == replace(first, up=True, carrier=True)
 
 
 def test_the_mtu_and_the_state_of_a_kept_device_are_set_right() -> None:
@@ -133,7 +133,7 @@ def test_a_device_moves_to_another_link_and_address_with_all_that_hangs_on_it() 
     ip("route add 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink")
     routes = ip("route show dev flannel.1")
     wanted = settings(parent=link_index("eth1"), local=IPv4Address("192.0.3.1"))
-    assert ensure(wanted) == replace(first, vxlan=wanted, up=True)
+    assert ensure(wanted) == replace(first, vxlan=wanted, up=True, carrier=True)
     assert ip("route show dev flannel.1") == routes
 
 
@@ -142,7 +142,7 @@ def test_a_mac_that_peers_know_is_put_back() -> None:
     ip("link set flannel.1 address 02:00:00:00:00:99")
     assert ensure().mac == "02:00:00:00:00:99"  # they will learn it from the lease
     ensure(published=True)
-    assert ensure() == replace(first, up=True)
+    assert ensure() == replace(first, up=True, carrier=True)
 
 
 def test_something_else_of_that_name_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
@@ -225,62 +225,3 @@ def test_devices_of_an_earlier_config_are_removed_and_only_those() -> None:
     left = {link.name for link in call(lambda netlink: netlink.list_links())}
     assert {"flannel.1", "flannel.3", "mine", "docker0"} <= left
     assert "flannel.2" not in left
-
-
-class TestExternalInterface:
-    """Chosen from what the kernel really has."""
-
-    @pytest.fixture(autouse=True)
-    def _second_link(self, _host: None) -> None:
-        ip("link add eth1 type veth peer name far1")
-        ip("link set far1 up")
-        ip("link set eth1 up mtu 9000")
-        ip("addr add 169.254.7.7/16 dev eth1 scope link")
-        ip("addr add 198.51.100.1/24 dev eth1")
-
-    def find(self, **wanted: object) -> tuple[str, int, str, str]:
-        choice = InterfaceChoice(**wanted)  # type: ignore[arg-type] # each test names real fields
-        with RtNetlink() as tables:
-            found = call(lambda netlink: find_external_interface(netlink, tables, choice))
-        return found.name, found.mtu, str(found.address), str(found.public_ip)
-
-    def test_by_the_default_route(self) -> None:
-        ip("route add default via 192.0.2.254 metric 100")
-        ip("route add default via 198.51.100.254 metric 50")
-        assert self.find() == ("eth1", 9000, "198.51.100.1", "198.51.100.1")
-
-    def test_by_a_default_route_with_several_hops(self) -> None:
-        ip("route add default nexthop via 192.0.2.254 nexthop via 198.51.100.254")
-        assert self.find()[0] == "eth0"
-
-    def test_by_name_and_its_global_address_is_preferred(self) -> None:
-        assert self.find(names=["eth1"])[2] == "198.51.100.1"
-
-    def test_by_address(self) -> None:
-        assert self.find(names=["169.254.7.7"])[2] == "169.254.7.7"
-
-    def test_by_what_it_can_reach(self) -> None:
-        ip("route add 203.0.113.0/24 via 198.51.100.9")
-        assert self.find(can_reach=IPv4Address("203.0.113.77"))[0] == "eth1"
-
-    def test_the_public_address_may_be_another(self) -> None:
-        public = IPv4Address("203.0.113.5")
-        assert self.find(names=["eth0"], public_ip=public)[2:] == ("192.0.2.1", "203.0.113.5")
-
-    @pytest.mark.parametrize(
-        ("before", "wanted", "said"),
-        [
-            ("link set eth0 down", {"names": ["eth0"]}, "interface eth0: it is down"),
-            ("addr flush dev eth0", {"names": ["eth0"]}, "interface eth0: it has no IPv4 address"),
-            ("link show", {"names": ["eth7"]}, "is called or has address eth7"),
-            ("link show", {"patterns": [re.compile("wlan")]}, "matches wlan"),
-            ("link show", {"can_reach": IPv4Address("203.0.113.1")}, "reaches 203.0.113.1"),
-            ("link show", {}, "no default route"),
-        ],
-    )
-    def test_what_does_not_fit_yet_is_said(
-        self, before: str, wanted: dict[str, object], said: str
-    ) -> None:
-        ip(before)
-        with pytest.raises(NoInterface, match=said):
-            self.find(**wanted)

@@ -132,6 +132,12 @@ def check(config: NetworkConfig) -> int | None:
     return port
 
 
+def route_length(config: NetworkConfig) -> int:
+    """The prefix length of the routes that a host has to its peers."""
+    has_one = traits(config.backend_type).has_one_route
+    return config.network.prefixlen if has_one else config.subnet_len
+
+
 def _module(config: NetworkConfig) -> Any:
     """The backend's module, imported when it is wanted.
 

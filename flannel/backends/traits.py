@@ -43,6 +43,7 @@ class Traits:
     :ivar has_tunnel_address: it has a link of its own, with the first address of the subnet.
     :ivar sender_check: who refuses packets of strangers.
     :ivar takes_every_lease: it reaches peers whose lease names another backend.
+    :ivar has_one_route: one route leads to all peers, not one to each.
     """
 
     type: str
@@ -53,6 +54,7 @@ class Traits:
     has_tunnel_address: bool = False
     sender_check: SenderCheck = SenderCheck.NOBODY
     takes_every_lease: bool = False
+    has_one_route: bool = False
 
 
 ALLOC = Traits(
@@ -75,6 +77,7 @@ UDP = Traits(
     has_tunnel_address=True,
     sender_check=SenderCheck.PACKET_LOOP,
     takes_every_lease=True,
+    has_one_route=True,
 )
 VXLAN = Traits(
     "vxlan",

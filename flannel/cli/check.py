@@ -17,10 +17,11 @@ from flannel.cli.host_view import Host, first_container, saved_subnet, sysctl
 from flannel.cli.peers import Peer, probe_peers
 from flannel.cli.probe import ask_port
 from flannel.cli.rulesets.verdict import Packet, judge
+from flannel.conditions import Condition
 from flannel.errors import BadNetworkConfig, KernelError, StoreError
 from flannel.handover import docker_bridge
 from flannel.handover.subnet_env import SubnetEnv
-from flannel.kernel.host import find_overlap
+from flannel.kernel.host import Claim, find_overlap
 from flannel.kernel.netlink import Netlink
 from flannel.kernel.rtnetlink import RtNetlink
 from flannel.lease import Lease
@@ -206,6 +207,9 @@ def _device(facts: Facts, host: Host) -> list[Finding]:
         if not link.up:
             findings.append(Finding("device-down", f"{facts.device} is down"))
     outer = host.link(interface["name"]) if interface is not None else None
+    other = facts.status["conditions"].get(Condition.OTHER_INTERFACE) if facts.status else None
+    if other:
+        findings.append(Finding("other-interface", other))
     if facts.status is not None and interface is not None and outer is not None:
         # What the overlay reckoned with when it was set up is what the interface had then.
         overhead = interface["mtu"] - facts.status["mtu"]
@@ -232,14 +236,16 @@ async def _bridge(facts: Facts, host: Host) -> list[Finding]:
 
 
 async def _overlap(facts: Facts, host: Host) -> list[Finding]:
-    if facts.network is None:
+    config = facts.config
+    if config is None:
         return []
     own = {facts.subnet} if facts.subnet is not None else set()
     gateways = {lease.attrs.public_ip for lease in facts.leases or ()}
-    found = await find_overlap(host.netlink, host.tables, facts.network, own, gateways)
+    claim = Claim(config, backends.route_length(config), own, gateways)
+    found = await find_overlap(host.netlink, host.tables, claim)
     if not found:
         return []
-    return [Finding("overlap", f"this host has {found}, which overlaps {facts.network}")]
+    return [Finding("overlap", f"this host has {found}, which overlaps {config.network}")]
 
 
 async def _peers(context: Context, facts: Facts, host: Host) -> list[Finding]:

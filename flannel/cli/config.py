@@ -11,7 +11,7 @@ from flannel.cli.context import Context
 from flannel.cli.host_view import saved_subnet
 from flannel.document import BadDocument, load
 from flannel.errors import BadNetworkConfig, BadOption, KernelError, StoreError
-from flannel.kernel.host import find_overlap
+from flannel.kernel.host import Claim, find_overlap
 from flannel.kernel.netlink import Netlink
 from flannel.kernel.rtnetlink import RtNetlink
 from flannel.lease import Lease
@@ -114,7 +114,8 @@ async def _overlap(context: Context, config: NetworkConfig, leases: Iterable[Lea
     try:
         async with Netlink() as netlink:
             with RtNetlink() as tables:
-                return await find_overlap(netlink, tables, config.network, own, gateways)
+                claim = Claim(config, backends.route_length(config), own, gateways)
+                return await find_overlap(netlink, tables, claim)
     except KernelError:
         return ""
 

@@ -63,6 +63,10 @@ KINDS: dict[str, Kind] = {
     "device-down": Kind(
         "packets to other hosts have no way out",
         "find out who took it down, such as a network manager; flanneld puts it up again"),
+    "other-interface": Kind(
+        "the others know this host by the address in use, and may not reach the other interface",
+        "nothing while the overlay works; to move it, name the interface with -iface and restart "
+        "flanneld", "warning"),
     "interface-mtu": Kind(
         "full-size packets of containers do not fit into the interface's",
         "restart flanneld and docker, so that both take the new MTU"),

@@ -14,7 +14,9 @@ and when the process ends: packets flow on.
 import asyncio
 import logging
 import os
+from collections.abc import Collection
 from dataclasses import replace
+from ipaddress import IPv4Address
 from time import monotonic
 
 from flannel.backoff import Backoff
@@ -26,11 +28,12 @@ from flannel.daemon.preparation import Preparation
 from flannel.daemon.reactions import After, Pause, Reaction, reaction_to
 from flannel.daemon.state_file import StateFile
 from flannel.daemon.underlay import Underlay
-from flannel.errors import FlannelError
+from flannel.errors import FlannelError, StoreUnreachable
 from flannel.handover.hand_over import HandOver
 from flannel.health.status import Status
 from flannel.kernel.doors import Kernel
-from flannel.kernel.interface import InterfaceChoice
+from flannel.kernel.interface import ExternalInterface, InterfaceChoice
+from flannel.kernel.interface_choice import Overlay
 from flannel.kernel.netlink import Netlink
 from flannel.kernel.rtnetlink import RtNetlink
 from flannel.lease import LeaseTable
@@ -70,6 +73,7 @@ class Daemon:
         config = ConfigFollower(store, f"{options.etcd.prefix}/config", conditions)
         underlay = Underlay(kernel, choice, conditions)
         state = StateFile(options.state_dir, options.etcd.prefix, conditions)
+        hand_over = HandOver(kernel.netlink, options.subnet_file, options.lease_hook, status)
         self._shared = Shared(
             options=options,
             store=store,
@@ -77,16 +81,44 @@ class Daemon:
             status=status,
             underlay=underlay,
             config=config,
-            hand_over=HandOver(kernel.netlink, options.subnet_file, options.lease_hook, status),
+            hand_over=hand_over,
             state=state,
             leases=LeaseTable(state.current.peers if state.current is not None else ()),
             adoption=Adoption(store, options.adopt_after.total_seconds()),
         )
-        self._preparation = Preparation(kernel, underlay, config, conditions)
+        self._remember_interface()
+        self._preparation = Preparation(kernel, underlay, config, conditions, self._published)
         self._node_id = identity.load(options.state_dir)
         self._pauses = {Pause.SHORT: Backoff(0.1, 1.0), Pause.LONG: Backoff(0.5, 10.0)}
         self._leased: SubnetManager | None = None
         """The one of the last run that had a lease."""
+
+    def _remember_interface(self) -> None:
+        """Tell the underlay what is known of this host's lease before the store is asked."""
+        shared, state = self._shared, self._shared.state.current
+        lease = state.lease if state is not None else None
+        subnets = [shared.hand_over.subnet, lease.subnet if lease is not None else None]
+        shared.underlay.overlay = Overlay(None, [each for each in subnets if each is not None])
+        if lease is not None and shared.options.public_ip is None:
+            shared.underlay.prefer([lease.attrs.public_ip])
+
+    async def _published(self, interface: ExternalInterface) -> Collection[IPv4Address]:
+        """Those of the interface's addresses that leases of this host have published.
+
+        A lease without a NodeID is upstream's, perhaps of this host; a floating address may have
+        been published by the host that it came from.
+        """
+        shared, own = self._shared, interface.networks
+        if len(own) <= 1 or shared.options.public_ip is not None:
+            return ()
+        try:
+            leases = (await shared.store.snapshot()).leases
+        except StoreUnreachable:
+            return ()
+        floating = {each.ip for each in own if each.network.prefixlen == each.max_prefixlen}
+        by_us = {each.attrs.public_ip for each in leases if each.attrs.node_id == self._node_id}
+        by_some = {each.attrs.public_ip for each in leases if not each.attrs.node_id} - floating
+        return [each.ip for each in own if each.ip in by_us | by_some]
 
     async def run(self) -> None:
         """Run the network again and again, until cancelled."""

@@ -26,18 +26,20 @@ from flannel.conditions import Condition
 from flannel.daemon.config_follower import ConfigFollower
 from flannel.daemon.lease_keeper import LeaseKeeper
 from flannel.daemon.preparation import Plan
+from flannel.daemon.range_check import check_range
 from flannel.daemon.saved_state import SavedState
 from flannel.daemon.state_file import StateFile
 from flannel.daemon.underlay import Underlay
 from flannel.daemon.upkeep import Upkeep
-from flannel.errors import ConfigChanged, NetworkInUse, StoreUnreachable
+from flannel.errors import ConfigChanged, StoreUnreachable
 from flannel.firewall.keeper import Firewall, Rules
 from flannel.handover.hand_over import HandOver
 from flannel.health.peer_probe import answer_peers
 from flannel.health.status import Status
 from flannel.kernel import blackhole
 from flannel.kernel.doors import Kernel
-from flannel.kernel.host import find_overlap, remove_stale_links
+from flannel.kernel.host import remove_stale_links
+from flannel.kernel.interface_choice import Overlay
 from flannel.lease import Lease, LeaseTable
 from flannel.leases.adoption import Adoption
 from flannel.leases.subnets import SubnetManager
@@ -90,7 +92,7 @@ class Life:
         :raises FlannelError: there is none, or the network cannot be served on this host.
         """
         shared, plan, subnets = self._shared, self._plan, self.subnets
-        await self._check_overlap(plan.config)
+        await self._check_range(plan.config)
         attrs = await plan.backend.lease_attrs(self._node_id)
         if plan.resume is not None:
             lease = subnets.resume(attrs, plan.resume)
@@ -105,6 +107,7 @@ class Life:
                 adoption=shared.adoption if interface.public_ip == interface.address else None,
             )
             shared.status.conditions.clear(Condition.RESUMED)
+        shared.underlay.overlay = Overlay(plan.config, {lease.subnet})
         log.info(
             "lease %s%s",
             lease,
@@ -221,26 +224,14 @@ class Life:
             subnets.config = config
             return
         if not config.network.subnet_of(subnets.config.network):
-            await self._check_overlap(config)
+            await self._check_range(config)
         raise ConfigChanged(f"the network config has changed: {difference}")
 
-    async def _check_overlap(self, config: NetworkConfig) -> None:
-        """Refuse a network that is in use on this host, before anything is touched.
-
-        :raises NetworkInUse: naming the address or route.
-        """
-        kernel, network = self._shared.kernel, config.network
-        previous = self._shared.hand_over.subnet
+    async def _check_range(self, config: NetworkConfig) -> None:
+        shared = self._shared
+        previous = shared.hand_over.subnet
         own = {previous} if previous is not None else set()
-        if not await find_overlap(kernel.netlink, kernel.tables, network, own):
-            return
-        # It may be our own, with subnet.env lost, or upstream's routes to peers.
-        leases, public_ip = await self._known_leases(), self._plan.interface.public_ip
-        own |= {each.subnet for each in leases if each.attrs.public_ip == public_ip}
-        gateways = {each.attrs.public_ip for each in leases}
-        overlap = await find_overlap(kernel.netlink, kernel.tables, network, own, gateways)
-        if overlap:
-            raise NetworkInUse(f"cannot use network {network} on this host: it has {overlap}")
+        await check_range(shared.kernel, config, self._plan.interface, own, self._known_leases)
 
     async def _known_leases(self) -> tuple[Lease, ...]:
         """The leases in the store; while it does not answer, those that it held."""

@@ -1,15 +1,17 @@
 """Preparation: what one life of the network is about, waited for until all of it is there."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
 
 from flannel.backends import Backend, load
 from flannel.conditions import Condition, Conditions
 from flannel.daemon.config_follower import ConfigFollower
+from flannel.daemon.range_check import check_address
 from flannel.daemon.saved_state import SavedState
 from flannel.daemon.underlay import Underlay
-from flannel.errors import BadNetworkConfig
+from flannel.errors import BadNetworkConfig, NoInterface
 from flannel.kernel.doors import Kernel
 from flannel.kernel.interface import ExternalInterface
 from flannel.lease import Lease
@@ -39,15 +41,24 @@ class Plan:
 
 
 class Preparation:
-    """For all lives of the daemon."""
+    """For all runs of the network.
+
+    :param published: returns those of an interface's addresses that leases of this host have.
+    """
 
     def __init__(
-        self, kernel: Kernel, underlay: Underlay, config: ConfigFollower, conditions: Conditions
+        self,
+        kernel: Kernel,
+        underlay: Underlay,
+        config: ConfigFollower,
+        conditions: Conditions,
+        published: Callable[[ExternalInterface], Awaitable[Iterable[IPv4Address]]],
     ) -> None:
         self._kernel = kernel
         self._underlay = underlay
         self._config = config
         self._conditions = conditions
+        self._published = published
         self._logged = Once(log)
 
     async def wait(self, saved: SavedState | None) -> Plan:
@@ -55,26 +66,51 @@ class Preparation:
 
         :param saved: what was served last; served again while the store does not answer, or has a
             config that cannot be used.
+        :raises NetworkInUse: the network leases the addresses of this host to containers.
         """
-        interface = await self._underlay.wait()
-        self._logged.info(
-            "external interface", f"external interface: {interface}, MTU {interface.mtu}"
-        )
+        underlay = self._underlay
+        underlay.overlay = replace(underlay.overlay, config=None)  # which may be a new one
+        interface = await underlay.wait()
+        self._log_interface(interface)
+        plan = await self._wait_for_plan(saved, interface)
+        config = plan.config
+        self._logged.info("network", f"network {config.network}, backend {config.backend_type}")
+        if saved is None or saved.lease is None:
+            underlay.prefer(await self._published(interface))
+        found = await self._reconsider(plan)
+        if found == interface:
+            return plan
+        self._log_interface(found)
+        return replace(plan, interface=found, backend=load(config, found, self._kernel))
 
+    async def _wait_for_plan(self, saved: SavedState | None, interface: ExternalInterface) -> Plan:
         def read(text: str) -> Plan:
             config = NetworkConfig.from_json(text)
             return Plan(text, config, load(config, interface, self._kernel), interface)
 
-        if saved is None or saved.lease is None:
-            plan = await self._config.wait(read)
-        else:
+        plan = None
+        if saved is not None and saved.lease is not None:
             plan = await self._config.wait(read, _PATIENCE) or self._plan_from(saved, read)
         if plan is None:
             plan = await self._config.wait(read)
         assert plan is not None
-        config = plan.config
-        self._logged.info("network", f"network {config.network}, backend {config.backend_type}")
         return plan
+
+    async def _reconsider(self, plan: Plan) -> ExternalInterface:
+        """The external interface, now that the network and our addresses in it are known."""
+        underlay, interface = self._underlay, plan.interface
+        underlay.overlay = replace(underlay.overlay, config=plan.config)
+        if underlay.is_settled(interface):
+            return interface
+        try:
+            return await underlay.find()
+        except NoInterface:
+            check_address(plan.config, interface)
+            raise
+
+    def _log_interface(self, interface: ExternalInterface) -> None:
+        text = f"external interface: {interface}, MTU {interface.mtu}"
+        self._logged.info("external interface", text)
 
     def _plan_from(self, saved: SavedState, read: Callable[[str], Plan]) -> Plan | None:
         """To serve what was served before, while there is nothing better."""

@@ -1,16 +1,26 @@
-"""Underlay: the external interface: waited for at the start, then watched for changes."""
+"""Underlay: the external interface: waited for at the start, then watched for changes.
+
+What works is kept. While the link in use is up and has its address, a default route that leads
+elsewhere, as a VPN brings, is reported and not followed: peers know this host by that address.
+When link or address go, the best of what is there is used; when they return, they are used again.
+"""
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
+from itertools import takewhile
+from time import monotonic
 from typing import NoReturn
 
 from flannel.conditions import Condition, Conditions
 from flannel.errors import KernelError, NoInterface, UnderlayChanged
 from flannel.kernel.doors import Kernel
-from flannel.kernel.interface import ExternalInterface, InterfaceChoice, find_external_interface
+from flannel.kernel.interface import ExternalInterface, InterfaceChoice
+from flannel.kernel.interface_choice import Overlay, Past, choose, standing
+from flannel.kernel.surroundings import Surroundings, look_around
 
 log = logging.getLogger(__name__)
 
@@ -22,36 +32,60 @@ _RECHECK = 10.0
 
 _SETTLED = 1.0
 """Seconds that a different choice has to stay the same before it is followed. While a DHCP client
-renews, or a link restarts, addresses and default routes differ for a moment, or are absent."""
+renews, or a link restarts, addresses and default routes differ for a moment, or are absent..."""
+_DOUBTFUL = 10.0
+"""...and the same while the interface in use may well return by itself, or its successor leave:
+a cable without a carrier, an address that is floating or link-local."""
 
 
 class Underlay:
     """The external interface of this host, for as long as the daemon runs.
 
     :param choice: what the operator asked for.
+    :ivar overlay: what belongs to the overlay on this host.
     """
 
     def __init__(self, kernel: Kernel, choice: InterfaceChoice, conditions: Conditions) -> None:
+        self.overlay = Overlay()
         self._kernel = kernel
         self._choice = choice
         self._conditions = conditions
         self._hint = asyncio.Event()
+        self._used: ExternalInterface | None = None
+        self._homes: dict[IPv4Address, None] = {}
+        """The addresses that our lease has published; earlier ones are returned to."""
 
     def look(self) -> None:
         """Look soon: something about links, addresses or routes may have changed."""
         self._hint.set()
 
+    def prefer(self, addresses: Iterable[IPv4Address]) -> None:
+        """Prefer ``addresses``, which a lease of this host has published."""
+        self._homes |= dict.fromkeys(addresses)
+
+    def is_settled(self, interface: ExternalInterface) -> bool:
+        """Whether what has become known since ``interface`` was chosen leaves it the choice."""
+        of_overlay = any(map(self.overlay.covers, (interface.address, interface.public_ip)))
+        others = {each.ip for each in interface.networks} - {interface.address}
+        return not of_overlay and others.isdisjoint(self._homes)
+
     async def wait(self) -> ExternalInterface:
         """Return the external interface as soon as there is one."""
         while True:
             try:
-                interface = await self._find()
+                return await self.find()
             except NoInterface as why:
                 self._conditions.report(Condition.INTERFACE, f"{why}; waiting for it")
                 await asyncio.sleep(_POLL)
-            else:
-                self._conditions.clear(Condition.INTERFACE)
-                return interface
+
+    async def find(self) -> ExternalInterface:
+        """Return the external interface.
+
+        :raises NoInterface: there is none that can be used now.
+        """
+        found = self._choose(await self._look_around(), self._used)
+        self._conditions.clear(Condition.INTERFACE)
+        return found
 
     async def watch(self, used: ExternalInterface, on_return: Callable[[], None]) -> NoReturn:
         """Compare ``used`` with what would be chosen now, until they differ.
@@ -59,61 +93,132 @@ class Underlay:
         :param on_return: called when there is an interface to use again after there was none.
         :raises UnderlayChanged: the network has to be served over a different interface or address.
         """
+        self._used = used
+        self.prefer([used.address])
         other: ExternalInterface | None = None
+        due = 0.0
         self._hint.set()  # it may have changed before we listened
         while True:
-            try:
-                async with asyncio.timeout(_RECHECK if other is None else _SETTLED):
-                    await self._hint.wait()
-                if other is not None:  # something has changed again: begin to wait anew
-                    await asyncio.sleep(_SETTLED)
-            except TimeoutError:
-                pass
-            self._hint.clear()
-            found = await self._look(used, on_return)
+            await self._wait_for_hint(due if other is not None else None)
+            found, patience = await self._look(used, on_return)
             if found is None or found == used:
                 other = None
-            elif found == other:
+            elif found != other:
+                other, due = found, monotonic() + patience
+            elif monotonic() >= due:
+                self._used = found
                 raise UnderlayChanged(_difference(used, found))
-            else:
-                other = found
 
-    async def _find(self) -> ExternalInterface:
-        kernel = self._kernel
-        return await find_external_interface(kernel.netlink, kernel.tables, self._choice)
+    async def _wait_for_hint(self, due: float | None) -> None:
+        """Wait for a hint, or until ``due``; None: until the next look without a hint."""
+        pause = _RECHECK if due is None else max(0.0, due - monotonic())
+        try:
+            async with asyncio.timeout(pause):
+                await self._hint.wait()
+            if due is not None:  # something has changed again: let it settle
+                await asyncio.sleep(_SETTLED)
+        except TimeoutError:
+            pass
+        self._hint.clear()
 
     async def _look(
         self, used: ExternalInterface, on_return: Callable[[], None]
-    ) -> ExternalInterface | None:
+    ) -> tuple[ExternalInterface | None, float]:
+        """What to use now, None while that is unknown; and for how long it has to stay so."""
         try:
-            found = await self._find()
+            host = await self._look_around()
+            found = self._choose(host, used)
         except NoInterface as why:
             self._conditions.report(Condition.INTERFACE, f"{why}; waiting for it")
-            return None
+            return None, 0.0
         except KernelError as why:
             self._conditions.report(
                 Condition.UNDERLAY, f"cannot look at the external interface: {why}; trying again"
             )
             asyncio.get_running_loop().call_later(_POLL, self._hint.set)
-            return None
+            return None, 0.0
         self._conditions.clear(Condition.UNDERLAY)
         if self._conditions.clear(Condition.INTERFACE):
             log.info("external interface %s is back", found)
             self._hint.set()
             on_return()
-        return _as_used(found, used)
+        if not _is_same(found, used):
+            return found, _patience(host, used, found)
+        self._compare(host, used)
+        if _reachable(found) == _reachable(used):
+            found = replace(found, networks=used.networks)
+        return found, _SETTLED
 
+    async def _look_around(self) -> Surroundings:
+        kernel = self._kernel
+        return await look_around(kernel.netlink, kernel.tables, self._choice.can_reach)
 
-def _as_used(found: ExternalInterface, used: ExternalInterface) -> ExternalInterface:
-    """``found`` with the address in use, if it still has that: a second one is no change."""
-    if found.link != used.link:
+    def _choose(self, host: Surroundings, used: ExternalInterface | None) -> ExternalInterface:
+        """What to use now: ``used`` if it works, unless an earlier address has returned."""
+        homes = list(self._homes)
+        found = self._fresh(host, Past(used, self._with_links(homes), homes))
+        if used is None or not _is_same(found, used):
+            return found
+        for home in takewhile(lambda each: each != used.address, homes):
+            with suppress(NoInterface):
+                again = self._fresh(host, Past(None, self._with_links([home]), [home]))
+                if again.address == home and _is_worth_a_return(host, used, again):
+                    return again
         return found
-    if used.address in (each.ip for each in found.networks):
-        public = used.public_ip if found.public_ip == found.address else found.public_ip
-        found = replace(found, address=used.address, public_ip=public)
-    if _reachable(found) == _reachable(used):
-        found = replace(found, networks=used.networks)
-    return found
+
+    def _fresh(self, host: Surroundings, past: Past) -> ExternalInterface:
+        return choose(host, self._choice, self.overlay, past)
+
+    def _with_links(self, homes: Sequence[IPv4Address]) -> Sequence[IPv4Address]:
+        """Those of ``homes`` whose link is chosen wherever routes lead.
+
+        -iface and -iface-regex name the link. -iface-can-reach decides at the start.
+        """
+        choice = self._choice
+        is_asked_for = choice.can_reach is not None and self._used is None
+        return () if choice.names or choice.patterns or is_asked_for else homes
+
+    def _compare(self, host: Surroundings, used: ExternalInterface) -> None:
+        """Report when a choice without a past would be a different link."""
+        try:
+            other = self._fresh(host, Past())
+        except NoInterface:
+            other = used
+        if other.link == used.link:
+            self._conditions.clear(Condition.OTHER_INTERFACE)
+            return
+        if self._choice.can_reach is not None:
+            reason = f"the way to {self._choice.can_reach} leads to {other}"
+        elif self._choice.is_given:
+            reason = f"a new choice would be {other}"
+        else:
+            reason = f"the default route leads to {other}"
+        self._conditions.report(
+            Condition.OTHER_INTERFACE, f"keeping external interface {used}, which works: {reason}"
+        )
+
+
+def _is_same(one: ExternalInterface, other: ExternalInterface) -> bool:
+    return (one.link, one.address) == (other.link, other.address)
+
+
+def _standing(host: Surroundings, ip: IPv4Address) -> tuple[bool, bool]:
+    return min((standing(each) for each in host.having(ip)), default=(True, True))
+
+
+def _is_worth_a_return(
+    host: Surroundings, used: ExternalInterface, again: ExternalInterface
+) -> bool:
+    here, there = (_standing(host, each.address) for each in (used, again))
+    return there < here or (there == here and again.link != used.link)
+
+
+def _patience(host: Surroundings, used: ExternalInterface, found: ExternalInterface) -> float:
+    """For how long ``found``, a different link or address, has to stay the choice."""
+    link = host.links.get(used.link)
+    has_moved = found.address == used.address
+    is_there = link is not None and link.up and bool(host.having(used.address)) and not has_moved
+    return _DOUBTFUL if is_there or any(_standing(host, found.address)) else _SETTLED
 
 
 def _reachable(interface: ExternalInterface) -> set[IPv4Network]:

@@ -12,7 +12,9 @@ monitor       hints that something may have changed in the kernel
 subscription  ... the socket that receives its messages
 rtnotices     ... and their bytes
 repairs       counts and logs repairs; backs off from a program that undoes them
+surroundings  the links, addresses and routes of this host, read together
 interface     the link and the address that face the other hosts
+interface_choice  ... and which of those that there are
 host          whether the network fits beside the host's own; devices of an earlier config
 blackhole     the route for packets to the own subnet that no bridge takes
 sysctls       settings of our device

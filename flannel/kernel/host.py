@@ -1,64 +1,98 @@
 """The host around the overlay: is its range free here, and what did an earlier config leave?"""
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
-from flannel.kernel.links import Address, Link
+from flannel.kernel.links import Link
 from flannel.kernel.netlink import Netlink
-from flannel.kernel.rtmessages import FoundRoute
 from flannel.kernel.rtnetlink import RtNetlink
+from flannel.kernel.surroundings import Surroundings, look_around
+from flannel.network_config import NetworkConfig
 
 log = logging.getLogger(__name__)
 
+DOCKER_BRIDGE = "docker0"
+"""The bridge that docker makes when it is installed, and moves to the lease at a restart."""
 
-async def find_overlap(
-    netlink: Netlink,
-    tables: RtNetlink,
-    network: IPv4Network,
-    own: Collection[IPv4Network] = (),
-    gateways: Collection[IPv4Address] = (),
-) -> str:
-    """The first address or route of this host that ``network`` would collide with; "" if none.
 
-    :param own: subnets of this host's own lease; its container bridge is there.
-    :param gateways: public addresses of lease holders; routes over them into the network are
-        those of another flannel daemon, which ours will replace.
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What the overlay needs of this host's addresses.
+
+    :ivar route_len: the prefix length of the routes that lead into the overlay: a route of this
+        host that is less specific takes no packet from them.
+    :ivar own: subnets of this host's own lease; its container bridge is there.
+    :ivar gateways: public addresses of lease holders; routes over them into the network are those
+        of another flannel daemon, which ours will replace.
     """
-    links = {link.index: link for link in await netlink.list_links()}
-    routes = tables.list_foreign_routes()
-    return overlap(network, links, await netlink.list_addresses(), routes, own, gateways)
+
+    config: NetworkConfig
+    route_len: int
+    own: Collection[IPv4Network] = ()
+    gateways: Collection[IPv4Address] = ()
+
+    def meets(self, dst: IPv4Network) -> bool:
+        """Whether a route to ``dst`` takes packets of the overlay."""
+        config = self.config
+        is_among = dst[0] <= config.last_leasable and dst[-1] >= config.subnet_min
+        return is_among and dst.prefixlen >= self.route_len
+
+    def is_own(self, dst: IPv4Network) -> bool:
+        """Whether ``dst`` is in the subnet of this host."""
+        return any(dst.subnet_of(each) for each in self.own)
 
 
-def overlap(
-    network: IPv4Network,
-    links: dict[int, Link],
-    addresses: Iterable[Address],
-    routes: Iterable[FoundRoute],
-    own: Collection[IPv4Network],
-    gateways: Collection[IPv4Address],
-) -> str:
-    """`find_overlap`, of values."""
+async def find_overlap(netlink: Netlink, tables: RtNetlink, claim: Claim) -> str:
+    """`overlap` of what this host has now.
 
-    def name(index: int) -> str:
-        return links[index].name if index in links else f"link {index}"
+    :raises KernelError: it cannot be read.
+    """
+    return overlap(await look_around(netlink, tables), claim)
 
-    def expected(dst: IPv4Network, link: int) -> bool:
-        return (link in links and is_ours(links[link])) or any(dst.subnet_of(each) for each in own)
 
-    for address in addresses:
-        dst = address.interface.network
-        if dst.overlaps(network) and not expected(dst, address.link):
-            return f"address {address.interface} of {name(address.link)}"
-    for route in routes:
-        dst = route.dst
-        if dst.prefixlen == 0 or not dst.overlaps(network) or expected(dst, route.link):
+def overlap(host: Surroundings, claim: Claim) -> str:
+    """The first address or route of this host that takes packets of the overlay; "" if none does.
+
+    Less specific routes are like the default route. docker0 has docker's own choice of addresses
+    until docker is restarted with the lease's, which it is as soon as there is a lease.
+    """
+    for address in host.addresses:
+        interface, link = address.interface, host.links.get(address.link)
+        if _is_expected(link) or claim.is_own(interface.network):
             continue
-        if dst.subnet_of(network) and route.via in gateways:
+        # The address is taken from a container even where its network is wide; that of a bridge
+        # is the gateway of some containers, and nobody sends to it from elsewhere.
+        takes_one = claim.config.may_lease(interface.ip) and (link is None or link.kind != "bridge")
+        if takes_one or claim.meets(interface.network):
+            return f"address {interface} of {host.name(address.link)}"
+    for route in host.routes:
+        dst = route.dst
+        if not claim.meets(dst) or claim.is_own(dst) or _is_expected(host.links.get(route.link)):
+            continue
+        if dst.subnet_of(claim.config.network) and route.via in claim.gateways:
             continue
         via = f" via {route.via}" if route.via else ""
-        return f"route {dst}{via} dev {name(route.link)}"
+        return f"route {dst}{via} dev {host.name(route.link)}"
     return ""
+
+
+def docker_takes(host: Surroundings, claim: Claim) -> str:
+    """The network of docker's bridge that takes packets of the overlay; "" if it takes none."""
+    for route in host.routes:
+        link = host.links.get(route.link)
+        if _is_docker(link) and claim.meets(route.dst) and not claim.is_own(route.dst):
+            return str(route.dst)
+    return ""
+
+
+def _is_expected(link: Link | None) -> bool:
+    return _is_docker(link) or (link is not None and is_ours(link))
+
+
+def _is_docker(link: Link | None) -> bool:
+    return link is not None and (link.name, link.kind) == (DOCKER_BRIDGE, "bridge")
 
 
 async def remove_stale_links(netlink: Netlink, network: IPv4Network, keep: str) -> None:

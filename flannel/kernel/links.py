@@ -29,6 +29,7 @@ class Link:
     :ivar kind: the kernel's name of the driver's kind; "" for hardware.
     :ivar vxlan: set for kind "vxlan" only.
     :ivar master: the index of the bridge, bond or VRF that it belongs to; 0: none.
+    :ivar carrier: the link could send packets if it were up.
     """
 
     index: int
@@ -39,15 +40,20 @@ class Link:
     mac: str
     vxlan: VxlanSettings | None = None
     master: int = 0
+    carrier: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An IPv4 address on the link with index ``link``; ``scope`` 0 is global, 253 the link."""
+    """An IPv4 address on the link with index ``link``; ``scope`` 0 is global, 253 the link.
+
+    :ivar deprecated: its preferred lifetime is over: not for new connections.
+    """
 
     link: int
     interface: IPv4Interface
     scope: int
+    deprecated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

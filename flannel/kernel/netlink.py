@@ -34,7 +34,8 @@ in its queue for what nobody has asked for: 36 bytes, and as its buffer was larg
 _PATIENCE = 5.0
 """Seconds to wait for an answer. The kernel answers at once, or what it answered was lost."""
 
-_IFF_UP = 0x1
+_IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000  # if.h
+_IFA_F_DEPRECATED = 0x20  # if_addr.h
 _RTN_LOCAL = 2  # rtnetlink.h
 _SCOPE_LINK = 253  # rtnetlink.h: RT_SCOPE_LINK
 _LAST_METRIC = 2**32 - 1
@@ -106,7 +107,9 @@ class Netlink:
             async for message in await self._ipr.addr("dump", family=socket.AF_INET):
                 text = message.get("local") or message.get("address")
                 interface = IPv4Interface(f"{text}/{message['prefixlen']}")
-                found.append(Address(message["index"], interface, message["scope"]))
+                flags = message.get("flags") or 0
+                deprecated = bool(flags & _IFA_F_DEPRECATED)
+                found.append(Address(message["index"], interface, message["scope"], deprecated))
         return found
 
     async def find_way(self, address: IPv4Address) -> Way | None:
@@ -242,6 +245,7 @@ def _link(message: Any) -> Link:
         mac=message.get("address") or "",
         vxlan=_vxlan_settings(data) if data is not None else None,
         master=message.get("master") or 0,
+        carrier=bool(message["flags"] & _IFF_LOWER_UP),
     )
 
 

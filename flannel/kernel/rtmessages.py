@@ -5,7 +5,7 @@ others change.
 """
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
@@ -105,12 +105,25 @@ def _neighbour(entry: Neighbour | Fdb) -> tuple[bytes, ...]:
 
 @dataclass(frozen=True, slots=True)
 class FoundRoute:
-    """A unicast route of the main table, whoever made it. One with several hops shows the first."""
+    """A unicast route of the main table, whoever made it.
+
+    :ivar via: the gateway of the first hop; None: there is none.
+    :ivar link: the link of the first hop; 0: there is none.
+    :ivar source: the source address that the route prescribes.
+    :ivar more_links: those of further hops.
+    """
 
     dst: IPv4Network
     via: IPv4Address | None
     link: int
     metric: int
+    source: IPv4Address | None = None
+    more_links: tuple[int, ...] = ()
+
+    @property
+    def links(self) -> tuple[int, ...]:
+        """The links of all hops."""
+        return (self.link, *self.more_links) if self.link else self.more_links
 
 
 ROUTES_REQUEST = rt.RTMSG.pack(socket.AF_INET, 0, 0, 0, rt.RT_TABLE_MAIN, 0, 0, 0, 0)
@@ -165,12 +178,29 @@ def parse_foreign_route(payload: bytes) -> FoundRoute | None:
     dst = IPv4Network((attributes.get(rt.RTA_DST, bytes(rt.ADDRESS_LENGTH)), prefix_len))
     metric = rt.number(attributes.get(rt.RTA_PRIORITY))
     link = rt.number(attributes.get(rt.RTA_OIF))
-    hops = attributes.get(rt.RTA_MULTIPATH)
-    if hops is not None:
-        length, link = rt.RTNEXTHOP.unpack_from(hops)
-        attributes = rt.attributes(hops[:length], rt.RTNEXTHOP.size)
+    source = attributes.get(rt.RTA_PREFSRC)
+    hops = list(_hops(attributes.get(rt.RTA_MULTIPATH, b"")))
+    if hops:
+        link, attributes = hops[0]
     via = attributes.get(rt.RTA_GATEWAY)
-    return FoundRoute(dst, IPv4Address(via) if via else None, link, metric)
+    return FoundRoute(
+        dst,
+        IPv4Address(via) if via else None,
+        link,
+        metric,
+        IPv4Address(source) if source else None,
+        tuple(each for each, _ in hops[1:]),
+    )
+
+
+def _hops(multipath: bytes) -> Iterator[tuple[int, dict[int, bytes]]]:
+    """The link and the attributes of each hop."""
+    while len(multipath) >= rt.RTNEXTHOP.size:
+        length, link = rt.RTNEXTHOP.unpack_from(multipath)
+        if length < rt.RTNEXTHOP.size:
+            return
+        yield link, rt.attributes(multipath[:length], rt.RTNEXTHOP.size)
+        multipath = multipath[rt.aligned(length) :]
 
 
 def parse_blackhole(payload: bytes) -> IPv4Network | None:
