@@ -111,7 +111,6 @@ def test_the_mtu_and_the_state_of_a_kept_device_are_set_right() -> None:
     ("change", "said"),
     [
         ({"port": 4789}, "its port is 8472, wanted is 4789"),
-        ({"learning": True}, "its learning is False, wanted is True"),
         ({"gbp": True}, "its gbp is False, wanted is True"),
     ],
 )
@@ -135,6 +134,42 @@ def test_a_device_moves_to_another_link_and_address_with_all_that_hangs_on_it() 
     wanted = settings(parent=link_index("eth1"), local=IPv4Address("192.0.3.1"))
     assert ensure(wanted) == replace(first, vxlan=wanted, up=True, carrier=True)
     assert ip("route show dev flannel.1") == routes
+
+
+def test_learning_is_changed_in_place() -> None:
+    first = ensure()
+    wanted = settings(learning=True)
+    assert ensure(wanted) == replace(first, vxlan=wanted, up=True, carrier=True)
+
+
+@pytest.mark.parametrize("change", [{"port": 4789}, {"port": 4789, "gbp": True}])
+def test_a_device_works_on_while_its_successor_cannot_be_made(change: dict[str, object]) -> None:
+    first = ensure()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("0.0.0.0", 4789))
+        with pytest.raises(KernelError, match="bind UDP port 4789"):
+            ensure(settings(**change))
+        assert call(lambda netlink: netlink.find_link("flannel.1")) == replace(
+            first, up=True, carrier=True
+        )
+        assert "flannel-next" not in ip("link show")
+    assert ensure(settings(**change)).vxlan == settings(**change)
+
+
+def test_a_device_works_on_while_nothing_can_carry_it() -> None:
+    first = ensure()
+    for wanted in (settings(parent=4711), settings(parent=first.index)):
+        with pytest.raises(KernelError):
+            ensure(wanted)
+        kept = call(lambda netlink: netlink.find_link("flannel.1"))
+        assert kept == replace(first, up=True, carrier=True)
+
+
+def test_a_successor_that_an_earlier_run_has_left_is_replaced() -> None:
+    ensure()
+    ip("link add flannel-next type vxlan id 5 dev eth0 dstport 4789")
+    assert ensure(settings(port=4789)).vxlan == settings(port=4789)
+    assert "flannel-next" not in ip("link show")
 
 
 def test_a_mac_that_peers_know_is_put_back() -> None:

@@ -35,7 +35,7 @@ from flannel.kernel.surroundings import Surroundings, is_link_local
 from flannel.network_config import NetworkConfig
 
 _FLANNEL = {
-    "vxlan": re.compile(r"flannel(-v6)?\.\d+"),
+    "vxlan": re.compile(r"flannel(-v6)?\.\d+|flannel-next"),
     "tun": re.compile(r"flannel\d+"),
     "ipip": re.compile(r"flannel\.ipip"),
     "wireguard": re.compile(r"flannel-wg(-v6)?"),

@@ -171,10 +171,14 @@ class Netlink:
             )
 
     async def move_vxlan(self, link: Link, settings: VxlanSettings) -> None:
-        """Let another link or address carry a VXLAN link; nothing that hangs on it is lost."""
+        """Let another link or address carry a VXLAN link, or let it learn or not.
+
+        Nothing that hangs on the link is lost.
+        """
         attributes: dict[str, Any] = {
             "vxlan_id": settings.vni,  # names what is changed; the kernel requires it
             "vxlan_link": settings.parent,
+            "vxlan_learning": settings.learning,
         }
         if settings.local is not None:
             attributes["vxlan_local"] = str(settings.local)
@@ -190,6 +194,12 @@ class Netlink:
         """Remove a link with all its addresses and routes."""
         async with self._kernel(f"delete link {link.name}", absent=(errno.ENODEV,)):
             await self._ipr.link("del", index=link.index)
+
+    async def rename_link(self, link: Link, name: str) -> None:
+        """Give a link another name; it is down then."""
+        async with self._kernel(f"rename link {link.name} to {name}"):
+            await self._ipr.link("set", index=link.index, state="down")
+            await self._ipr.link("set", index=link.index, ifname=name)
 
     async def ensure_link_up(self, link: Link, mtu: int) -> None:
         """Set the MTU and bring the link up, where it is not so already."""

@@ -15,6 +15,9 @@ from flannel.kernel.repairs import Repairs
 
 log = logging.getLogger(__name__)
 
+_SUCCESSOR = "flannel-next"
+"""The name of a new link while the old one is still there."""
+
 
 def device_name(vni: int) -> str:
     """The name that tools expect."""
@@ -46,47 +49,27 @@ async def ensure_device(
 ) -> Link:
     """Return the link with these settings, up and with this MTU.
 
-    One that is there is kept as far as the kernel lets us, and packets flow on: where it is
-    carried is changed in place, another difference makes it rebuilt, and the log says which.
+    A link that is there is kept as far as the kernel lets us, and packets flow on: the link and
+    the address that carry it are changed in place. For another difference it is replaced, and the
+    log names which; it goes only when its successor is there.
 
     :param published: peers know ``mac``: a link with another gets it. If not, a link that is there
         keeps its own, and peers will learn that from our lease.
-    :raises KernelError: it cannot be made.
+    :raises KernelError: it cannot be made; what was there before is still there.
     """
     name = device_name(settings.vni)
-    link = await netlink.find_link(name)
-    if link is not None and link.vxlan is not None:
-        carried = replace(link.vxlan, parent=settings.parent, local=settings.local)
-        if link.vxlan != carried == settings:
-            with suppress(KernelError):  # before Linux 4.20 it cannot: rebuilt then, below
-                await netlink.move_vxlan(link, settings)
-                log.info("moved %s to address %s", name, settings.local)
-            link = await netlink.find_link(name)
-    if link is not None:
-        reason = incompatibility(link, settings)
-        if reason:
-            log.warning("rebuilding %s: %s", name, reason)
-            if link.vxlan is not None and not published:
-                mac = link.mac  # which peers know until they learn another
-            await netlink.delete_link(link)
-            link = None
-    else:
-        repairs.note("it was gone")
+    link = await _moved(netlink, await netlink.find_link(name), settings)
     if link is None:
+        repairs.note("it was gone")
         await netlink.create_vxlan(name, mac=mac, mtu=mtu, settings=settings)
-        _set_ipv6(name, "accept_ra", 0)
-        link = await netlink.find_link(name)
-        if link is None:
-            raise KernelError(f"find link {name}, made just now", errno.ENODEV)
-        log.info(
-            "made %s: VNI %d, port %d, MAC %s",
-            name,
-            settings.vni,
-            settings.port,
-            link.mac,
-        )
-        await _bring_up(netlink, link, mtu, settings.port)
-        return link
+        return await _made(netlink, name, mtu, settings)
+    reason = incompatibility(link, settings)
+    if reason:
+        log.warning("rebuilding %s: %s", name, reason)
+        if link.vxlan is not None and not published:
+            mac = link.mac  # which peers know until they learn another
+        await _replace(netlink, link, mac, mtu, settings)
+        return await _made(netlink, name, mtu, settings)
     if published and link.mac != mac:
         repairs.note(f"its MAC was {link.mac}")
         await netlink.set_mac(link, mac)
@@ -94,6 +77,70 @@ async def ensure_device(
         repairs.note(f"its MTU was {link.mtu}")
     if not link.up:
         repairs.note("it was down")
+    await _bring_up(netlink, link, mtu, settings.port)
+    return link
+
+
+async def _moved(netlink: Netlink, link: Link | None, settings: VxlanSettings) -> Link | None:
+    """The link after the kernel was asked to change in place what it can."""
+    if link is None or link.vxlan is None:
+        return link
+    changed = replace(
+        link.vxlan, parent=settings.parent, local=settings.local, learning=settings.learning
+    )
+    if link.vxlan == changed or changed != settings:
+        return link
+    try:
+        await netlink.move_vxlan(link, settings)
+        log.info("moved %s to address %s", link.name, settings.local)
+    except KernelError as why:
+        if why.errno != errno.EOPNOTSUPP:  # as before Linux 4.20: the link is replaced then
+            raise
+    return await netlink.find_link(link.name)
+
+
+async def _replace(
+    netlink: Netlink, old: Link, mac: str, mtu: int, settings: VxlanSettings
+) -> None:
+    """Put a new link in the place of ``old``, which goes when the new one has proved to work.
+
+    :raises KernelError: the new one cannot be made; the old one is there.
+    """
+    name, have = old.name, old.vxlan
+    if have is not None and (have.port, have.gbp) == (settings.port, settings.gbp):
+        # The kernel takes no second one like it, and does not know how to change this one.
+        await netlink.delete_link(old)
+        try:
+            await netlink.create_vxlan(name, mac=mac, mtu=mtu, settings=settings)
+        except KernelError:
+            with suppress(KernelError):
+                await netlink.create_vxlan(name, mac=old.mac, mtu=old.mtu, settings=have)
+            raise
+        return
+    left = await netlink.find_link(_SUCCESSOR)
+    if left is not None:
+        await netlink.delete_link(left)
+    await netlink.create_vxlan(_SUCCESSOR, mac=mac, mtu=mtu, settings=settings)
+    new = await netlink.find_link(_SUCCESSOR)
+    if new is None:
+        raise KernelError(f"find link {_SUCCESSOR}, made just now", errno.ENODEV)
+    try:
+        if have is None or have.port != settings.port:  # else the old one has the port
+            await _bring_up(netlink, new, mtu, settings.port)
+        await netlink.delete_link(old)
+        await netlink.rename_link(new, name)
+    except KernelError:
+        await netlink.delete_link(new)
+        raise
+
+
+async def _made(netlink: Netlink, name: str, mtu: int, settings: VxlanSettings) -> Link:
+    """The new link, up."""
+    _set_ipv6(name, "accept_ra", 0)
+    link = await netlink.find_link(name)
+    if link is None:
+        raise KernelError(f"find link {name}, made just now", errno.ENODEV)
+    log.info("made %s: VNI %d, port %d, MAC %s", name, settings.vni, settings.port, link.mac)
     await _bring_up(netlink, link, mtu, settings.port)
     return link
 
