@@ -188,7 +188,9 @@ def test_something_else_of_that_name_is_replaced(caplog: pytest.LogCaptureFixtur
 
 def test_what_the_kernel_refuses_is_said_with_its_reason() -> None:
     ip("link add taken type vxlan id 1 dev eth0 local 192.0.2.1 dstport 8472")
-    with pytest.raises(KernelError, match=r"cannot create VXLAN link flannel\.1: File exists"):
+    with pytest.raises(
+        KernelError, match=r"link flannel\.1: link taken has VNI 1 and port 8472: File exists"
+    ):
         ensure()
 
 

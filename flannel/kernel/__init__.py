@@ -13,6 +13,7 @@ subscription  ... the socket that receives its messages
 rtnotices     ... and their bytes
 repairs       counts and logs repairs; backs off from a program that undoes them
 surroundings  the links, addresses and routes of this host, read together
+other_namespaces  VXLAN links of this host that somebody moved to another namespace
 interface     the link and the address that face the other hosts
 interface_choice  ... and which of those that there are
 host          whether the network fits beside the host's own; devices of an earlier config

@@ -15,6 +15,16 @@ log = logging.getLogger(__name__)
 
 DOCKER_BRIDGE = "docker0"
 """The bridge that docker makes when it is installed, and moves to the lease at a restart."""
+ALIAS = "flannel"
+"""The alias of each link that we make."""
+
+TUN_NAME = "flannel0"
+"""Upstream asks for ``flannel%d`` and, being the only one to, gets this."""
+
+
+def vxlan_name(vni: int) -> str:
+    """The name that tools expect."""
+    return f"flannel.{vni}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +115,14 @@ async def remove_stale_links(netlink: Netlink, network: IPv4Network, keep: str) 
 
 
 def is_ours(link: Link) -> bool:
-    """Whether a flanneld made the link: one of this version, or upstream's."""
-    if link.vxlan is not None:
-        return link.name == f"flannel.{link.vxlan.vni}"
-    return link.kind == "tun" and link.name == "flannel0"
+    """Whether a flanneld made the link: one of this version, or upstream's.
+
+    Ours keeps its alias when somebody renames it; upstream's is known by its name only.
+    """
+    if link.vxlan is None and link.kind != "tun":
+        return False
+    return link.alias == ALIAS or link.name == _name_of_ours(link)
+
+
+def _name_of_ours(link: Link) -> str:
+    return TUN_NAME if link.vxlan is None else vxlan_name(link.vxlan.vni)

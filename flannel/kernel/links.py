@@ -30,6 +30,7 @@ class Link:
     :ivar vxlan: set for kind "vxlan" only.
     :ivar master: the index of the bridge, bond or VRF that it belongs to; 0: none.
     :ivar carrier: the link could send packets if it were up.
+    :ivar alias: a text that stays with the link when it is renamed or moved.
     """
 
     index: int
@@ -41,6 +42,7 @@ class Link:
     vxlan: VxlanSettings | None = None
     master: int = 0
     carrier: bool = True
+    alias: str = ""
 
 
 @dataclass(frozen=True, slots=True)

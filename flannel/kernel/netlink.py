@@ -91,7 +91,7 @@ class Netlink:
             return [_link(message) async for message in await self._ipr.link("dump")]
 
     async def find_link(self, name: str) -> Link | None:
-        """The link called ``name``."""
+        """The link called ``name``, or that has it as an alternative name."""
         try:
             async with self._kernel(f"look at link {name}"):
                 return _link((await self._ipr.link(_GET_LINK, ifname=name))[0])
@@ -155,14 +155,7 @@ class Netlink:
         The MAC is given here and not set later: udev's MacAddressPolicy=persistent leaves a link
         alone whose address was assigned at its creation.
         """
-        attributes: dict[str, Any] = {
-            "vxlan_id": settings.vni,
-            "vxlan_link": settings.parent,
-            "vxlan_port": settings.port,
-            "vxlan_learning": settings.learning,
-        }
-        if settings.local is not None:
-            attributes["vxlan_local"] = str(settings.local)
+        attributes = _vxlan_changes(settings) | {"vxlan_port": settings.port}
         if settings.gbp:
             attributes["vxlan_gbp"] = True
         async with self._kernel(f"create VXLAN link {name}"):
@@ -175,40 +168,52 @@ class Netlink:
 
         Nothing that hangs on the link is lost.
         """
-        attributes: dict[str, Any] = {
-            "vxlan_id": settings.vni,  # names what is changed; the kernel requires it
-            "vxlan_link": settings.parent,
-            "vxlan_learning": settings.learning,
-        }
-        if settings.local is not None:
-            attributes["vxlan_local"] = str(settings.local)
-        async with self._kernel(f"move VXLAN link {link.name}"):
-            await self._ipr.link("set", index=link.index, kind="vxlan", **attributes)
+        doing = f"move VXLAN link {link.name}"
+        await self._set(doing, link, kind="vxlan", **_vxlan_changes(settings))
 
     async def set_mac(self, link: Link, mac: str) -> None:
         """Change the link's hardware address."""
-        async with self._kernel(f"set MAC {mac} on {link.name}"):
-            await self._ipr.link("set", index=link.index, address=mac)
+        await self._set(f"set MAC {mac} on {link.name}", link, address=mac)
+
+    async def set_alias(self, link: Link, alias: str) -> None:
+        """Change the text that ``ip link`` shows as alias; it stays with the link when renamed."""
+        await self._set(f"set alias {alias!r} on {link.name}", link, ifalias=alias)
+
+    async def release_link(self, link: Link) -> None:
+        """Take the link out of its bridge, bond or VRF."""
+        await self._set(f"take {link.name} out of its bridge", link, master=0)
+
+    async def rename_link(self, link: Link, name: str) -> None:
+        """Give the link another name; before Linux 6.2 the kernel wants it down for that."""
+        doing = f"rename link {link.name} to {name}"
+        try:
+            await self._set(doing, link, ifname=name)
+        except KernelError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            await self._set(f"bring {link.name} down", link, state="down")
+            await self._set(doing, link, ifname=name)
+
+    async def delete_altname(self, link: Link, name: str) -> None:
+        """Take an alternative name from the link."""
+        async with self._kernel(f"take the alternative name {name} from {link.name}"):
+            await self._ipr.link("property_del", index=link.index, altname=name)
 
     async def delete_link(self, link: Link) -> None:
         """Remove a link with all its addresses and routes."""
         async with self._kernel(f"delete link {link.name}", absent=(errno.ENODEV,)):
             await self._ipr.link("del", index=link.index)
 
-    async def rename_link(self, link: Link, name: str) -> None:
-        """Give a link another name; it is down then."""
-        async with self._kernel(f"rename link {link.name} to {name}"):
-            await self._ipr.link("set", index=link.index, state="down")
-            await self._ipr.link("set", index=link.index, ifname=name)
-
     async def ensure_link_up(self, link: Link, mtu: int) -> None:
         """Set the MTU and bring the link up, where it is not so already."""
         if link.mtu != mtu:
-            async with self._kernel(f"set MTU {mtu} on {link.name}"):
-                await self._ipr.link("set", index=link.index, mtu=mtu)
+            await self._set(f"set MTU {mtu} on {link.name}", link, mtu=mtu)
         if not link.up:
-            async with self._kernel(f"bring {link.name} up"):
-                await self._ipr.link("set", index=link.index, state="up")
+            await self._set(f"bring {link.name} up", link, state="up")
+
+    async def _set(self, doing: str, link: Link, **attributes: Any) -> None:
+        async with self._kernel(doing):
+            await self._ipr.link("set", index=link.index, **attributes)
 
     async def ensure_address(self, link: Link, interface: IPv4Interface) -> None:
         """Put an address on a link; content if it is there."""
@@ -234,6 +239,18 @@ class Netlink:
             )
 
 
+def _vxlan_changes(settings: VxlanSettings) -> dict[str, Any]:
+    """The attributes that can be changed, and the VNI, without which the kernel refuses them."""
+    attributes: dict[str, Any] = {
+        "vxlan_id": settings.vni,
+        "vxlan_link": settings.parent,
+        "vxlan_learning": settings.learning,
+    }
+    if settings.local is not None:
+        attributes["vxlan_local"] = str(settings.local)
+    return attributes
+
+
 def _blackhole(dst: IPv4Network) -> dict[str, Any]:
     return {
         "dst": str(dst),
@@ -256,6 +273,7 @@ def _link(message: Any) -> Link:
         vxlan=_vxlan_settings(data) if data is not None else None,
         master=message.get("master") or 0,
         carrier=bool(message["flags"] & _IFF_LOWER_UP),
+        alias=message.get("ifalias") or "",
     )
 
 

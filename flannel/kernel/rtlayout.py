@@ -1,6 +1,7 @@
 """The layout of rtnetlink's messages: numbers, fixed bodies, attributes. Pure.
 
-From linux/netlink.h, rtnetlink.h, if_link.h, neighbour.h and nexthop.h; netlink(7), rtnetlink(7).
+From linux/netlink.h, rtnetlink.h, if_link.h, neighbour.h, net_namespace.h and
+nexthop.h; netlink(7), rtnetlink(7).
 Integers are in host order, addresses in network order. A message is a header, a body of fixed
 layout, and attributes.
 """
@@ -15,15 +16,19 @@ NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
 NLM_F_DUMP_INTR = 0x10
 NLMSG_ERROR, NLMSG_DONE = 2, 3
-RTM_NEWLINK, RTM_DELLINK = 16, 17
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR = 20, 21
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
+RTM_GETNSID = 90
 RTM_NEWNEXTHOP, RTM_DELNEXTHOP, RTM_GETNEXTHOP = 104, 105, 106
 
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC = 1, 4, 5, 6, 7
 RTA_MULTIPATH, RTA_NH_ID = 9, 30
-IFLA_IFNAME = 3
+IFLA_IFNAME, IFLA_LINKINFO, IFLA_IFALIAS, IFLA_TARGET_NETNSID = 3, 18, 20, 46
+IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
+IFLA_VXLAN_ID, IFLA_VXLAN_LOCAL, IFLA_VXLAN_PORT = 1, 4, 15
+NETNSA_NSID = 1
 NDA_DST, NDA_LLADDR, NDA_IFINDEX = 1, 2, 8
 NHA_ID, NHA_OIF, NHA_GATEWAY = 1, 5, 6
 RT_TABLE_MAIN, RTN_UNICAST, RTN_BLACKHOLE = 254, 1, 6
@@ -32,6 +37,7 @@ RTNH_F_ONLINK = 4
 NUD_PERMANENT, NUD_NOARP, NTF_SELF = 0x80, 0x40, 0x02
 AF_BRIDGE = 7
 
+RTGENMSG = struct.Struct("=Bxxx")  # family, and the padding behind it
 HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence number, port
 RTMSG = struct.Struct("=8BI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
 NDMSG = struct.Struct("=BxxxiHBB")  # family, ifindex, state, flags, type
@@ -49,6 +55,9 @@ _MAC_LENGTH = _MAC.size - 2
 
 ADDRESS_LENGTH = 4
 """Bytes of an IPv4 address."""
+
+_TYPE_MASK = 0x3FFF
+"""NLA_TYPE_MASK: the two bits above it are flags."""
 
 _ALIGNMENT = 4
 """NLMSG_ALIGNTO and NLA_ALIGNTO: messages and attributes begin at multiples of it."""
@@ -91,7 +100,7 @@ def attributes(payload: bytes, offset: int) -> dict[int, bytes]:
         length, kind = _ATTRIBUTE.unpack_from(payload, offset)
         if length < _ATTRIBUTE.size:
             break
-        found[kind] = payload[offset + _ATTRIBUTE.size : offset + length]
+        found[kind & _TYPE_MASK] = payload[offset + _ATTRIBUTE.size : offset + length]
         offset += aligned(length)
     return found
 

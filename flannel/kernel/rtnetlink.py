@@ -129,7 +129,7 @@ class RtNetlink:
         # The routes first: who removes a nexthop takes its routes along. Between the two dumps that
         # leaves a route whose nexthop is not known, which is no route, and both are written again;
         # the other way round a route would be, that names a nexthop which is not there.
-        dump = self._dump(rt.RTM_GETROUTE, rtmessages.ROUTES_REQUEST, "list routes")
+        dump = self.dump(rt.RTM_GETROUTE, rtmessages.ROUTES_REQUEST, "list routes")
         hops = self.list_nexthops()
         by_id = {hop.id: hop for hop, _ in hops}
         own: list[Entry] = [
@@ -146,29 +146,29 @@ class RtNetlink:
 
     def list_foreign_routes(self) -> list[rtmessages.FoundRoute]:
         """The unicast IPv4 routes of the main table that other programs, or people, have made."""
-        dump = self._dump(rt.RTM_GETROUTE, rtmessages.ROUTES_REQUEST, "list routes")
+        dump = self.dump(rt.RTM_GETROUTE, rtmessages.ROUTES_REQUEST, "list routes")
         return _found(map(rtmessages.parse_foreign_route, dump))
 
     def list_blackholes(self) -> set[IPv4Network]:
         """The destinations of our blackhole routes, which `list_own` leaves out."""
-        dump = self._dump(rt.RTM_GETROUTE, rtmessages.BLACKHOLES_REQUEST, "list blackhole routes")
+        dump = self.dump(rt.RTM_GETROUTE, rtmessages.BLACKHOLES_REQUEST, "list blackhole routes")
         return set(_found(map(rtmessages.parse_blackhole, dump)))
 
     def list_nexthops(self) -> list[tuple[Nexthop, int]]:
         """Every nexthop object with one IPv4 gateway, and its protocol."""
         if not self.has_nexthops:
             return []
-        dump = self._dump(rt.RTM_GETNEXTHOP, rtmessages.NEXTHOPS_REQUEST, "list nexthops")
+        dump = self.dump(rt.RTM_GETNEXTHOP, rtmessages.NEXTHOPS_REQUEST, "list nexthops")
         return _found(map(rtmessages.parse_nexthop, dump))
 
     def list_neighbours(self, link: int) -> list[Neighbour]:
         """The permanent IPv4 neighbours of a link."""
-        dump = self._dump(rt.RTM_GETNEIGH, rtmessages.neighbours_request(link), "list neighbours")
+        dump = self.dump(rt.RTM_GETNEIGH, rtmessages.neighbours_request(link), "list neighbours")
         return _found(rtmessages.parse_neighbour(each, link) for each in dump)
 
     def list_fdb(self, link: int) -> list[Fdb]:
         """The permanent FDB entries of a VXLAN link."""
-        dump = self._dump(rt.RTM_GETNEIGH, rtmessages.fdb_request(link), "list the FDB")
+        dump = self.dump(rt.RTM_GETNEIGH, rtmessages.fdb_request(link), "list the FDB")
         return _found(rtmessages.parse_fdb(each, link) for each in dump)
 
     def _write(
@@ -198,7 +198,16 @@ class RtNetlink:
                     if sequence == last:
                         return
 
-    def _dump(self, kind: int, request: bytes, doing: str) -> list[bytes]:
+    def request(self, kind: int, doing: str, *parts: bytes) -> None:
+        """Send one message, made of a body and attributes, and wait for the acknowledgement."""
+        self._sequence += 1
+        flags = rt.NLM_F_REQUEST | rt.NLM_F_ACK
+        self._send(rt.message(kind, self._sequence, flags, *parts))
+        for sequence, number in self._read_acks(self._sequence):
+            if number and sequence == self._sequence:
+                raise KernelError(doing, number)
+
+    def dump(self, kind: int, request: bytes, doing: str) -> list[bytes]:
         """The payloads of a dump; taken again when the table changed under it."""
         for _ in range(_DUMP_TRIES):
             self._sequence += 1

@@ -8,6 +8,7 @@ import errno
 import socket
 import struct
 from array import array
+from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple, Self
 
@@ -44,33 +45,40 @@ class Notice(NamedTuple):
     payload: bytes
 
 
-class Subscription:
-    """An open socket; ``own_port`` is the one of the socket that writes our entries.
+def join_groups() -> socket.socket:
+    """A netlink socket that receives the messages about changes."""
+    opened = socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
+    )
+    try:
+        with suppress(OSError):
+            opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+        opened.bind((0, 0))
+        for group in _GROUPS:
+            opened.setsockopt(rt.SOL_NETLINK, rt.NETLINK_ADD_MEMBERSHIP, group)
+        with suppress(OSError):
+            opened.setsockopt(rt.SOL_NETLINK, rt.NETLINK_ADD_MEMBERSHIP, _GROUP_NEXTHOP)
+    except OSError:
+        opened.close()
+        raise
+    return opened
 
+
+class Subscription:
+    """An open socket.
+
+    :param own_port: the netlink port of the socket that writes our entries.
+    :param open_: opens the socket.
     :raises KernelError: it cannot be opened.
     """
 
-    def __init__(self, own_port: int) -> None:
+    def __init__(self, own_port: int, open_: Callable[[], socket.socket] = join_groups) -> None:
         self._own_port = own_port
-        doing = "follow the kernel's changes"
         try:
-            self._socket = socket.socket(
-                socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
-            )
+            self._socket = open_()
         except OSError as error:
-            raise KernelError(doing, error.errno or errno.EIO) from error
-        with suppress(OSError):
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+            raise KernelError("follow the kernel's changes", error.errno or errno.EIO) from error
         self.focus(0)
-        try:
-            self._socket.bind((0, 0))
-            for group in _GROUPS:
-                self._socket.setsockopt(rt.SOL_NETLINK, rt.NETLINK_ADD_MEMBERSHIP, group)
-        except OSError as error:
-            self._socket.close()
-            raise KernelError(doing, error.errno or errno.EIO) from error
-        with suppress(OSError):
-            self._socket.setsockopt(rt.SOL_NETLINK, rt.NETLINK_ADD_MEMBERSHIP, _GROUP_NEXTHOP)
 
     def __enter__(self) -> Self:
         return self
@@ -115,7 +123,7 @@ class Subscription:
         :raises KernelError: some may be lost; ENOBUFS says that the kernel dropped some.
         """
         notices: list[Notice] = []
-        while len(notices) < limit:
+        for _ in range(limit):
             try:
                 data = self._socket.recv(_LONGEST)
             except BlockingIOError:

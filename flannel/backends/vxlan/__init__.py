@@ -3,7 +3,8 @@
 The link does not learn and nothing is flooded: routes, ARP and forwarding entries are all given,
 so four table entries (nexthop, route, ARP, FDB) reach a peer, and no packet waits for an answer.
 
-    device   the VXLAN link: its name, address, MAC; made, compared, made anew
+    device   the VXLAN link compared with the wanted one: address, MAC, MTU
+    link     ... and how it is found, made, replaced
     network  the entries for each peer
 """
 
@@ -13,7 +14,6 @@ from dataclasses import dataclass
 from flannel.backends import Backend, Network, mtu
 from flannel.backends.traits import UDP, VXLAN
 from flannel.backends.vxlan.device import (
-    device_name,
     ensure_address,
     ensure_device,
     vtep_mac,
@@ -23,6 +23,7 @@ from flannel.document import BadDocument, Members
 from flannel.errors import BadNetworkConfig, KernelError
 from flannel.firewall.rules import Guard
 from flannel.kernel.doors import Kernel
+from flannel.kernel.host import vxlan_name
 from flannel.kernel.interface import ExternalInterface
 from flannel.kernel.links import Link, VxlanSettings
 from flannel.lease import Lease, LeaseAttrs
@@ -123,7 +124,7 @@ class VxlanBackend:
             network=self._config.network,
             interface=self._interface,
             mtu=self._mtu,
-            guard=Guard(device_name(self._vxlan.vni), self._vxlan.port, self._vxlan.vni),
+            guard=Guard(vxlan_name(self._vxlan.vni), self._vxlan.port, self._vxlan.vni),
             direct_routing=self._vxlan.direct_routing,
             ensure_link=lambda: self._ensure_link(lease),
         )
