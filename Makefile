@@ -22,6 +22,8 @@ PYTHONS = $(or $(PYTHON),python3 python3.11 python3.12 python3.13 python3.14 /us
 PYENV = $(or $(PYENV_ROOT),$(HOME)/.pyenv)
 INSTALLS_FROM := pyproject.toml setup.py MANIFEST.in $(wildcard csrc/*)
 PYTEST = -m pytest
+# Where tests do not need the whole machine to themselves: as many at a time as there are cores.
+SIDE_BY_SIDE = -n auto
 # The linters judge the same text whatever Python runs them, and fuzzing runs none: once is enough.
 UNIT = tests --ignore=tests/project/test_linters.py
 UNIT_AGAIN = $(UNIT) --ignore=tests/csrc/test_fuzz.py
@@ -49,10 +51,10 @@ setup: packages .venv/.installed ## .venv/, with the flanneld of this checkout i
 test: as-root setup lint unit unit-3.12 unit-3.13 netns ## everything below; needs root
 
 lint: setup ## ruff, mypy, import-linter, codespell, clang-format, shellcheck, the C compiler's warnings
-	@.venv/bin/python $(PYTEST) tests/project/test_linters.py
+	@.venv/bin/python $(PYTEST) tests/project/test_linters.py $(SIDE_BY_SIDE)
 
 unit: setup ## tests that need no root and no network
-	@.venv/bin/python $(PYTEST) $(UNIT)
+	@.venv/bin/python $(PYTEST) $(UNIT) $(SIDE_BY_SIDE)
 
 netns: as-root setup ## tests in network namespaces, on the real kernel and etcd; needs root
 	@.venv/bin/python $(PYTEST) netns-tests -n $(JOBS) --dist loadscope
@@ -63,7 +65,7 @@ coverage: as-root coverage-unit ## lines and branches that the unit tests reach,
 	@.venv/bin/python tests/helpers/coverage_table.py $(COVERAGE)/unit $(COVERAGE)/netns
 
 coverage-unit: setup ## those that the unit tests reach
-	@$(call measure,unit) $(UNIT_AGAIN) -n $(JOBS)
+	@$(call measure,unit) $(UNIT_AGAIN) $(SIDE_BY_SIDE)
 	@.venv/bin/python tests/helpers/coverage_table.py $(COVERAGE)/unit
 
 fuzz: packages ## libFuzzer on the pure C files; what it finds stays in csrc/fuzz/found/
@@ -141,5 +143,6 @@ endef
 	$(call install,.venv-$*,$(call find-other,$*),test)
 
 unit-%: packages
-	@$(if $(call find-other,$*),$(MAKE) .venv-$*/.installed && .venv-$*/bin/python $(PYTEST) $(UNIT_AGAIN) \
+	@$(if $(call find-other,$*),$(MAKE) .venv-$*/.installed && \
+		.venv-$*/bin/python $(PYTEST) $(UNIT_AGAIN) $(SIDE_BY_SIDE) \
 		,echo "Python $* is not installed here: no unit tests on it")

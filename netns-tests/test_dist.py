@@ -3,8 +3,9 @@
 import re
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
+
+from make_dist import unpack
 
 CHECKOUT = Path(__file__).parent.parent
 
@@ -18,9 +19,7 @@ def test_what_is_published_is_the_same_twice_and_runs_where_no_compiler_is(tmp_p
     assert len(names) == 2
     assert re.fullmatch(r"flannel-[\d.]+-cp311-abi3-manylinux\S+_x86_64\.whl", names[0])
     assert re.fullmatch(r"flannel-[\d.]+\.tar\.gz", names[1])
-    with tarfile.open(tmp_path / names[1]) as archive:
-        archive.extractall(tmp_path / "unpacked", filter="data")
-    (tree,) = (tmp_path / "unpacked").iterdir()
+    tree = unpack(tmp_path / names[1], tmp_path / "unpacked")
     # What has no place of its own in a package: the documents, and all that they name.
     tests = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
     done = subprocess.run(
