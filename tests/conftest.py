@@ -9,6 +9,7 @@ import urllib3
 from etcd_server import EtcdServer
 from hypothesis import settings
 from internals import Internals, PageEnd
+from virtual_time import Clock
 
 from flannel.stores import etcd_endpoints as etcd_members
 
@@ -64,3 +65,9 @@ def etcd(server: EtcdServer, patience: None) -> Iterator[EtcdServer]:
     """An etcd without our keys."""
     yield server
     server.delete("")
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Time that passes while a test waits."""
+    return Clock(monkeypatch)

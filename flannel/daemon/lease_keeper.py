@@ -37,8 +37,9 @@ _SAY_PAUSE = 10.0
 _NAMED = 5
 """Subnets that a line names; of more, it says how many."""
 
-_SAVE_PAUSE, _SAVE_SHARE = 1.0, 50
-"""Seconds between two savings, and at least this many times what the last one took."""
+_SAVE_PAUSE, _SAVE_SHARE, _LONGEST_SAVE_PAUSE = 1.0, 50, 60.0
+"""Seconds between two savings; at least this many times what the last one took; but no more than
+this: it may have taken so long because the process was paused."""
 
 
 class LeaseKeeper:
@@ -127,6 +128,7 @@ class LeaseKeeper:
                 async for changed in self._subnets.follow():
                     self._hear(changed)
                     backoff = self._backoff()
+                    self._conditions.clear(Condition.RESUMED)
                     if self._conditions.clear(Condition.WATCH):
                         log.info("following the leases again")
             except StoreUnreachable as why:
@@ -151,7 +153,8 @@ class LeaseKeeper:
                 self._unsaved.clear()
                 began = monotonic()
                 await self._save()
-                await asyncio.sleep(max(_SAVE_PAUSE, _SAVE_SHARE * (monotonic() - began)))
+                pause = _SAVE_SHARE * (monotonic() - began)
+                await asyncio.sleep(min(max(_SAVE_PAUSE, pause), _LONGEST_SAVE_PAUSE))
         finally:
             if self._unsaved.is_set():
                 await self._save()

@@ -106,6 +106,7 @@ INHERITED: dict[type[FlannelError], type[FlannelError]] = {
     LeaseChanged: FlannelError,
     LeaseTaken: FlannelError,
     NetworkInUse: FlannelError,
+    NoInterface: FlannelError,
     NoFreeSubnet: FlannelError,
     # The place that meets one of these deals with it: none of them ends a run.
     BadLease: FlannelError,
@@ -114,7 +115,6 @@ INHERITED: dict[type[FlannelError], type[FlannelError]] = {
     CannotWrite: FlannelError,
     ConfigConflict: FlannelError,
     FirewallError: FlannelError,
-    NoInterface: FlannelError,
     StoreError: FlannelError,
 }
 """Errors without a row of their own, and the class whose row they share."""

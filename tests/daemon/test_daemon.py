@@ -1,17 +1,268 @@
-"""One run of the network follows another, until somebody ends the daemon."""
+"""Daemon: one run of the network follows another; what an error leads to before the next one."""
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from fake_host import FakeHost
 from fake_store import FakeStore
+from managers import CONFIG, LONG_AGO, ME, OTHER, net
+from virtual_time import Clock
+from waiting import until
 
+from flannel.conditions import Condition
+from flannel.daemon import config_follower, saved_state
+from flannel.daemon import daemon as module
 from flannel.daemon.daemon import Daemon
-from flannel.errors import ConfigChanged
+from flannel.daemon.saved_state import SavedState
+from flannel.errors import (
+    ConfigChanged,
+    FlannelError,
+    IdentityTaken,
+    KernelError,
+    LeaseLost,
+    NoFreeSubnet,
+    StoreDenied,
+    StoreUnavailable,
+    UnderlayChanged,
+)
 from flannel.health.status import Status
-from flannel.kernel.doors import Kernel
-from flannel.options.table import parse
+from flannel.lease import Lease
+from flannel.leases.subnets import SubnetManager
+from flannel.options.table import Options, parse
+
+OWN = Lease(net("10.5.1.0/24"), ME, 600, 17)
+SAVED = SavedState("/coreos.com/network", "{}", OWN, (Lease(net("10.5.2.0/24"), OTHER),))
+REFUSED = StoreUnavailable("cannot list leases: connection refused")
+
+
+def options(directory: Path, *more: str) -> Options:
+    return parse([f"-state-dir={directory}", f"-subnet-file={directory}/subnet.env", *more], {})
+
+
+class Scripted(Daemon):
+    """Its runs end as a script says.
+
+    :ivar ends: seconds that a run lasts, and the error that ends it; the last one goes on.
+    :ivar begun: when each run has begun.
+    """
+
+    clock: Clock
+    ends: list[tuple[float, Exception]]
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.begun: list[float] = []
+
+    async def _run_once(self) -> None:
+        self.begun.append(self.clock.now)
+        if not self.ends:
+            await asyncio.sleep(3600)
+        seconds, error = self.ends.pop(0)
+        await asyncio.sleep(seconds)
+        raise error
+
+
+class Made:
+    def __init__(self, clock: Clock, directory: Path) -> None:
+        clock.rule(module, config_follower)
+        self.directory = directory
+        saved_state.write(directory / saved_state.FILE_NAME, SAVED)
+        self.clock = clock
+        self.store = FakeStore()
+        asked = options(directory)
+        self.status = Status(asked, cast(Any, None))
+        self.daemon = Scripted(asked, self.store, FakeHost().kernel, self.status)
+        self.daemon.clock = clock
+        self.shared = self.daemon._shared
+
+    def run(self, *ends: tuple[float, Exception]) -> list[float]:
+        """Let runs end so; return the seconds from each end to the beginning of the next run."""
+        self.daemon.ends = list(ends)
+        self.daemon.begun.clear()
+
+        async def until_the_last() -> None:
+            running = asyncio.create_task(self.daemon.run())
+            await until(lambda: len(self.daemon.begun) > len(ends) or running.done())
+            running.cancel()
+            await running
+
+        with pytest.raises(asyncio.CancelledError):
+            self.clock.run(until_the_last())
+        begun = self.daemon.begun
+        return [
+            after - before - seconds
+            for (before, after), (seconds, _) in zip(pairwise(begun), ends, strict=True)
+        ]
+
+    def saved(self) -> SavedState | None:
+        return saved_state.read(self.directory / saved_state.FILE_NAME, SAVED.prefix)
+
+
+@pytest.fixture
+def made(clock: Clock, tmp_path: Path) -> Made:
+    return Made(clock, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "error", [KernelError("create VXLAN link", 12), NoFreeSubnet("cannot lease a subnet: all")]
+)
+def test_what_may_take_somebody_to_repair_is_a_condition_and_tried_at_growing_pauses(
+    made: Made, error: FlannelError, caplog: pytest.LogCaptureFixture
+) -> None:
+    pauses = made.run(*[(0.1, error)] * 9)
+    assert pauses[0] < 0.8
+    assert 5 <= pauses[-1] <= 15.1
+    assert made.status.conditions.text(Condition.RUN) == f"{error}; trying again"
+    assert made.status.unready() == f"{error}; trying again"
+    assert caplog.messages == [f"{error}; trying again"]
+    assert made.saved() == SAVED
+
+
+def test_after_a_good_run_the_pauses_are_short_again(made: Made) -> None:
+    error = KernelError("create VXLAN link", 12)
+    assert made.run(*[(0.1, error)] * 8, (11.0, error))[-1] < 0.8
+
+
+def test_a_store_that_does_not_answer_is_asked_again_soon_and_reported_once(
+    made: Made, caplog: pytest.LogCaptureFixture
+) -> None:
+    made.shared.config.seen_since = 1.0
+    reset = StoreUnavailable("cannot list leases: connection reset")
+    denied = StoreDenied("cannot list leases: user name or password refused")
+    pauses = made.run(*[(0.1, REFUSED)] * 9, (0.1, reset), (0.1, denied))
+    assert max(pauses) <= 1.51
+    assert caplog.messages == [f"{REFUSED}; trying again", f"{denied}; trying again"]
+    assert made.shared.config.seen_since is None
+    assert made.saved() == SAVED
+
+
+def test_a_different_config_starts_the_network_over(
+    made: Made, caplog: pytest.LogCaptureFixture
+) -> None:
+    (pause,) = made.run((60.0, ConfigChanged("the network config has changed: x")))
+    assert pause < 0.2
+    assert caplog.messages == ["the network config has changed: x; starting over"]
+    assert made.status.conditions.document() == {}
+    assert made.status.unready() == "the network config has changed: x"
+    assert made.saved() == SAVED
+
+
+def test_a_lost_lease_is_not_served_again_not_even_after_a_boot(
+    made: Made, caplog: pytest.LogCaptureFixture
+) -> None:
+    node_id = made.daemon._node_id
+    (pause,) = made.run((60.0, LeaseLost("cannot keep lease 10.5.1.0/24: 192.0.2.2 holds it")))
+    assert pause < 0.2
+    assert caplog.messages[-1].endswith("192.0.2.2 holds it; starting over")
+    assert made.shared.state.current == made.saved() == replace(SAVED, lease=None)
+    assert made.daemon._node_id == node_id
+
+
+def test_a_copied_identity_is_replaced(made: Made) -> None:
+    node_id = made.daemon._node_id
+    made.run((60.0, IdentityTaken("cannot keep lease 10.5.1.0/24: a copy")))
+    assert made.saved() == replace(SAVED, lease=None)
+    assert made.daemon._node_id != node_id
+    assert len(made.daemon._node_id) == len(node_id) == 32
+
+
+def test_a_changed_underlay_is_followed_without_a_pause_on_new_connections(
+    made: Made, caplog: pytest.LogCaptureFixture
+) -> None:
+    (pause,) = made.run((60.0, UnderlayChanged("the MTU of eth0 is 1400 now, it was 1500")))
+    assert pause == pytest.approx(0)
+    assert made.store.closed == 1
+    assert caplog.messages == ["the MTU of eth0 is 1400 now, it was 1500; adapting to it"]
+    assert made.saved() == SAVED
+
+
+def test_the_error_is_found_in_groups_of_groups(made: Made) -> None:
+    group = ExceptionGroup("", [ExceptionGroup("", [LeaseLost("cannot keep lease: x")])])
+    made.run((60.0, group))
+    assert made.status.ended == "cannot keep lease: x"
+
+
+def test_a_mistake_in_the_program_ends_it(made: Made) -> None:
+    made.daemon.ends = [(0.1, ExceptionGroup("", [ConfigChanged("x"), ZeroDivisionError()]))]
+    with pytest.raises(ExceptionGroup) as caught:
+        made.clock.run(made.daemon.run())
+    assert caught.value.subgroup(ZeroDivisionError) is not None
+
+
+def test_what_an_earlier_process_has_served_is_known_at_the_start(made: Made) -> None:
+    assert made.shared.state.current == SAVED
+    assert {*made.shared.leases.leases} == {net("10.5.2.0/24")}
+
+
+class TestRelease:
+    """With -release-on-exit."""
+
+    @pytest.fixture
+    def end(self, clock: Clock, tmp_path: Path) -> Callable[[FakeStore, str], None]:
+        """Stop a daemon that has a lease."""
+
+        def end(store: FakeStore, flag: str) -> None:
+            asked = options(tmp_path, flag)
+            saved_state.write(tmp_path / saved_state.FILE_NAME, SAVED)
+            daemon = Scripted(asked, store, FakeHost().kernel, Status(asked, cast(Any, None)))
+            daemon.clock, daemon.ends = clock, []
+            daemon._leased = SubnetManager(store, CONFIG)
+
+            async def stop() -> None:
+                assert daemon._leased is not None
+                await daemon._leased.acquire(ME, OWN.subnet, seen_since=LONG_AGO)
+                running = asyncio.create_task(daemon.run())
+                await asyncio.sleep(1)
+                running.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await running
+
+            clock.run(stop())
+
+        return end
+
+    def test_the_lease_is_given_up_and_not_served_again(
+        self, end: Callable[[FakeStore, str], None], tmp_path: Path
+    ) -> None:
+        store = FakeStore()
+        end(store, "-release-on-exit")
+        assert OWN.subnet not in store.leases
+        assert not (tmp_path / saved_state.FILE_NAME).exists()
+
+    def test_without_the_flag_it_stays(
+        self, end: Callable[[FakeStore, str], None], tmp_path: Path
+    ) -> None:
+        store = FakeStore()
+        end(store, "-release-on-exit=false")
+        assert OWN.subnet in store.leases
+        assert (tmp_path / saved_state.FILE_NAME).exists()
+
+    def test_a_store_that_refuses_or_hangs_keeps_nobody_waiting(
+        self,
+        end: Callable[[FakeStore, str], None],
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        class Refusing(FakeStore):
+            async def release(self, lease: Lease) -> None:
+                raise REFUSED
+
+        class Hanging(FakeStore):
+            async def release(self, lease: Lease) -> None:
+                await asyncio.sleep(3600)
+
+        end(Refusing(), "-release-on-exit")
+        end(Hanging(), "-release-on-exit")
+        assert [line.partition(f" {OWN}: ")[2] or line for line in caplog.messages] == [
+            f"{REFUSED}",
+            "no answer in time",
+        ]
+        assert (tmp_path / saved_state.FILE_NAME).exists()
 
 
 class ShortRuns(Daemon):
@@ -43,9 +294,9 @@ def test_it_is_stopped_at_once_as_a_run_ends_and_between_two(
     tmp_path: Path, n_runs: int, seconds: float
 ) -> None:
     async def scenario() -> int:
-        options = parse([f"-state-dir={tmp_path}", f"-subnet-file={tmp_path}/subnet.env"], {})
-        kernel = Kernel(cast(Any, None), cast(Any, None))
-        daemon = ShortRuns(options, FakeStore(), kernel, Status(options, cast(Any, None)))
+        asked = options(tmp_path)
+        kernel = FakeHost().kernel
+        daemon = ShortRuns(asked, FakeStore(), kernel, Status(asked, cast(Any, None)))
         daemon.is_ending = asyncio.Event()
         running = asyncio.create_task(daemon.run())
         for _ in range(n_runs):

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from ipaddress import IPv4Network
 
-from flannel.errors import BadLease, LeaseChanged, LeaseTaken
+from flannel.errors import BadLease, LeaseChanged, LeaseTaken, StoreUnreachable
 from flannel.lease import Lease, LeaseAdded, LeaseAttrs, LeaseEvent, LeaseRemoved
 from flannel.stores import Changes, ConfigDocument, Snapshot
 
@@ -12,6 +12,7 @@ from flannel.stores import Changes, ConfigDocument, Snapshot
 class FakeStore:
     """Leases last until `remove`; ``stale`` makes the next snapshots those of an earlier moment.
 
+    :ivar refusal: what every request ends with at the moment.
     :ivar garbled: subnets of which the key holds no lease, and by which write; as in etcd's, what
         such a one was before still stands in snapshots.
     """
@@ -22,30 +23,62 @@ class FakeStore:
         self.index = 0
         self.stale: list[Snapshot] = []
         self.renewals = 0
-        self._watchers: list[asyncio.Queue[Snapshot | Changes]] = []
+        self.refusal: StoreUnreachable | None = None
+        self.closed = 0
+        self._config: ConfigDocument | None = None
+        self._readers: list[asyncio.Queue[ConfigDocument | StoreUnreachable | None]] = []
+        self._watchers: list[asyncio.Queue[Snapshot | Changes | StoreUnreachable]] = []
 
     async def follow_config(self) -> AsyncIterator[ConfigDocument | None]:
-        """No test of policy reads the config from the store."""
-        yield None
+        self._answer()
+        queue: asyncio.Queue[ConfigDocument | StoreUnreachable | None] = asyncio.Queue()
+        self._readers.append(queue)
+        yield self._config
+        while True:
+            news = await queue.get()
+            if isinstance(news, StoreUnreachable):
+                raise news
+            yield news
 
     async def write_config(self, text: str, before: ConfigDocument | None) -> None:
-        """Nor does one write it."""
+        """No test of policy writes it under a condition."""
         raise NotImplementedError
 
+    def configure(self, text: str | None) -> None:
+        """Write the network config as an operator does; None removes it."""
+        self.index += 1
+        self._config = ConfigDocument(text, self.index) if text is not None else None
+        for queue in self._readers:
+            queue.put_nowait(self._config)
+
+    def go_down(self, why: StoreUnreachable) -> None:
+        """Refuse all requests, and break those that wait for news."""
+        self.refusal = why
+        for reader in self._readers:
+            reader.put_nowait(why)
+        for watcher in self._watchers:
+            watcher.put_nowait(why)
+
     async def follow_leases(self) -> AsyncIterator[Snapshot | Changes]:
-        queue: asyncio.Queue[Snapshot | Changes] = asyncio.Queue()
+        self._answer()
+        queue: asyncio.Queue[Snapshot | Changes | StoreUnreachable] = asyncio.Queue()
         self._watchers.append(queue)
         yield self._now()
         while True:
-            yield await queue.get()
+            news = await queue.get()
+            if isinstance(news, StoreUnreachable):
+                raise news
+            yield news
 
     def close(self) -> None:
-        """It has no connections."""
+        self.closed += 1
 
     async def snapshot(self) -> Snapshot:
+        self._answer()
         return self.stale.pop(0) if self.stale else self._now()
 
     async def find(self, subnet: IPv4Network) -> Lease | None:
+        self._answer()
         if subnet in self.garbled:
             bad = BadLease("it is garbage")
             bad.index = self.garbled[subnet]
@@ -53,6 +86,7 @@ class FakeStore:
         return self.leases.get(subnet)
 
     async def create(self, subnet: IPv4Network, attrs: LeaseAttrs, ttl: int | None) -> Lease:
+        self._answer()
         found = self.leases.get(subnet)
         if subnet in self.garbled:
             raise LeaseTaken(f"cannot lease {subnet}")
@@ -113,7 +147,12 @@ class FakeStore:
     def _now(self) -> Snapshot:
         return Snapshot(tuple(self.leases.values()), garbled=frozenset(self.garbled))
 
+    def _answer(self) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+
     def _check(self, lease: Lease) -> None:
+        self._answer()
         found = self.leases.get(lease.subnet)
         index = self.garbled.get(lease.subnet, found.index if found is not None else None)
         if index != lease.index:

@@ -1,0 +1,357 @@
+"""LeaseKeeper: our lease stays in the store, the peers' are followed, both outlive the store."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv4Network
+from random import Random
+from typing import Any, cast
+
+import pytest
+from fake_store import FakeStore
+from managers import CONFIG, LONG_AGO, ME, OTHER, net
+from virtual_time import Clock
+from waiting import until
+
+from flannel.conditions import Condition
+from flannel.daemon import lease_keeper as module
+from flannel.daemon.lease_keeper import LeaseKeeper
+from flannel.errors import LeaseLost, StoreDenied, StoreUnavailable
+from flannel.health import status as status_module
+from flannel.health.status import Status
+from flannel.lease import LeaseAttrs
+from flannel.leases import subnets as subnets_module
+from flannel.leases.subnets import SubnetManager
+from flannel.options.table import parse
+from flannel.stores import Snapshot
+
+TTL, MARGIN = 600, 60.0
+REFUSED = StoreUnavailable("cannot read it: http://192.0.2.9:2379: connection refused")
+PEER = net("10.5.9.0/24")
+
+
+class Made:
+    """A LeaseKeeper over a store in memory."""
+
+    def __init__(self, clock: Clock) -> None:
+        clock.rule(module, subnets_module, status_module)
+        self.clock = clock
+        self.store = FakeStore()
+        self.subnets = SubnetManager(self.store, CONFIG, Random(7), ttl=TTL, grace=300.0)
+        self.status = Status(parse([], {}), cast(Any, None))
+        self.told: list[set[IPv4Network]] = []
+        self.saved: list[tuple[float, int]] = []
+        self.save_takes = 0.0
+        self.keeper = LeaseKeeper(
+            self.subnets, self.status, tell=self.told.append, save=self._save, margin=MARGIN
+        )
+
+    async def _save(self) -> None:
+        self.saved.append((self.clock.now, len(self.subnets.peers)))
+        await asyncio.sleep(self.save_takes)
+
+    def condition(self, which: Condition) -> str:
+        return self.status.conditions.text(which)
+
+    @property
+    def own(self) -> IPv4Network:
+        return self.subnets.own.subnet
+
+    def run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run ``work`` beside the keeper, once that has looked around."""
+
+        async def both() -> None:
+            await self.subnets.acquire(ME, None, seen_since=LONG_AGO)
+            running = asyncio.create_task(self.keeper.run())
+            await asyncio.sleep(0.01)
+            try:
+                await work()
+            finally:
+                running.cancel()
+                with suppress(asyncio.CancelledError):
+                    await running
+
+        self.clock.run(both())
+
+
+@pytest.fixture
+def made(clock: Clock) -> Made:
+    return Made(clock)
+
+
+def test_the_lease_is_renewed_in_time_again_and_again(made: Made) -> None:
+    async def work() -> None:
+        await asyncio.sleep(0.49 * (TTL - MARGIN))
+        assert made.store.renewals == 0
+        await asyncio.sleep(0.42 * (TTL - MARGIN))
+        assert made.store.renewals == 1
+        await asyncio.sleep(10 * TTL)
+        assert made.store.renewals > 10
+
+    made.run(work)
+
+
+def test_the_status_knows_the_lease_and_when_it_is_renewed(made: Made) -> None:
+    async def work() -> None:
+        seconds = made.status.lease_seconds()
+        assert seconds is not None
+        left, renewal = seconds
+        assert left == pytest.approx(TTL, abs=1)
+        assert 0.49 * (TTL - MARGIN) < renewal < 0.91 * (TTL - MARGIN)
+
+    made.run(work)
+
+
+def test_a_lease_that_is_removed_is_taken_again_at_once(made: Made) -> None:
+    async def work() -> None:
+        made.store.remove(made.own)
+        await asyncio.sleep(0.1)
+        assert made.store.leases[made.own].attrs == ME
+
+    made.run(work)
+
+
+def test_who_removes_it_again_and_again_is_answered_after_growing_pauses(made: Made) -> None:
+    async def work() -> None:
+        waited = []
+        for _ in range(6):
+            made.store.remove(made.own)
+            began = made.clock.now
+            await until(lambda: made.own in made.store.leases)
+            waited.append(made.clock.now - began)
+            await asyncio.sleep(0.1)
+        assert waited[0] < 0.1 < waited[1] < waited[5] <= 2.1
+        await asyncio.sleep(61)  # nobody does any more
+        made.store.remove(made.own)
+        await asyncio.sleep(0.1)
+        assert made.own in made.store.leases
+
+    made.run(work)
+
+
+def test_a_store_that_has_forgotten_us_is_told_at_once_each_time(made: Made) -> None:
+    """Newcomers must learn soon that the subnet is in use."""
+
+    async def work() -> None:
+        for _ in range(5):
+            made.store.leases.clear()
+            made.store.tell(Snapshot((), rewound=True))
+            await asyncio.sleep(0.1)
+            assert made.own in made.store.leases
+
+    made.run(work)
+
+
+def test_a_store_that_does_not_answer_is_a_condition_and_asked_until_it_does(
+    made: Made, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work() -> None:
+        made.store.go_down(REFUSED)
+        await asyncio.sleep(2 * TTL)
+        assert "cannot keep the lease yet: cannot read it" in made.condition(Condition.LEASE)
+        assert "refused; packets flow on" in made.condition(Condition.WATCH)
+        made.store.refusal = None
+        await asyncio.sleep(2)
+        assert made.store.renewals >= 1
+        assert made.condition(Condition.LEASE) == made.condition(Condition.WATCH) == ""
+
+    caplog.set_level("INFO")
+    made.run(work)
+    assert caplog.messages == [
+        f"cannot follow the leases: {REFUSED}; packets flow on",
+        f"cannot keep the lease yet: {REFUSED}",
+        "following the leases again",
+    ]
+
+
+def test_a_different_kind_of_refusal_is_news(made: Made, caplog: pytest.LogCaptureFixture) -> None:
+    async def work() -> None:
+        made.store.go_down(REFUSED)
+        await asyncio.sleep(60)
+        made.store.refusal = StoreUnavailable("cannot read it: connection reset")
+        await asyncio.sleep(60)
+        made.store.refusal = StoreDenied("cannot read it: user name or password refused")
+        await asyncio.sleep(60)
+
+    made.run(work)
+    assert [line.split(": ")[-1] for line in caplog.messages if "follow" in line] == [
+        "connection refused; packets flow on",
+        "user name or password refused; packets flow on",
+    ]
+
+
+def test_the_peers_are_known_first_and_then_each_change(made: Made) -> None:
+    async def work() -> None:
+        assert made.told == [set()]
+        made.store.put(PEER, OTHER, TTL)
+        await asyncio.sleep(0.1)
+        assert made.told == [set(), {PEER}]
+        assert made.subnets.peers[PEER].attrs == OTHER
+        made.store.remove(PEER)
+        await asyncio.sleep(0.1)
+        assert made.told == [set(), {PEER}, {PEER}]
+
+    made.run(work)
+
+
+def test_a_store_that_answers_again_ends_the_serving_of_what_was_saved(made: Made) -> None:
+    async def work() -> None:
+        conditions = made.status.conditions
+        conditions.report(Condition.RESUMED, "the store does not answer: serving lease ...")
+        made.store.put(PEER, OTHER, TTL)
+        await asyncio.sleep(0.1)
+        assert made.condition(Condition.RESUMED) == ""
+
+    made.run(work)
+
+
+def test_leases_that_the_store_has_forgotten_end_after_their_grace(
+    made: Made, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work() -> None:
+        made.store.put(PEER, OTHER, TTL)
+        await asyncio.sleep(0.1)
+        made.store.leases.clear()
+        made.store.tell(Snapshot((), rewound=True))
+        await asyncio.sleep(290)
+        assert PEER in made.subnets.peers
+        before = len(made.told)
+        await asyncio.sleep(20)
+        assert PEER not in made.subnets.peers
+        assert made.told[before:] == [{PEER}]
+
+    made.run(work)
+    assert f"leases that the store has forgotten are over: {PEER}" in caplog.messages
+
+
+def test_what_is_served_is_saved_at_once_and_then_in_intervals(made: Made) -> None:
+    async def work() -> None:
+        assert [n for _, n in made.saved] == [0]
+        await asyncio.sleep(5)
+        made.saved.clear()
+        began = made.clock.now
+        for n in range(30):
+            made.store.put(net(f"10.5.{100 + n}.0/24"), LeaseAttrs(IPv4Address(n + 1)), TTL)
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(2)
+        assert made.saved[0][0] == pytest.approx(began)
+        assert made.saved[0][1] == 1
+        assert 3 <= len(made.saved) <= 5
+        assert made.saved[-1][1] == 30
+
+    made.run(work)
+
+
+def test_a_slow_disk_is_written_to_seldom_but_not_given_up(made: Made) -> None:
+    async def work() -> None:
+        await asyncio.sleep(5)
+        made.save_takes = 0.5
+        made.saved.clear()
+        for n in range(100):
+            made.store.put(net(f"10.5.{100 + n}.0/24"), LeaseAttrs(IPv4Address(n + 1)), TTL)
+            await asyncio.sleep(1)
+        assert 4 <= len(made.saved) <= 5
+
+    made.run(work)
+
+
+def test_a_pause_of_the_process_while_it_saves_does_not_end_the_saving(made: Made) -> None:
+    async def work() -> None:
+        await asyncio.sleep(5)
+        made.save_takes = 60.0
+        made.store.put(PEER, OTHER, TTL)
+        await asyncio.sleep(61)
+        made.save_takes = 0.0
+        made.saved.clear()
+        made.store.remove(PEER)
+        await asyncio.sleep(61)
+        assert [n for _, n in made.saved] == [0]
+
+    made.run(work)
+
+
+def test_what_changed_last_is_saved_at_the_end(made: Made) -> None:
+    async def work() -> None:
+        await asyncio.sleep(5)
+        made.store.put(PEER, OTHER, TTL)
+        await asyncio.sleep(0.1)
+        made.store.put(net("10.5.10.0/24"), LeaseAttrs(IPv4Address("192.0.2.3")), TTL)
+        await asyncio.sleep(0.1)
+        assert made.saved[-1][1] == 1
+
+    made.run(work)
+    assert made.saved[-1][1] == 2
+
+
+def test_nothing_is_saved_at_the_end_where_nothing_has_changed(made: Made) -> None:
+    async def work() -> None:
+        await asyncio.sleep(5)
+        made.saved.clear()
+
+    made.run(work)
+    assert made.saved == []
+
+
+def test_changes_of_peers_are_logged_at_once_and_the_next_ones_together(
+    made: Made, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    seen = []
+
+    async def work() -> None:
+        for n in range(8):
+            made.store.put(net(f"10.5.{100 + n}.0/24"), LeaseAttrs(IPv4Address(n + 1)), TTL)
+            await asyncio.sleep(0.1)
+            seen.append(len([line for line in caplog.messages if "peers have changed" in line]))
+        await asyncio.sleep(10)
+
+    made.run(work)
+    assert seen == [1] * 8
+    assert [line for line in caplog.messages if "peers have changed" in line] == [
+        "peers have changed: 10.5.100.0/24; there are 1 now",
+        "peers have changed: 10.5.101.0/24, 10.5.102.0/24, 10.5.103.0/24, 10.5.104.0/24, "
+        "10.5.105.0/24 and 2 more; there are 8 now",
+    ]
+
+
+def test_each_peer_that_changes_is_logged_for_those_who_debug(
+    made: Made, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "flannel")
+
+    async def work() -> None:
+        made.store.put(PEER, OTHER, TTL)
+        await asyncio.sleep(0.1)
+        made.store.remove(PEER)
+        await asyncio.sleep(0.1)
+
+    made.run(work)
+    assert [line for line in caplog.messages if line.startswith("peer: ")] == [
+        f"peer: {PEER} of 192.0.2.2",
+        f"peer: {PEER} is gone",
+    ]
+
+
+def test_a_subnet_that_is_anothers_ends_it(made: Made) -> None:
+    async def work() -> None:
+        await made.subnets.acquire(ME, None, seen_since=LONG_AGO)
+        running = asyncio.create_task(made.keeper.run())
+        await asyncio.sleep(0.1)
+        made.store.put(made.own, OTHER, TTL)
+        with pytest.raises(ExceptionGroup) as caught:
+            await running
+        assert caught.value.subgroup(LeaseLost) is not None
+
+    made.clock.run(work())
+
+
+def test_a_reservation_is_not_renewed(made: Made) -> None:
+    made.store.put(PEER, ME, None)
+
+    async def work() -> None:
+        assert made.own == PEER
+        assert made.status.lease_seconds() is None
+        await asyncio.sleep(3 * TTL)
+        assert made.store.renewals == 0
+
+    made.run(work)

@@ -1,0 +1,81 @@
+"""Time that passes only while nothing is left to do: a test waits for hours in milliseconds."""
+
+import asyncio
+import selectors
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
+from types import ModuleType
+from typing import Any, TypeVar, TypeVarTuple
+
+import pytest
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+class _Selector(selectors.DefaultSelector):
+    """Waits for descriptors as others do, but not for a time: that is over at once."""
+
+    def __init__(self, clock: "Clock") -> None:
+        super().__init__()
+        self._clock = clock
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        found = super().select(min(timeout, 0) if timeout is not None else None)
+        if timeout is not None and timeout > 0 and not found:
+            self._clock.skip(timeout)
+        return found
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    def __init__(self, clock: "Clock") -> None:
+        super().__init__(_Selector(clock))
+        self._clock = clock
+
+    def time(self) -> float:
+        return self._clock.now
+
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts
+    ) -> asyncio.Future[T]:
+        """At once: for a thread, time would have to pass outside as well."""
+        future: asyncio.Future[T] = self.create_future()
+        try:
+            future.set_result(func(*args))
+        except Exception as why:
+            future.set_exception(why)
+        return future
+
+
+class Clock:
+    """The time of the loop that runs tests, and of the modules that it rules.
+
+    clock = Clock(monkeypatch)
+    clock.rule(module)                      # its `monotonic` is this clock from now on
+    clock.run(work())                       # in which asyncio.sleep() takes no time
+
+    :ivar now: seconds.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1_000_000.0
+        self._monkeypatch = monkeypatch
+
+    def rule(self, *modules: ModuleType) -> None:
+        """Let these modules ask this clock for the time."""
+        for module in modules:
+            self._monkeypatch.setattr(module, "monotonic", lambda: self.now)
+
+    def skip(self, seconds: float) -> None:
+        """Let time pass in which the loop does not run."""
+        self.now += seconds
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run ``work``, which may take up to a day."""
+        with asyncio.Runner(loop_factory=lambda: _Loop(self)) as runner:
+            return runner.run(_limited(work))
+
+
+async def _limited(work: Coroutine[Any, Any, T]) -> T:
+    async with asyncio.timeout(86400.0):
+        return await work
