@@ -83,6 +83,10 @@ class FdStore:
                 name = names[i] if i < len(names) else "unknown"
                 self._kept.setdefault(name, []).append(_FIRST + i)
 
+    def held(self, name: str) -> tuple[int, ...]:
+        """Those of a name."""
+        return tuple(self._kept.get(name, ()))
+
     def retain(self, name: str, fits: Callable[[int], bool]) -> bool:
         """Close those of a name that do not fit; say whether any are left."""
         kept = self._kept.get(name, [])

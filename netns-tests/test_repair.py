@@ -144,6 +144,17 @@ FAULTS = [
     ("vxlan", "ip link set flannel.1 address 02:00:00:00:00:99", "its MAC was 02:00:00:00:00:99"),
     ("vxlan", "ip link set flannel.1 mtu 1300", "its MTU was 1300"),
     ("vxlan", "ip link del flannel.1", "it was gone"),
+    ("vxlan", "ip link set flannel.1 name x", "its name was x"),
+    ("vxlan", "ip link set flannel.1 down name x", "its name was x; it was down"),
+    (
+        "vxlan",
+        "ip link set flannel.1 name x && ip link property add dev x altname flannel.1",
+        "its name was x",
+    ),
+    ("vxlan", "ip link set flannel.1 name x; ip link add flannel.1 type bridge", "its name was x"),
+    ("vxlan", "ip link add br9 type bridge; ip link set flannel.1 master br9", "belonged to br9"),
+    ("vxlan", "ip link set flannel.1 netns $OTHER", "it was gone"),
+    ("vxlan", "ip link set flannel.1 netns $OTHER name x", "it was gone"),
     ("host-gw", "ip route del 10.1.101.0/24", "1 route was"),
     ("host-gw", "ip route replace 10.1.102.0/24 via 192.0.2.1 dev eth0", "1 route was"),
     ("host-gw", FLUSH, "9 routes were"),
@@ -153,6 +164,9 @@ FAULTS = [
     ("udp", "ip addr flush dev flannel0", r"its address \S+ was gone"),
     ("udp", "ip route flush dev flannel0", "the route to 10.1.0.0/16 was gone"),
     ("udp", "ip link del flannel0", "it was gone"),
+    ("udp", "ip link set flannel0 name x", "its name was x"),
+    ("udp", "ip link set flannel0 down; ip link set flannel0 name x", "its name was x; it was"),
+    ("udp", "ip link set flannel0 netns $OTHER", "it was gone"),
 ]
 
 
@@ -165,12 +179,16 @@ FAULTS = [
 )
 def test_what_somebody_changes_is_put_back_and_said(pair: Pair, damage: str, said: str) -> None:
     before, repairs = state(pair.one, pair.device), len(pair.repairs())
+    other = pair.world.net
     with Pinger(pair.near, pair.far.address) as pinger:
-        pair.one.run("sh", "-c", damage)
+        pair.one.run("env", f"OTHER={other.name}", "sh", "-c", damage)
         pair.wait_repaired(before, repairs, said)
         assert ping(pair.near, pair.far.address, 5) is not None
     assert pinger.received > 0
     assert pair.one.daemon.is_running
+    strays = (other.run("ip", "-o", "link", "show"), pair.one.run("ip", "-o", "link", "show"))
+    assert not re.search(r": (flannel\S+|x)[:@]", strays[0])
+    assert ": x" not in strays[1]
 
 
 class TestFights:

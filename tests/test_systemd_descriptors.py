@@ -77,6 +77,8 @@ def is_open(fd: int) -> bool:
 def test_what_is_made_is_sent_in_one_message_and_kept(store: FdStore, systemd: Systemd) -> None:
     fds = store.fill("link/a", 2, make)
     assert systemd.heard() == ("FDSTORE=1\nFDNAME=link/a", inodes(fds))
+    assert store.held("link/a") == fds
+    assert store.held("link/b") == ()
     assert store.retain("link/a", is_open)
     assert store.fill("link/a", 2, make) == fds
     assert systemd.is_quiet()

@@ -19,7 +19,7 @@ ALIAS = "flannel"
 """The alias of each link that we make."""
 
 TUN_NAME = "flannel0"
-"""Upstream asks for ``flannel%d`` and, being the only one to, gets this."""
+"""Upstream asks the kernel for ``flannel%d``, and gets this as the only one to ask."""
 
 
 def vxlan_name(vni: int) -> str:

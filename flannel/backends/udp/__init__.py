@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from flannel.backends import Backend, Network, mtu
 from flannel.backends.traits import UDP
+from flannel.backends.udp import tun
 from flannel.backends.udp.dataplane import ENCAP_LEN, Settings
 from flannel.backends.udp.network import Tunnel, UdpNetwork
 from flannel.document import BadDocument, Members
@@ -106,4 +107,5 @@ class UdpBackend:
             check_source=udp.source_check,
             ecn=udp.ecn,
         )
+        await tun.find(self._kernel)  # under another name it would pass for a stale one
         return UdpNetwork(self._kernel, Tunnel(settings, self._interface, udp.threads))

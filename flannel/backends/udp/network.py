@@ -56,6 +56,7 @@ class UdpNetwork:
         self._routes: dict[IPv4Network, bytes] = {}
         self._peers_known = asyncio.Event()
         self._carrying = asyncio.Event()
+        self._is_gone = False
         self._bad_leases = Once(log)
         self._warned = Once(log)
         self._logged: dict[str, int] = {}
@@ -87,8 +88,22 @@ class UdpNetwork:
             self._dataplane.set_routes(self._routes.values())
         self._peers_known.set()
         if changed is None:
+            await self._keep_device()
+
+    async def _keep_device(self) -> None:
+        while True:
             await self._carrying.wait()
-            await self._ensure_device()
+            try:
+                await self._ensure_device()
+                return
+            except KernelError as why:
+                if why.errno != errno.ENODEV:
+                    raise
+            # The threads notice it if somebody has deleted the device. If somebody has moved it
+            # to another network namespace, they go on there: they have to be ended.
+            if self._carrying.is_set():
+                self._carrying.clear()
+                self._is_gone = True
 
     def _plan(self, subnet: IPv4Network, lease: Lease | None) -> None:
         if lease is not None:
@@ -136,6 +151,7 @@ class UdpNetwork:
     @asynccontextmanager
     async def _attached(self) -> AsyncIterator["asyncio.Future[list[None]]"]:
         """The loop's threads, running; the future is done when one of them has failed."""
+        self._is_gone = False
         tunnel = self._tunnel
         store, n, port = self._kernel.descriptors, tunnel.n_threads, tunnel.settings.port
         await tun.ensure_usable(self._kernel, tunnel.settings.network, n)
@@ -168,6 +184,8 @@ class UdpNetwork:
         """Log the loop's drops until it ends."""
         while True:
             done, _ = await asyncio.wait([ended], timeout=_WATCH)
+            if self._is_gone and not done:
+                raise _DeviceGone
             if done:
                 error = ended.exception()
                 number = error.errno if isinstance(error, OSError) else None
@@ -205,7 +223,7 @@ class UdpNetwork:
 
 
 class _DeviceGone(Exception):
-    """The TUN device has been deleted."""
+    """The TUN device has been deleted, or moved to another network namespace."""
 
 
 @contextmanager

@@ -15,13 +15,13 @@ from pathlib import Path
 from flannel.backends.udp.dataplane import Settings
 from flannel.errors import KernelError
 from flannel.kernel.doors import Kernel
+from flannel.kernel.host import ALIAS, TUN_NAME
 from flannel.kernel.links import Link
 from flannel.systemd import FdStore, is_our_namespace
 
 log = logging.getLogger(__name__)
 
-NAME = "flannel0"
-"""Upstream asks the kernel for ``flannel%d``, and gets this as the only one to ask."""
+NAME = TUN_NAME
 
 _STORED = f"{NAME}/queue"
 
@@ -85,12 +85,33 @@ def attached(store: FdStore, n_queues: int) -> Tun:
     return Tun(queues, has_uso)
 
 
+async def find(kernel: Kernel) -> Link | None:
+    """The device under its name; one that somebody renamed gets the name back.
+
+    Ours is the one that the store's descriptors are attached to, or that has our alias.
+    """
+    netlink = kernel.netlink
+    named = await netlink.find_link(NAME)
+    if named is not None and named.name == NAME:
+        return named
+    tuns = [link for link in await netlink.list_links() if link.kind == "tun"]
+    names = {_attached_to(fd) for fd in kernel.descriptors.held(_STORED)}
+    ours = next((each for each in tuns if each.name in names or each.alias == ALIAS), None)
+    if ours is None:
+        return None
+    if named is not None:
+        await netlink.delete_altname(named, NAME)
+    kernel.repairs.note(f"its name was {ours.name}")
+    await netlink.rename_link(ours, NAME)
+    return await netlink.find_link(NAME)
+
+
 async def ensure_usable(kernel: Kernel, network: IPv4Network, n_queues: int) -> None:
     """Delete a device that `attached` cannot use, or that belongs to another network.
 
     :raises KernelError: a link of that name is no TUN device.
     """
-    link = await kernel.netlink.find_link(NAME)
+    link = await find(kernel)
     if link is None:
         return
     if link.kind != "tun":
@@ -119,9 +140,15 @@ async def ensure_device(kernel: Kernel, settings: Settings) -> None:
     :raises KernelError: one of these failed, or there is no device.
     """
     netlink, tables, network = kernel.netlink, kernel.tables, settings.network
-    link = await netlink.find_link(NAME)
+    link = await find(kernel)
     if link is None:
         raise KernelError(f"find link {NAME}", errno.ENODEV)
+    if not link.alias:
+        await netlink.set_alias(link, ALIAS)
+    if link.master:
+        names = {each.index: each.name for each in await netlink.list_links()}
+        kernel.repairs.note(f"it belonged to {names.get(link.master, 'another link')}")
+        await netlink.release_link(link)
     if link.mtu != settings.mtu:
         kernel.repairs.note(f"its MTU was {link.mtu}")
     if not link.up:
@@ -170,11 +197,24 @@ def _open(flags: int) -> int:
     return fd
 
 
+def _attached_to(fd: int) -> str:
+    """The name of the device that a descriptor is a queue of; "" if it is not in our namespace."""
+    with suppress(OSError):
+        name, _ = _IFREQ.unpack(ioctl(fd, _TUNGETIFF, bytes(_IFREQ.size)))
+        if is_our_namespace(ioctl(fd, _TUNGETDEVNETNS)):
+            return os.fsdecode(name.rstrip(b"\0"))
+    return ""
+
+
 def _is_attached(fd: int, flags: int) -> bool:
-    """Whether a descriptor is a queue of our device, and the device has these flags."""
+    """Whether a descriptor is a queue of our device, and the device has these flags.
+
+    A device that somebody moved to another network namespace ends with its last descriptor.
+    """
     try:
         name, found = _IFREQ.unpack(ioctl(fd, _TUNGETIFF, bytes(_IFREQ.size)))
         if not is_our_namespace(ioctl(fd, _TUNGETDEVNETNS)):
+            ioctl(fd, _TUNSETPERSIST, 0)
             return False
         ioctl(fd, _TUNSETVNETHDRSZ, struct.pack("=i", _VNET_HEADER_LEN))
     except OSError:  # its device is deleted, or it is no queue
