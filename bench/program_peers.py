@@ -101,7 +101,7 @@ def ours(peers: list[Lease]) -> float:
             network=NETWORK,
             interface=ExternalInterface(eth0, "eth0", 1500, UNDERLAY.ip, UNDERLAY.ip, (UNDERLAY,)),
             mtu=1450,
-            guard=Guard("flannel.1", 8472, 1),
+            guard=Guard("flannel.1", "eth0", port=8472, vni=1),
             direct_routing=False,
             ensure_link=ensure_link,
         )

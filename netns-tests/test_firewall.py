@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from firewalls import (
+    GUARD,
     IPTABLES,
     NETWORK,
     RULES,
@@ -27,7 +28,7 @@ from firewalls import (
 from private_network import run
 
 from flannel.firewall.keeper import Firewall, Rules
-from flannel.firewall.nftables import COUNTERS, TABLE
+from flannel.firewall.nft_table import TABLE, counter_names
 
 
 @pytest.mark.usefixtures("network")
@@ -110,7 +111,7 @@ class TestRules:
 
         async def look(firewall: Firewall) -> None:
             assert (await firewall.counters())["spoofed"] == (7, 490)
-            assert set(await firewall.counters()) == set(COUNTERS)
+            assert set(await firewall.counters()) == set(counter_names(GUARD))
 
         assert keeping(look).repairs == 0
         assert listing() == before

@@ -25,7 +25,7 @@ from flannel import programs
 from flannel.firewall import nfnetlink
 from flannel.firewall.keeper import Firewall, Rules
 from flannel.firewall.nfnetlink import generation
-from flannel.firewall.nftables import TABLE
+from flannel.firewall.nft_table import TABLE
 from flannel.kernel import sysctls
 
 

@@ -21,7 +21,7 @@ from scapy.layers.l2 import Ether
 from scapy.layers.vxlan import VXLAN
 from world import Host, World
 
-from flannel.firewall.nftables import TABLE
+from flannel.firewall.nft_table import TABLE
 
 RECEIVE = """
 import socket, sys
@@ -245,6 +245,7 @@ def send_frames(where: Namespace, frames: list[bytes]) -> None:
 
 
 def dropped(host: Host) -> dict[str, int]:
+    """What a host has counted, by reason, without zeros."""
     listing = json.loads(host.run("nft", "-j", "list", "counters", "table", "ip", TABLE))
     found = [each["counter"] for each in listing["nftables"] if "counter" in each]
-    return {each["name"]: each["packets"] for each in found}
+    return {each["name"]: each["packets"] for each in found if each["packets"]}

@@ -9,6 +9,7 @@ from ipaddress import IPv4Network
 from flannel.backends import Backend, CarriedByKernel, Network
 from flannel.backends.traits import HOST_GW
 from flannel.errors import BadLease, BadNetworkConfig
+from flannel.firewall.rules import Guard
 from flannel.kernel.doors import Kernel
 from flannel.kernel.entries import Entry, Key, routed
 from flannel.kernel.interface import ExternalInterface
@@ -56,11 +57,10 @@ class HostGwBackend:
 class HostGwNetwork(CarriedByKernel):
     """One route a peer, on the external interface."""
 
-    guard = None
-
     def __init__(self, config: NetworkConfig, interface: ExternalInterface, kernel: Kernel) -> None:
         self.mtu = interface.mtu
         self.device = ""
+        self.guard = Guard(device="", interface=interface.name, routed=True)
         self._interface = interface
         self._kernel = kernel
         self._tables = PeerTables(

@@ -38,6 +38,7 @@ class Facts:
     config: NetworkConfig | None = None
     leases: tuple[Lease, ...] | None = None
     env: SubnetEnv | None = None
+    mark: int = 0
     peers: list[Peer] = field(default_factory=list)
 
     @property
@@ -91,7 +92,7 @@ async def check(context: Context) -> int:
 
 async def examine(context: Context) -> list[Finding]:
     """Everything, in an order in which causes come before what they cause."""
-    facts = Facts(env=saved_subnet(context.options.subnet_file))
+    facts = Facts(env=saved_subnet(context.options.subnet_file), mark=context.options.guard_mark)
     findings = await _ask_daemon(context, facts)
     findings += await _ask_store(context, facts)
     try:
@@ -309,7 +310,7 @@ async def _silent(facts: Facts, peer: Peer, who: str) -> Finding:
     if traits(peer.backend).carrier is Carrier.FLANNELD and facts.port is not None:
         # The packet loop is flanneld itself: with it gone, the port is closed, and the kernel there
         # says so.
-        answer = await ask_port(IPv4Address(peer.public_ip), facts.port)
+        answer = await ask_port(IPv4Address(peer.public_ip), facts.port, facts.mark)
         if answer.refused:
             what = (
                 f"nothing listens at UDP port {facts.port} of {who}: flanneld there is not running"

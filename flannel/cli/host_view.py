@@ -6,6 +6,7 @@ from pathlib import Path
 
 from flannel.cli.rulesets import iptables as iptables_rules
 from flannel.cli.rulesets import nft as nft_rules
+from flannel.cli.rulesets.own_guard import without_guard
 from flannel.cli.rulesets.verdict import Chain
 from flannel.firewall.listing import read_rules
 from flannel.handover import subnet_env
@@ -55,6 +56,7 @@ class Host:
                 self.chains |= nft_rules.parse(listing.nft, skip=listing.doubled)
             except (ValueError, KeyError, TypeError) as why:
                 self.unseen.append(f"nftables: what nft prints cannot be read: {why}")
+        self.chains = without_guard(self.chains)
 
 
 def sysctl(name: str) -> int | None:

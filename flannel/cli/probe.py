@@ -209,16 +209,21 @@ async def ask_peers(addresses: Collection[IPv4Address], port: int) -> dict[IPv4A
     return dict(await asyncio.gather(*(ask(address) for address in addresses)))
 
 
-async def ask_port(address: IPv4Address, port: int) -> Answer:
-    """Whether a UDP port of a host is closed, which its kernel says; silence says nothing."""
-    return await _ask(address, port)
+async def ask_port(address: IPv4Address, port: int, mark: int) -> Answer:
+    """Whether a UDP port of a host is closed, which its kernel says; silence says nothing.
+
+    :param mark: of the packet, for the guard, which lets nobody else send to that port.
+    """
+    return await _ask(address, port, mark)
 
 
-async def _ask(address: IPv4Address, port: int) -> Answer:
+async def _ask(address: IPv4Address, port: int, mark: int = 0) -> Answer:
     nonce = peer_probe.new_nonce()
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
         try:
+            if mark:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("=I", mark))
             # Connected: the kernel hands over that a port is unreachable, and nobody else's words.
             sock.connect((str(address), port))
             sock.send(peer_probe.question(nonce))

@@ -55,7 +55,8 @@ async def run(options: Options, store: Store, status: Status) -> None:
     """Serve until cancelled."""
     async with Netlink() as netlink:
         with RtNetlink() as tables:
-            kernel = Kernel(netlink, tables, status.repairs, FdStore(os.environ))
+            mark = options.guard_mark if options.guard else 0
+            kernel = Kernel(netlink, tables, status.repairs, FdStore(os.environ), mark)
             await Daemon(options, store, kernel, status).run()
 
 

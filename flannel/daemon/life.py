@@ -164,6 +164,7 @@ class Life:
             no_masquerade=options.ip_masq_except,
             forward=options.iptables_forward_rules,
             guard=network.guard if options.guard else None,
+            mark=options.guard_mark,
         )
         resync = max(options.iptables_resync.total_seconds(), 1.0)
         return Firewall(rules, lambda: subnets.peers, resync, network.device)

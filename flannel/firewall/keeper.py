@@ -26,7 +26,8 @@ from time import monotonic
 from flannel.errors import CannotRun, FirewallError, KernelError
 from flannel.firewall import nfnetlink
 from flannel.firewall.iptables import IptablesRules
-from flannel.firewall.nftables import Chain, Counter, Nftables
+from flannel.firewall.nft_table import Counter
+from flannel.firewall.nftables import Chain, Nftables
 from flannel.firewall.peer_addresses import PeerAddresses
 from flannel.firewall.rules import Guard, Rules
 from flannel.firewall.tools import find_iptables
@@ -116,11 +117,17 @@ class Firewall:
     async def counters(self) -> Mapping[str, Counter]:
         """What the guard has dropped, by reason; empty where there is no guard.
 
-        :raises CannotRun: nft does not run.
-        :raises FirewallError: nft refuses.
+        :raises CannotRun: nft or iptables does not run.
+        :raises FirewallError: it refuses.
         """
-        found = await self._nft.read() if self._nft is not None else None
-        return found.counters if found is not None else {}
+        if self._rules.guard is None:
+            return {}
+        if self._nft is not None:
+            return await self._nft.counters()
+        found: dict[str, Counter] = {}
+        for iptables in self._iptables:
+            found |= await iptables.counters()  # one of them at most has a guard
+        return found
 
     async def _find_programs(self) -> None:
         self._nft, self._iptables = await _find_programs()
@@ -142,7 +149,7 @@ class Firewall:
         self._pending.clear()
         wanted = {each for each in touched if each in self._addresses}
         try:
-            await self._nft.change_peers(wanted, touched - wanted)
+            await self._nft.change(wanted, touched - wanted)
         except (CannotRun, FirewallError):
             self._generation = None
             return False
@@ -158,7 +165,7 @@ class Firewall:
             whole &= await self._try("nft", self._ensure_nft(self._nft))
         for iptables in self._iptables:
             if iptables.legacy or not unchanged:
-                ensuring = iptables.ensure(self._rules, masquerade=self._nft is None)
+                ensuring = iptables.ensure(self._rules, alone=self._nft is None)
                 whole &= await self._try(iptables.name, ensuring)
         if self._device:
             await self._try("sysctls", self._ensure_sysctls())
@@ -181,7 +188,7 @@ class Firewall:
         self._look_for_drops(chains)
         self._addresses.refresh(self._leases())
         self._pending.clear()
-        amiss = await nft.ensure(self._rules, frozenset(self._addresses.all), chains)
+        amiss = await nft.ensure(self._rules, self._addresses.all, chains)
         self.is_guarded = self._rules.guard is not None
         return amiss
 

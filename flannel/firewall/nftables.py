@@ -1,163 +1,125 @@
-"""nftables: one table of our own, replaced as a whole in one transaction.
+"""nftables: our one table, kept through the program ``nft``.
 
-    table ip flannel
-      chain postrouting   masquerade
-      chain input         VXLAN packets of strangers are dropped: whose source is not in @peers
-      chain overlay       what peers send is dropped if it does not belong here
-      set peers           the public addresses of all leases; grows and shrinks by elements
+    nft = Nftables("nft")
+    chains = await nft.list_chains()
+    await nft.ensure(rules, elements, chains)      # the whole table, in one transaction
+    await nft.change(wanted, gone)                 # some elements of its sets
 
-Only this table is written, and upstream's (``flannel-ipv4``, ``flannel-ipv6``) removed. Accepting
-forwarded packets is not done here: in nftables an accept ends a chain, not the journey, and a drop
-in anybody's chain is final. See `flannel.firewall.iptables`.
+What is in the table `flannel.firewall.nft_table` says. Only this table is written, and upstream's
+(``flannel-ipv4``, ``flannel-ipv6``) removed. Accepting forwarded packets is not done here: in
+nftables an accept ends a chain, not the journey, and a drop in anybody's chain is final. See
+`flannel.firewall.iptables`.
 
 Whether anything has changed at all the kernel tells by the number of its ruleset's generation
 (`flannel.firewall.nfnetlink`), so that a look at 10,000 peers costs a system call, not a listing.
 """
 
 import json
-from collections.abc import Collection, Mapping
+import logging
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from flannel import programs
 from flannel.errors import FirewallError
-from flannel.firewall.rules import KUBE_MARK, MULTICAST, Guard, Rules
-from flannel.firewall.tools import TIMEOUT
+from flannel.firewall.nft_table import OURS, TABLE, Abilities, Counter, document, set_names
+from flannel.firewall.peer_addresses import LEASES, PEERS, Element
+from flannel.firewall.rules import Rules
+from flannel.firewall.tools import TIMEOUT, legacy_tables
 
-TABLE = "flannel"
+log = logging.getLogger(__name__)
+
 OUR_TABLES = frozenset({("ip", TABLE)})
 """By family and name: all that flanneld makes."""
 UPSTREAM_TABLES = frozenset({("ip", "flannel-ipv4"), ("ip6", "flannel-ipv6")})
 
-COUNTERS = ("unknown_peer", "wrong_interface", "spoofed", "not_mine")
-"""What `Guard` drops, by reason; where the udp backend has the same reason, by the same name."""
-
-_OURS = f"table ip {TABLE}"
-
-
-class Counter(NamedTuple):
-    """Of packets that were dropped."""
-
-    packets: int
-    bytes: int
+_OWNER = "owner"
+"""A flag of a table: only the process that has made it may change it, as long as that runs."""
 
 
 class Chain(NamedTuple):
-    """A chain of anybody's; ``hook`` and ``policy`` are "" for those that only others jump to."""
+    """A chain of anybody's; all but the first three are "" for those that only others jump to."""
 
     family: str
     table: str
     name: str
     hook: str
     policy: str
+    type: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
     """Our table as the kernel has it.
 
-    :ivar content: all but the peers and the counters' values, to be compared with another's.
-    :ivar peers: the elements of @peers.
+    :ivar content: all but the elements and the counters' values, to be compared with another's.
+    :ivar elements: those of our sets.
+    :ivar owned: another program has made the table its own.
     """
 
     content: str
-    peers: frozenset[str] = frozenset()
+    elements: frozenset[Element] = frozenset()
     counters: Mapping[str, Counter] = field(default_factory=dict)
-
-
-def document(
-    rules: Rules,
-    peers: Collection[str],
-    counters: Mapping[str, Counter],
-    upstream: Collection[tuple[str, str]] = (),
-) -> str:
-    """What ``nft -f -`` reads to make the table so, whatever there was; one transaction.
-
-    :param counters: values to begin with, so that those of a table that is replaced go on.
-    :param upstream: the tables of `UPSTREAM_TABLES` that are there.
-    """
-    lines = [f"add table ip {TABLE}", f"delete table ip {TABLE}"]
-    lines += [f"delete table {family} {name}" for family, name in sorted(upstream)]
-    chains = []
-    if rules.masquerade:
-        chains += _masquerade(rules)
-    if rules.guard is not None:
-        chains += _guard(rules, rules.guard, peers, counters)
-    if chains:
-        lines += [f"table ip {TABLE} {{", *chains, "}"]
-    return "\n".join(lines) + "\n"
-
-
-def _masquerade(rules: Rules) -> list[str]:
-    network, subnet = rules.network, rules.subnet
-    how = "masquerade fully-random" if rules.random_ports else "masquerade"
-    exempt = ", ".join(map(str, rules.no_masquerade))
-    return [
-        "chain postrouting {",
-        "type nat hook postrouting priority srcnat; policy accept;",
-        f"meta mark & {KUBE_MARK:#x} == {KUBE_MARK:#x} return",
-        f"ip saddr {network} ip daddr {network} return",
-        # From elsewhere to a container here: it sees who sends, and the answer comes by here.
-        f"ip daddr {subnet} return",
-        *([f"ip saddr {network} ip daddr {{ {exempt} }} return"] if exempt else []),
-        f"ip saddr {network} ip daddr != {MULTICAST} {how}",
-        f"ip saddr != {network} ip daddr {network} {how}",
-        "}",
-    ]
-
-
-def _guard(
-    rules: Rules, guard: Guard, peers: Collection[str], counters: Mapping[str, Counter]
-) -> list[str]:
-    # The VNI: RFC 7348, 5; 8 bytes of UDP header and 4 of VXLAN's are before it.
-    ours = f"udp dport {guard.port} @th,96,24 {guard.vni}"
-    lines = []
-    for name in COUNTERS:
-        packets, size = counters.get(name, Counter(0, 0))
-        lines.append(f"counter {name} {{ packets {packets} bytes {size} }}")
-    elements = f"elements = {{ {', '.join(sorted(peers))} }}" if peers else ""
-    return [
-        *lines,
-        f"set peers {{ type ipv4_addr; {elements} }}",
-        # On every interface: the socket of a VXLAN link hears them all. Reassembled by here.
-        "chain input {",
-        "type filter hook input priority filter - 10; policy accept;",
-        f"{ours} ip saddr != @peers counter name unknown_peer drop",
-        # A container may forge a peer's address, but not the way by which that is reached.
-        f"{ours} fib saddr . iif oif missing counter name wrong_interface drop",
-        "}",
-        # Before conntrack, which a flood would fill.
-        "chain overlay {",
-        "type filter hook prerouting priority raw; policy accept;",
-        f'iifname != "{guard.device}" accept',
-        f"ip saddr != {rules.network} counter name spoofed drop",
-        f"ip saddr {rules.subnet} counter name spoofed drop",
-        f"ip daddr != {rules.subnet} counter name not_mine drop",
-        "}",
-    ]
+    owned: bool = False
 
 
 def parse(listing: bytes) -> Found:
-    """Read what ``nft -j list table ip flannel`` prints."""
+    """Read what ``nft -j list table ip flannel`` prints.
+
+    :raises FirewallError: it cannot be read.
+    """
     content: list[Any] = []
-    peers: set[str] = set()
+    elements: set[Element] = set()
     counters: dict[str, Counter] = {}
-    for each in _objects(listing):
-        ((kind, body),) = each.items()
-        body.pop("handle", None)
-        if kind == "counter":
-            counters[body["name"]] = Counter(body.pop("packets"), body.pop("bytes"))
-        elif kind == "set" and body["name"] == "peers":
-            elements = body.pop("elem", [])
-            peers.update(element for element in elements if isinstance(element, str))
-            # With a time limit or a comment: not by us.
-            body["others"] = [element for element in elements if not isinstance(element, str)]
-        content.append(each)
-    return Found(json.dumps(content), frozenset(peers), counters)
+    owned = False
+    for kind, body in _objects(listing):
+        try:
+            if kind == "counter":
+                counters[body["name"]] = Counter(int(body["packets"]), int(body["bytes"]))
+                body = {"name": body["name"]}
+            elif kind == "set" and body["name"] in (PEERS, LEASES):
+                found, others = _elements(body["name"], body.pop("elem", []))
+                elements |= found
+                body["others"] = others
+            owned |= kind == "table" and _OWNER in body.get("flags", ())
+        except (KeyError, TypeError, ValueError) as why:
+            raise FirewallError(f"cannot read what nft prints of {OURS}: {why!r}") from why
+        content.append({kind: _stable(body)})
+    return Found(json.dumps(content), frozenset(elements), counters, owned)
 
 
-def _objects(listing: bytes) -> list[dict[str, dict[str, Any]]]:
-    return [each for each in json.loads(listing)["nftables"] if "metainfo" not in each]
+def _objects(listing: bytes) -> Iterable[tuple[str, dict[str, Any]]]:
+    """What is in a document of ``nft -j``, by kind.
+
+    :raises FirewallError: it is not such a document.
+    """
+    try:
+        objects = [each for one in json.loads(listing)["nftables"] for each in one.items()]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as why:
+        text = listing[:60].decode(errors="replace")
+        raise FirewallError(f"cannot read what nft prints: it begins with {text!r}") from why
+    return [(kind, body) for kind, body in objects if isinstance(body, dict) and kind != "metainfo"]
+
+
+def _elements(name: str, listed: Iterable[Any]) -> tuple[set[Element], list[Any]]:
+    """Those that we can have made; and the others, such as those with a time limit."""
+    found, others = set(), []
+    for each in listed:
+        match each:
+            case str():
+                found.add(Element(name, each))
+            case {"concat": [str(address), int(subnet)]}:
+                found.add(Element(name, f"{address} . {subnet:#x}"))
+            case _:
+                others.append(each)
+    return found, others
+
+
+def _stable(value: Any) -> Any:
+    """Without the numbers that the kernel gives to whatever is made."""
+    if isinstance(value, dict):
+        return {name: _stable(each) for name, each in value.items() if name != "handle"}
+    return [_stable(each) for each in value] if isinstance(value, list) else value
 
 
 class Nftables:
@@ -165,75 +127,130 @@ class Nftables:
 
     def __init__(self, program: str) -> None:
         self._program = program
+        self._document = ""
+        """What was written last, without the elements."""
         self._written: str | None = None
-        self._peers: set[str] = set()
-        """The elements of @peers, as we left them."""
+        """What nft listed of it then."""
+        self._elements: set[Element] = set()
+        """Those of our sets, as we left them."""
+        self._sets: frozenset[str] = frozenset()
+        self._pairs: bool | None = None
+        """Whether this nft reads `Abilities.pairs`; None: not tried yet."""
 
     async def list_chains(self) -> list[Chain]:
         """Every chain of every table.
 
-        :raises FirewallError: nft is of no use on this kernel.
+        :raises CannotRun: nft does not run.
+        :raises FirewallError: nft refuses, or prints what cannot be read.
         """
-        return [
-            Chain(body["family"], body["table"], body["name"],
-                  body.get("hook", ""), body.get("policy", ""))
-            for each in _objects(await self._run("list the chains", "list", "chains"))
-            if (body := each.get("chain")) is not None
-        ]  # fmt: skip
+        try:
+            return [
+                Chain(body["family"], body["table"], body["name"],
+                      body.get("hook", ""), body.get("policy", ""), body.get("type", ""))
+                for kind, body in _objects(await self._run("list the chains", "list", "chains"))
+                if kind == "chain"
+            ]  # fmt: skip
+        except KeyError as why:
+            raise FirewallError(f"cannot read what nft prints of chains: {why!r}") from why
 
     async def ensure(
-        self, rules: Rules, peers: frozenset[str], chains: Collection[Chain]
+        self, rules: Rules, elements: Collection[Element], chains: Collection[Chain]
     ) -> str | None:
-        """Make the table so; only what differs is written.
+        """Make the table match ``rules``; only what differs is written.
 
-        :param chains: what `list_chains` has just said.
+        :param elements: of all leases; those of sets that the table does not have are left out.
+        :param chains: what `list_chains` has just returned.
         :return: what was amiss though it had been written before; None if nothing was.
-        :raises FirewallError: nft refuses.
+        :raises CannotRun: nft does not run.
+        :raises FirewallError: nft refuses, or the table belongs to another program.
         """
-        if rules.guard is None:
-            peers = frozenset()  # there is no set for them
         tables = {(chain.family, chain.table) for chain in chains}
         found = await self.read() if ("ip", TABLE) in tables else None
         upstream = tables & UPSTREAM_TABLES
-        amiss = None
         if found is None and not upstream and not rules.masquerade and rules.guard is None:
             return None
-        if found is not None and found.content == self._written and not upstream:
-            if found.peers != peers:
-                amiss = f"the peers of {_OURS} were changed" if found.peers != self._peers else None
-                self._peers = set(found.peers)
-                await self.change_peers(peers, found.peers - peers)
-            return amiss
-        if self._written is not None:
-            amiss = f"{_OURS} was {'gone' if found is None else 'changed'}"
-        counters = found.counters if found is not None else {}
-        await self._write(document(rules, peers, counters, upstream))
-        written = await self.read()
-        self._written = written.content if written is not None else ""
-        self._peers = set(peers)
+        if found is not None and found.owned:
+            raise FirewallError(f"cannot write {OURS}: another program owns it (flags owner)")
+        abilities = Abilities(self._pairs is not False, rules.masquerade or _has_nat(chains))
+        wanted = frozenset(each for each in elements if each.set in set_names(rules, abilities))
+        if (
+            found is not None
+            and found.content == self._written
+            and document(rules, abilities=abilities) == self._document
+            and not upstream
+        ):
+            return await self._ensure_elements(found.elements, wanted)
+        amiss = None
+        if self._written is not None and (found is None or found.content != self._written):
+            amiss = f"{OURS} was {'gone' if found is None else 'changed'}"
+        await self._replace(rules, elements, found, upstream, abilities)
         return amiss
 
-    async def change_peers(self, wanted: Collection[str], gone: Collection[str]) -> None:
-        """Have these among the peers, and those not; on the word of the last `ensure`: quick.
+    async def _ensure_elements(
+        self, found: frozenset[Element], wanted: frozenset[Element]
+    ) -> str | None:
+        if found == wanted:
+            return None
+        amiss = f"the peers of {OURS} were changed" if found != self._elements else None
+        self._elements = set(found)
+        await self.change(wanted, found - wanted)
+        return amiss
 
+    async def _replace(
+        self,
+        rules: Rules,
+        elements: Collection[Element],
+        found: Found | None,
+        upstream: Collection[tuple[str, str]],
+        abilities: Abilities,
+    ) -> None:
+        counters = found.counters if found is not None else {}
+        sets = set_names(rules, abilities)
+        wanted = {each for each in elements if each.set in sets}
+        try:
+            await self._write(document(rules, wanted, counters, upstream, abilities))
+        except _BadSyntax:
+            if self._pairs is not None or LEASES not in sets:
+                raise
+            await self._replace(rules, elements, found, upstream, abilities._replace(pairs=False))
+            self._pairs = False
+            log.warning(
+                "this nft has no sets of raw payload: the source in a peer's VXLAN packets is held "
+                "against the network only, not against that peer's lease"
+            )
+            return
+        if LEASES in sets:
+            self._pairs = True
+        written = await self.read()
+        self._written = written.content if written is not None else ""
+        self._document = document(rules, abilities=abilities)
+        self._elements = wanted
+        self._sets = sets
+
+    async def change(self, wanted: Collection[Element], gone: Collection[Element]) -> None:
+        """Have these among the elements, and those not; on the word of the last `ensure`: quick.
+
+        :raises CannotRun: nft does not run.
         :raises FirewallError: nft refuses, perhaps because the table is not what it was.
         """
-        add = [each for each in wanted if each not in self._peers]
-        delete = [each for each in gone if each in self._peers]
+        add = {each for each in wanted if each.set in self._sets} - self._elements
+        delete = self._elements.intersection(gone)
         lines = [
-            f"{verb} element ip {TABLE} peers {{ {', '.join(sorted(elements))} }}\n"
-            for verb, elements in (("add", add), ("delete", delete))
-            if elements
+            f"{verb} element ip {TABLE} {name} {{ {', '.join(sorted(texts))} }}\n"
+            for verb, those in (("add", add), ("delete", delete))
+            for name in sorted(self._sets)
+            if (texts := [each.text for each in those if each.set == name])
         ]
         if lines:
             await self._write("".join(lines))
-        self._peers.update(add)
-        self._peers.difference_update(delete)
+        self._elements |= add
+        self._elements -= delete
 
     async def read(self) -> Found | None:
         """Our table; None if there is none.
 
-        :raises FirewallError: nft refuses.
+        :raises CannotRun: nft does not run.
+        :raises FirewallError: nft refuses, or prints what cannot be read.
         """
         done = await programs.run(
             [self._program, "-j", "list", "table", "ip", TABLE], timeout=TIMEOUT
@@ -241,19 +258,52 @@ class Nftables:
         if done.status != 0 and b"No such file" in done.stderr:
             return None
         if done.status != 0:
-            raise FirewallError(f"cannot list {_OURS}: {done.complaint}")
+            raise FirewallError(f"cannot list {OURS}: {done.complaint}")
         return parse(done.stdout)
+
+    async def counters(self) -> Mapping[str, Counter]:
+        """The values of our counters; empty if there is no table.
+
+        :raises CannotRun: nft does not run.
+        :raises FirewallError: nft refuses, or prints what cannot be read.
+        """
+        words = ("list", "counters", "table", "ip", TABLE)
+        done = await programs.run([self._program, "-j", *words], timeout=TIMEOUT)
+        if done.status != 0 and b"No such file" in done.stderr:
+            return {}
+        if done.status != 0:
+            raise FirewallError(f"cannot list the counters of {OURS}: {done.complaint}")
+        return parse(done.stdout).counters
 
     async def _write(self, text: str) -> None:
         done = await programs.run([self._program, "-f", "-"], stdin=text.encode(), timeout=TIMEOUT)
         if done.status != 0:
-            raise FirewallError(f"cannot write {_OURS}: {_first_line(done.stderr)}")
+            why = f"cannot write {OURS}: {_first_line(done.stderr)}"
+            raise _BadSyntax(why) if _is_syntax(done.stderr) else FirewallError(why)
 
     async def _run(self, doing: str, *words: str) -> bytes:
         done = await programs.run([self._program, "-j", *words], timeout=TIMEOUT)
         if done.status != 0:
             raise FirewallError(f"cannot {doing} with nft: {_first_line(done.stderr)}")
         return done.stdout
+
+
+class _BadSyntax(FirewallError):
+    """nft does not understand the document; it has asked the kernel nothing."""
+
+
+def _is_syntax(stderr: bytes) -> bool:
+    return b": Error: " in stderr and b"Could not process rule" not in stderr
+
+
+def _has_nat(chains: Iterable[Chain]) -> bool:
+    """Whether anybody translates addresses."""
+    if any(chain.type == "nat" and chain.family in ("ip", "inet") for chain in chains):
+        return True
+    try:
+        return "nat" in (legacy_tables() or ())
+    except FirewallError:
+        return True  # nobody knows, and to ask conntrack is never wrong, only slower
 
 
 def _first_line(stderr: bytes) -> str:

@@ -1,47 +1,67 @@
-"""The public addresses of the peers, kept up to date lease by lease."""
+"""Who may send: the elements of the guard's sets, kept up to date lease by lease."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from ipaddress import IPv4Network
+from typing import NamedTuple
 
 from flannel.lease import Lease
 
+PEERS, LEASES = "peers", "leases"
+"""The names of the two sets."""
+
+
+class Element(NamedTuple):
+    """One element: of which set, and how nft writes it."""
+
+    set: str
+    text: str
+
+
+def elements_of(lease: Lease) -> tuple[Element, ...]:
+    """The public address, and the pair of it and the subnet."""
+    address = lease.attrs.public_ip
+    pair = f"{address} . {int(lease.subnet.network_address):#x}"
+    return Element(PEERS, str(address)), Element(LEASES, pair)
+
 
 class PeerAddresses:
-    """Of all leases, as text. Where several have one address, it goes with the last of them."""
+    """The elements of all leases.
+
+    Where several leases have one address, it is removed with the last of them.
+    """
 
     def __init__(self) -> None:
-        self._of: dict[IPv4Network, str] = {}
-        self._counts: Counter[str] = Counter()
+        self._of: dict[IPv4Network, tuple[Element, ...]] = {}
+        self._counts: Counter[Element] = Counter()
 
     @property
-    def all(self) -> Collection[str]:
+    def all(self) -> Collection[Element]:
         """Each once."""
         return self._counts.keys()
 
-    def __contains__(self, address: str) -> bool:
-        return address in self._counts
+    def __contains__(self, element: Element) -> bool:
+        return element in self._counts
 
     def refresh(self, peers: Mapping[IPv4Network, Lease]) -> None:
         """Look at every lease."""
-        self._of = {subnet: str(lease.attrs.public_ip) for subnet, lease in peers.items()}
-        self._counts = Counter(self._of.values())
+        self._of = {subnet: elements_of(lease) for subnet, lease in peers.items()}
+        self._counts = Counter(element for each in self._of.values() for element in each)
 
     def update(
         self, peers: Mapping[IPv4Network, Lease], changed: Iterable[IPv4Network]
-    ) -> set[str]:
-        """Look at the leases of these subnets; return the addresses that may be new or gone."""
-        touched = set()
+    ) -> set[Element]:
+        """Look at the leases of these subnets; return the elements that may be new or removed."""
+        touched: set[Element] = set()
         for subnet in changed:
-            before = self._of.pop(subnet, None)
-            if before is not None:
-                touched.add(before)
-                self._counts[before] -= 1
-                if not self._counts[before]:
-                    del self._counts[before]
+            for element in self._of.pop(subnet, ()):
+                touched.add(element)
+                self._counts[element] -= 1
+                if not self._counts[element]:
+                    del self._counts[element]
             lease = peers.get(subnet)
             if lease is not None:
-                self._of[subnet] = address = str(lease.attrs.public_ip)
-                self._counts[address] += 1
-                touched.add(address)
+                self._of[subnet] = elements_of(lease)
+                self._counts.update(self._of[subnet])
+                touched.update(self._of[subnet])
         return touched

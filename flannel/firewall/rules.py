@@ -1,7 +1,7 @@
-"""What the firewall should do, as values; `nftables` and `iptables` put it into their languages."""
+"""What the firewall should do, as values; `nft_table` and `iptables_text` put it into words."""
 
 from dataclasses import dataclass
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 
 MULTICAST = "224.0.0.0/4"
 
@@ -11,20 +11,28 @@ KUBE_MARK = 0x4000
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """A port at which the kernel takes packets for the overlay from whoever sends them.
+    """How packets of the overlay reach this host and leave it.
 
-    :ivar device: the VXLAN link they come out of.
-    :ivar port: the UDP port; other VXLAN networks of this host may have the same.
+    :ivar device: the overlay's link; "" if all peers are reached by plain routes.
+    :ivar interface: the name of the external interface.
+    :ivar addresses: the addresses of this host that peers send to.
+    :ivar port: the UDP port of the tunnel, the same on all hosts; 0: there is no tunnel.
+    :ivar vni: of a VXLAN tunnel, for which the kernel takes packets from any sender, and whose
+        port other tunnels of this host may share; None: no VXLAN.
+    :ivar routed: peers, or some of them, are reached by plain routes.
     """
 
     device: str
-    port: int
-    vni: int
+    interface: str
+    addresses: tuple[IPv4Address, ...] = ()
+    port: int = 0
+    vni: int | None = None
+    routed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """All of it. What is false or None is not only left out: what was there of it is removed.
+    """All of it. What is false or None is not only left out: rules for it are removed.
 
     :ivar network: the overlay.
     :ivar subnet: this host's lease.
@@ -34,6 +42,7 @@ class Rules:
         drops packets of connections begun at the same time.
     :ivar no_masquerade: networks that see containers with their own addresses; they do not overlap.
     :ivar forward: let packets from and to the overlay pass, whatever the policy for others is.
+    :ivar mark: the bit of the packet mark that the guard gives to the tunnel's own packets.
     """
 
     network: IPv4Network
@@ -43,3 +52,4 @@ class Rules:
     no_masquerade: tuple[IPv4Network, ...] = ()
     forward: bool = False
     guard: Guard | None = None
+    mark: int = 0x10000000

@@ -43,7 +43,7 @@ class Iptables:
         self.preferred = preferred
         self.version = tuple(map(int, re.findall(r"\d+", version)[:3]))
 
-    async def save(self, tables: Collection[str] | None = None) -> str:
+    async def save(self, tables: Collection[str] | None = None, *, counters: bool = False) -> str:
         """What ``iptables-save`` prints of these tables; None: of all.
 
         Of the older kind only tables in use are read: to read another makes the kernel load it.
@@ -55,10 +55,11 @@ class Iptables:
         if self.legacy:
             in_use = legacy_tables() or ()
             wanted = in_use if tables is None else [each for each in tables if each in in_use]
-        return "".join([await self._save(table) for table in wanted])
+        return "".join([await self._save(table, counters) for table in wanted])
 
-    async def _save(self, table: str | None) -> str:
+    async def _save(self, table: str | None, counters: bool) -> str:
         words = [f"{self.name}-save", *(("-t", table) if table is not None else ())]
+        words += ["-c"] if counters else []
         done = await programs.run(words, timeout=TIMEOUT)
         if done.status != 0:
             what = f"table {table}" if table is not None else "the rules"

@@ -16,9 +16,11 @@ class Kernel:
     :ivar tables: routes, nexthops, ARP and FDB entries.
     :ivar repairs: what had to be restored behind them.
     :ivar descriptors: those that outlive a network, and this process.
+    :ivar mark: the packet mark of what a tunnel of ours sends; 0 if nobody looks at it.
     """
 
     netlink: Netlink
     tables: RtNetlink
     repairs: Repairs = field(default_factory=Repairs)
     descriptors: FdStore = field(default_factory=lambda: FdStore({}))
+    mark: int = 0

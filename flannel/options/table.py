@@ -52,6 +52,7 @@ class Options:
     """Everything that `parse` found, checked.
 
     :ivar ip_masq_except: none within another.
+    :ivar guard_mark: one bit.
     :ivar v: log verbosity, 0 for the normal one.
     :ivar warnings: one line each, of flags without effect and the like, for the log.
     """
@@ -77,6 +78,7 @@ class Options:
     ip_masq_fully_random_disable: bool
     ip_masq_except: tuple[IPv4Network, ...]
     guard: bool
+    guard_mark: int
     ip_blackhole_route: bool
     iptables_resync: timedelta
     iptables_forward_rules: bool
@@ -150,8 +152,12 @@ FLAGS = (
          help="with -ip-masq: networks that see containers with their own addresses, having routes "
          "to them"),
     Flag(name="guard", parse=boolean, metavar="BOOL", default="true",
-         help="drop VXLAN packets from addresses that hold no lease; false for hosts behind NAT, "
-         "whose packets come from another address than they publish"),
+         help="drop what nobody may send to other hosts in the overlay's name, and VXLAN packets "
+         "from addresses that hold no lease; false for hosts behind NAT, whose packets come from "
+         "another address than they publish"),
+    Flag(name="guard-mark", parse=values.mark_bit, metavar="BIT", default="0x10000000",
+         help="the bit of the packet mark by which -guard tells the tunnel's own packets from "
+         "others on their way out; one that no other program of this host uses"),
     Flag(name="ip-blackhole-route", parse=boolean, metavar="BOOL", default="false",
          help="drop packets to the own subnet where no bridge has it, instead of sending them out "
          "by the default route"),
@@ -241,6 +247,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
         ip_masq_fully_random_disable=found["ip-masq-fully-random-disable"],
         ip_masq_except=tuple(collapse_addresses(sum(found["ip-masq-except"], ()))),
         guard=found["guard"],
+        guard_mark=found["guard-mark"],
         ip_blackhole_route=found["ip-blackhole-route"],
         iptables_resync=timedelta(seconds=found["iptables-resync"]),
         iptables_forward_rules=found["iptables-forward-rules"],

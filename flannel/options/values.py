@@ -17,6 +17,8 @@ from flannel.document import shown
 from flannel.lease import is_unicast
 
 _LINK_NAME_BYTES = 15  # IFNAMSIZ - 1
+_KUBERNETES_BITS = 0xC000
+"""Of the packet mark: kube-proxy's for masquerade, kubelet's for what is to be dropped."""
 _ENDPOINT = re.compile(
     r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?/?", re.ASCII | re.IGNORECASE
 )
@@ -32,6 +34,16 @@ def integer(low: int, high: int) -> Callable[[str], int]:
         raise ValueError(f"{shown(text)} is not a whole number from {low} to {high}")
 
     return parse
+
+
+def mark_bit(text: str) -> int:
+    """One bit of the packet mark, written as ``ip rule`` and iptables do: 0x10000000."""
+    number = int(text, 16) if re.fullmatch(r"0[xX][0-9a-fA-F]{1,8}", text) else 0
+    if number.bit_count() != 1:
+        raise ValueError(f"{shown(text)} is not one bit of a packet mark, such as 0x10000000")
+    if number & _KUBERNETES_BITS:
+        raise ValueError(f"{text} is a bit that kube-proxy and kubelet use")
+    return number
 
 
 def margin(text: str) -> timedelta:

@@ -13,12 +13,14 @@ import pytest
 from private_network import run
 
 from flannel.firewall.keeper import Firewall, Guard, Rules
-from flannel.firewall.nftables import TABLE, Nftables
+from flannel.firewall.nft_table import TABLE
+from flannel.firewall.nftables import Nftables
+from flannel.firewall.peer_addresses import PEERS
 from flannel.lease import Lease, LeaseAttrs
 
 CONFIG = {"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan"}}
 NETWORK, SUBNET = IPv4Network("10.1.0.0/16"), IPv4Network("10.1.5.0/24")
-GUARD = Guard("flannel.1", 8472, 1)
+GUARD = Guard("flannel.1", "eth0", port=8472, vni=1)
 RULES = Rules(NETWORK, SUBNET, masquerade=True, forward=True, guard=GUARD)
 
 TOOLS = {
@@ -123,7 +125,7 @@ def reaches_us() -> bool:
 
 def elements() -> set[str]:
     found = asyncio.run(Nftables("nft").read())
-    return set(found.peers) if found is not None else set()
+    return {each.text for each in found.elements if each.set == PEERS} if found else set()
 
 
 def has_peer(number: int) -> bool:

@@ -1,6 +1,7 @@
 """The command `flannel` on a host, once, or until it tells what it should."""
 
 import json
+import socket
 from typing import Any
 
 from etcd_node import ETCD
@@ -19,6 +20,18 @@ def flannel(host: Host, *arguments: str, within: tuple[str, ...] = ()) -> Comple
         f"FLANNELD_STATE_DIR={host.state_dir}",
     )
     return host.try_run("env", *variables, *within, str(FLANNELD.with_name("flannel")), *arguments)
+
+
+def status_of(host: Host) -> dict[str, Any]:
+    """What the daemon reports of itself, as ``flannel status --json`` shows it, but sooner."""
+    with socket.socket(socket.AF_UNIX) as daemon:
+        daemon.settimeout(30)
+        daemon.connect(str(host.subnet_file.with_name("flanneld.sock")))
+        daemon.sendall(b"GET /status HTTP/1.0\r\n\r\n")
+        head, _, body = b"".join(iter(lambda: daemon.recv(1 << 16), b"")).partition(b"\r\n\r\n")
+    assert b" 200 " in head, head
+    found: dict[str, Any] = json.loads(body)
+    return found
 
 
 def findings(host: Host) -> dict[str, str]:

@@ -47,7 +47,7 @@ class Host:
             network=CONFIG.network,
             interface=self.interface,
             mtu=1450,
-            guard=Guard("flannel.1", 8472, 1),
+            guard=Guard("flannel.1", "eth0", port=8472, vni=1),
             direct_routing=direct_routing,
             ensure_link=link,
         )

@@ -10,6 +10,7 @@ from fake_kernel import FakeNetlink, FakeTables
 from flannel.backends import check, load
 from flannel.backends.hostgw import HostGwNetwork
 from flannel.errors import BadLease, BadNetworkConfig
+from flannel.firewall.rules import Guard
 from flannel.kernel.doors import Kernel
 from flannel.kernel.entries import Nexthop, Route, key
 from flannel.kernel.interface import ExternalInterface
@@ -51,7 +52,8 @@ def test_behind_nat_it_is_refused_for_peers_would_route_to_nobody() -> None:
 
 def test_the_network_has_no_device_and_the_whole_mtu() -> None:
     served = start(FakeTables())
-    assert (served.device, served.mtu, served.guard) == ("", 1500, None)
+    assert (served.device, served.mtu) == ("", 1500)
+    assert served.guard == Guard("", "eth0", routed=True)
     assert served.trouble() == ""
     assert served.counters() == {}
     asyncio.run(served.run())

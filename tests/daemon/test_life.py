@@ -89,7 +89,7 @@ def test_the_guard_is_the_networks_unless_the_operator_wants_none(
             super().__init__(given, *rest)
 
     monkeypatch.setattr(life_module, "Firewall", Recording)
-    made.backend.network.guard = Guard("flannel.1", 8472, 1)
+    made.backend.network.guard = Guard("flannel.1", "eth0", port=8472, vni=1)
     object.__setattr__(made.shared.options, "guard", is_wanted)
     made.serve(lambda life: asyncio.sleep(0.1))
     assert [each.guard for each in rules] == [made.backend.network.guard if is_wanted else None]

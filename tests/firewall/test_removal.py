@@ -58,7 +58,8 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakePrograms:
     host = FakePrograms(tmp_path / "bin", monkeypatch)
     host.install_iptables("iptables", "nf_tables")
     host.prints["iptables-save -t filter"] = filter_of(SAVED)
-    host.prints["iptables-save -t nat"] = ""
+    for table in ("nat", "mangle", "raw"):
+        host.prints[f"iptables-save -t {table}"] = ""
     return host
 
 

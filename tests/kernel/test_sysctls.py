@@ -12,10 +12,11 @@ WRONG = {
     "ipv4/conf/flannel.1/rp_filter": "2",
     "ipv4/conf/flannel.1/accept_redirects": "1",
     "ipv4/conf/flannel.1/send_redirects": "1",
+    "ipv6/conf/flannel.1/disable_ipv6": "0",
     "ipv6/conf/flannel.1/accept_redirects": "1",
     "ipv6/conf/flannel.1/accept_ra": "1",
 }
-RIGHT = dict(zip(WRONG, ("1", "0", "0", "0", "0"), strict=True))
+RIGHT = dict(zip(WRONG, ("1", "0", "0", "1", "0", "0"), strict=True))
 
 
 @pytest.fixture
@@ -45,6 +46,25 @@ def test_what_is_not_as_wanted_is_set_and_named(proc: Path) -> None:
     assert changed == [f"{name.split('/')[0]} {name.rpartition('/')[2]}" for name in WRONG]
     assert values(proc) == RIGHT
     assert sysctls.ensure("flannel.1") == []
+
+
+def test_a_new_device_gets_those_for_ipv6_first(proc: Path) -> None:
+    fill(proc, WRONG)
+    sysctls.refuse_ipv6("flannel.1")
+    assert values(proc) == {name: (RIGHT if "ipv6" in name else WRONG)[name] for name in WRONG}
+
+
+def test_a_new_device_is_made_where_they_cannot_be_written(
+    proc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(proc, WRONG)
+
+    def refuse(self: Path, text: str) -> int:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    sysctls.refuse_ipv6("flannel.1")  # `ensure` reports it
+    assert values(proc) == WRONG
 
 
 def test_a_kernel_without_ipv6_has_fewer_of_them(proc: Path) -> None:

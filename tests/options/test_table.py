@@ -53,6 +53,7 @@ UPSTREAM = {
 }
 OURS = {
     "guard": "true",
+    "guard-mark": "0x10000000",
     "ip-masq-except": "",
     "subnet-lease-ttl": "24h",
     "lease-grace": "5m",
@@ -102,6 +103,7 @@ def test_the_defaults() -> None:
         ip_masq_fully_random_disable=False,
         ip_masq_except=(),
         guard=True,
+        guard_mark=0x10000000,
         ip_blackhole_route=False,
         iptables_resync=timedelta(seconds=5),
         iptables_forward_rules=True,

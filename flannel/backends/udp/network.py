@@ -18,6 +18,7 @@ from time import monotonic
 from flannel.backends.udp import sockets, tun
 from flannel.backends.udp.dataplane import DROPS, GIVEN_UP, Dataplane, Settings, pack_route
 from flannel.errors import BadLease, KernelError
+from flannel.firewall.rules import Guard
 from flannel.kernel.doors import Kernel
 from flannel.kernel.entries import Entry, Key
 from flannel.kernel.interface import ExternalInterface
@@ -46,10 +47,11 @@ class UdpNetwork:
     """Serves one lease over the TUN device."""
 
     device = tun.NAME
-    guard = None  # the packet loop itself drops packets that are not from peers
 
     def __init__(self, kernel: Kernel, tunnel: Tunnel) -> None:
         self.mtu = tunnel.settings.mtu
+        # What arrives the packet loop checks by itself.
+        self.guard = Guard(tun.NAME, tunnel.interface.name, port=tunnel.settings.port)
         self._kernel = kernel
         self._tunnel = tunnel
         self._dataplane = Dataplane(tunnel.settings)
@@ -157,7 +159,7 @@ class UdpNetwork:
         await tun.ensure_usable(self._kernel, tunnel.settings.network, n)
         # The store keeps them open, so that packets wait in them until the next loop runs.
         device = tun.attached(store, n)
-        udp_fds = sockets.bound(store, tunnel.interface.address, port, n)
+        udp_fds = sockets.bound(store, tunnel.interface.address, port, n, self._kernel.mark)
         self._dataplane.set(replace(tunnel.settings, merge_udp=device.has_uso))
         await self._ensure_device()
         await self._peers_known.wait()  # without peers the loop would drop the waiting packets

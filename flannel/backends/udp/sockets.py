@@ -2,6 +2,8 @@
 
 import errno
 import socket
+import struct
+from collections.abc import Callable
 from contextlib import suppress
 from fcntl import ioctl
 from functools import partial
@@ -20,17 +22,20 @@ _SEND_BUFFER, _RECEIVE_BUFFER = 4 << 20, 16 << 20
 """Bytes. A datagram merged by UDP_GRO counts with all its pages; the default holds two or three."""
 
 
-def bound(store: FdStore, address: IPv4Address, port: int, n: int) -> tuple[int, ...]:
+def bound(store: FdStore, address: IPv4Address, port: int, n: int, mark: int) -> tuple[int, ...]:
     """Descriptors of ``n`` sockets, among which the kernel distributes the datagrams.
 
+    :param mark: of the packets that they send; see `flannel.firewall.nft_table`.
     :raises KernelError: a socket cannot be bound.
     """
-    is_shared = n > 1
-    store.retain(_STORED, partial(_adopt, address=address, port=port, is_shared=is_shared))
-    return store.fill(_STORED, n, partial(_bind, address, port, is_shared))
+    set_up = partial(_set_up, is_shared=n > 1, mark=mark)
+    store.retain(_STORED, partial(_adopt, address=address, port=port, set_up=set_up))
+    return store.fill(_STORED, n, partial(_bind, address, port, set_up))
 
 
-def _adopt(fd: int, address: IPv4Address, port: int, is_shared: bool) -> bool:
+def _adopt(
+    fd: int, address: IPv4Address, port: int, set_up: Callable[[socket.socket], None]
+) -> bool:
     """Set up a descriptor of the store; False if it is not a socket bound to that address."""
     with suppress(OSError):  # it is not a socket
         udp = socket.socket(fileno=fd)
@@ -40,17 +45,17 @@ def _adopt(fd: int, address: IPv4Address, port: int, is_shared: bool) -> bool:
                 and udp.getsockname() == (str(address), port)
                 and is_our_namespace(ioctl(fd, _SIOCGSKNS))
             ):
-                _set_up(udp, is_shared)
+                set_up(udp)
                 return True
         finally:
             udp.detach()
     return False
 
 
-def _bind(address: IPv4Address, port: int, is_shared: bool) -> int:
+def _bind(address: IPv4Address, port: int, set_up: Callable[[socket.socket], None]) -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as udp:
-        _set_up(udp, is_shared)
         try:
+            set_up(udp)
             udp.bind((str(address), port))
         except OSError as error:
             number = error.errno or errno.EIO
@@ -58,8 +63,9 @@ def _bind(address: IPv4Address, port: int, is_shared: bool) -> int:
         return udp.detach()
 
 
-def _set_up(udp: socket.socket, is_shared: bool) -> None:
+def _set_up(udp: socket.socket, is_shared: bool, mark: int) -> None:
     for option, size in ((_SO_RCVBUFFORCE, _RECEIVE_BUFFER), (_SO_SNDBUFFORCE, _SEND_BUFFER)):
         with suppress(OSError):
             udp.setsockopt(socket.SOL_SOCKET, option, size)
     udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, is_shared)
+    udp.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("=I", mark))

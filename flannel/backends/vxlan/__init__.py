@@ -124,9 +124,20 @@ class VxlanBackend:
             network=self._config.network,
             interface=self._interface,
             mtu=self._mtu,
-            guard=Guard(vxlan_name(self._vxlan.vni), self._vxlan.port, self._vxlan.vni),
+            guard=self._guard(),
             direct_routing=self._vxlan.direct_routing,
             ensure_link=lambda: self._ensure_link(lease),
+        )
+
+    def _guard(self) -> Guard:
+        vxlan, interface = self._vxlan, self._interface
+        return Guard(
+            device=vxlan_name(vxlan.vni),
+            interface=interface.name,
+            addresses=tuple(sorted({interface.address, interface.public_ip})),
+            port=vxlan.port,
+            vni=vxlan.vni,
+            routed=vxlan.direct_routing,
         )
 
     async def _ensure_device(self, *, published: bool) -> Link:

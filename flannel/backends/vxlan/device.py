@@ -2,12 +2,11 @@
 
 import hashlib
 import logging
-from contextlib import suppress
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
-from pathlib import Path
 
 from flannel.backends.vxlan.link import VxlanLink, incompatibility
+from flannel.kernel import sysctls
 from flannel.kernel.host import ALIAS
 from flannel.kernel.links import Link, VxlanSettings
 from flannel.kernel.netlink import Netlink
@@ -86,7 +85,7 @@ async def ensure_device(
 
 async def _up(device: VxlanLink, link: Link, mtu: int) -> Link:
     """The new link, up."""
-    _set_ipv6(link.name, "accept_ra", 0)
+    sysctls.refuse_ipv6(link.name)  # before it is up, so that it never has an address
     settings = device.settings
     log.info("made %s: VNI %d, port %d, MAC %s", link.name, settings.vni, settings.port, link.mac)
     await device.bring_up(link, mtu)
@@ -113,9 +112,3 @@ async def ensure_address(
         if each.ip in network:
             repairs.note(f"it had address {each}")
             await netlink.delete_address(link, each)
-
-
-def _set_ipv6(name: str, key: str, value: int) -> None:
-    # Nobody may configure this host through the tunnel. A kernel without IPv6 has no such file.
-    with suppress(FileNotFoundError):
-        Path(f"/proc/sys/net/ipv6/conf/{name}/{key}").write_text(str(value))

@@ -9,7 +9,6 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 from vxlan_host import ETH0, MAC, OTHER_MAC, OURS, SETTINGS, Host
 
-from flannel.backends.vxlan import device as module
 from flannel.backends.vxlan.device import ensure_address, vtep_mac
 from flannel.backends.vxlan.link import incompatibility
 from flannel.errors import KernelError
@@ -18,7 +17,7 @@ from flannel.kernel.links import Link
 
 @pytest.fixture(autouse=True)
 def no_ipv6_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_set_ipv6", lambda *_: None)
+    monkeypatch.setattr("flannel.kernel.sysctls.refuse_ipv6", lambda *_: None)
 
 
 def test_the_link_is_made_where_there_is_none(caplog: pytest.LogCaptureFixture) -> None:

@@ -7,7 +7,6 @@ from ipaddress import IPv4Address
 import pytest
 from vxlan_host import ETH0, MAC, OTHER_MAC, OURS, SETTINGS, Host
 
-from flannel.backends.vxlan import device as module
 from flannel.errors import KernelError
 from flannel.kernel import other_namespaces
 from flannel.kernel.links import Link
@@ -16,7 +15,7 @@ from flannel.kernel.other_namespaces import Stray
 
 @pytest.fixture(autouse=True)
 def no_ipv6_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_set_ipv6", lambda *_: None)
+    monkeypatch.setattr("flannel.kernel.sysctls.refuse_ipv6", lambda *_: None)
 
 
 class TestSuccessors:

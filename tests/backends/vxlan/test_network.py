@@ -45,7 +45,7 @@ class Host:
     def __init__(
         self, monkeypatch: pytest.MonkeyPatch, text: str = "", *, has_nexthops: bool = True
     ) -> None:
-        monkeypatch.setattr(device, "_set_ipv6", lambda *_: None)
+        monkeypatch.setattr("flannel.kernel.sysctls.refuse_ipv6", lambda *_: None)
         self.netlink = FakeNetlink(Link(2, "eth0", "", 1500, True, ""))
         self.tables = FakeTables(has_nexthops=has_nexthops)
         self.kernel = Kernel(self.netlink, self.tables)
@@ -113,7 +113,7 @@ def test_the_network_has_the_link_its_address_and_its_guard(host: Host) -> None:
     served = host.start()
     assert host.netlink.addresses_of("flannel.1") == ["10.5.1.0/32"]
     assert served.device == "flannel.1"
-    assert served.guard == Guard("flannel.1", 8472, 1)
+    assert served.guard == Guard("flannel.1", "eth0", (INTERFACE.address,), 8472, 1)
     assert (served.mtu, host.netlink.by_name("flannel.1").mtu) == (1450, 1450)
     assert served.trouble() == ""
     assert served.counters() == {}

@@ -1,0 +1,140 @@
+"""The guard in iptables, for hosts without nft. Pure: rules in, chains out.
+
+    mangle  POSTROUTING -> FLANNEL-MARK    marks what leaves by the tunnel's link
+    raw     OUTPUT      -> FLANNEL-OUT     what this host sends to the tunnel's port without mark
+    mangle  FORWARD     -> FLANNEL-GUARD   what containers send there
+    raw     PREROUTING  -> FLANNEL-IN      forged sources: towards peers, and out of the tunnel
+    mangle  INPUT       -> FLANNEL-TUNNEL  VXLAN packets that no flannel sends
+
+`nft_table` explains the mark. Less can be told apart here than there. iptables has no set of
+peers, so that the addresses of those who send VXLAN are not checked. It sees no source after
+masquerade either, so that all VXLAN which is forwarded from elsewhere to the external interface is
+dropped, be it a peer's for which this host is a router.
+"""
+
+from dataclasses import dataclass
+
+from flannel.firewall.rules import Guard, Rules
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one of our chains hangs.
+
+    :ivar first: the jump to it is the first rule of the built-in chain, or else the last.
+    """
+
+    table: str
+    builtin: str
+    chain: str
+    comment: str
+    v05_chain: str = ""
+    first: bool = False
+
+    @property
+    def jump(self) -> str:
+        """The rule of the built-in chain, as ``iptables-save`` words it."""
+        return f'-m comment --comment "{self.comment}" -j {self.chain}'
+
+
+_COMMENT = "flanneld guard"
+# Last: rules that set the whole mark, for tc, would take the bit away.
+_MARK = Place("mangle", "POSTROUTING", "FLANNEL-MARK", _COMMENT)
+_FORWARD = Place("mangle", "FORWARD", "FLANNEL-GUARD", _COMMENT, first=True)
+_TUNNEL = Place("mangle", "INPUT", "FLANNEL-TUNNEL", _COMMENT, first=True)
+_IN = Place("raw", "PREROUTING", "FLANNEL-IN", _COMMENT, first=True)
+_OUT = Place("raw", "OUTPUT", "FLANNEL-OUT", _COMMENT, first=True)
+
+PLACES = _MARK, _FORWARD, _TUNNEL, _IN, _OUT
+
+_HEADER = "0x0>>0x16&0x3c"
+"""u32's way to the end of an IPv4 header: four times the lower half of its first byte."""
+
+
+def guard_rules(rules: Rules) -> dict[Place, list[str]]:
+    """The chains of the guard, as ``iptables-save`` words them; {} if ``rules`` want none."""
+    guard = rules.guard
+    if guard is None:
+        return {}
+    chains: dict[Place, list[str]] = {_IN: _in(rules, guard)}
+    if guard.vni is not None:
+        chains[_MARK] = [f"-o {guard.device} -j MARK --set-xmark {rules.mark:#x}/{rules.mark:#x}"]
+        chains[_TUNNEL] = _tunnel(guard)
+    if guard.port:
+        chains[_FORWARD] = _forward(rules, guard)
+        clear = f"! -o {guard.device} -p udp -m udp --dport {guard.port} "
+        clear += f"-j MARK --set-xmark 0x0/{rules.mark:#x}"
+        chains.setdefault(_MARK, []).append(clear)
+        chains[_OUT] = _out(rules, guard)
+    return chains
+
+
+def _drop(match: str, counter: str) -> str:
+    return f'{match} -m comment --comment "flanneld drop {counter}" -j DROP'
+
+
+def _leave(match: str) -> str:
+    return f'{match} -m comment --comment "{_COMMENT}" -j RETURN'
+
+
+def _in(rules: Rules, guard: Guard) -> list[str]:
+    network, subnet = rules.network, rules.subnet
+    tunnel = []
+    if guard.vni is not None:
+        tunnel = [
+            _drop(f"! -s {network} -i {guard.device}", "spoofed"),
+            _drop(f"-s {subnet} -i {guard.device}", "spoofed"),
+            _drop(f"! -d {subnet} -i {guard.device}", "not_mine"),
+        ]
+    return [
+        *tunnel,
+        # To peers:
+        _leave(f"-d {subnet}"),
+        _leave(f"! -d {network}"),
+        _drop("-m rpfilter --invert", "tx_spoofed"),
+        _leave(f"-s {subnet}"),
+        _drop(f"-s {network}", "tx_spoofed"),
+    ]
+
+
+def _out(rules: Rules, guard: Guard) -> list[str]:
+    # VXLAN of a kernel's link has no socket, unless the packet in it is of a process here.
+    unmarked = f"-m mark --mark 0x0/{rules.mark:#x} -m owner --socket-exists"
+    return [
+        *(_drop(f"{match} {unmarked}", "tx_injected") for match in _to_port(guard)),
+        _drop(
+            f"! -s {rules.subnet} -o {guard.device} -m addrtype ! --src-type LOCAL", "tx_spoofed"
+        ),
+    ]
+
+
+def _forward(rules: Rules, guard: Guard) -> list[str]:
+    lines = [_leave(f"-o {guard.device}"), _leave(f"-d {rules.network}")]
+    for match in _to_port(guard):
+        lines.append(_drop(f"-s {rules.network} {match}", "tx_injected"))
+        link = guard.interface
+        lines.append(_drop(f"! -i {link} -o {link} {match}", "tx_injected"))
+    return lines
+
+
+def _tunnel(guard: Guard) -> list[str]:
+    ours, *_ = _to_port(guard)
+    ipv4 = f'-m u32 ! --u32 "{_HEADER}@0x1c>>0x10=0x800"'
+    known = [_leave(f"-d {address}/32 {ours}") for address in guard.addresses]
+    return [
+        _drop(f"{ours} {ipv4}", "not_ipv4"),
+        *known,
+        *([_drop(ours, "other_address")] if known else []),
+    ]
+
+
+def _to_port(guard: Guard) -> list[str]:
+    """Matches for datagrams to the tunnel's port; see `nft_table`."""
+    port = f"-p udp -m udp --dport {guard.port}"
+    if guard.vni is None:
+        # With the head of an IPv4 packet: not for a client that happens to have that port.
+        return [f'{port} -m u32 --u32 "{_HEADER}@0x8>>0x1c=0x4"']
+    return [
+        f'{port} -m u32 --u32 "{_HEADER}@0xc>>0x8={guard.vni:#x}"',
+        f'{port} -m length --length 0:75 -m u32 --u32 "0x4&0x2000=0x2000"',
+    ]
