@@ -21,7 +21,7 @@ from world import World
 from flannel.cli import host_view
 from flannel.cli.cleanup import cleanup
 from flannel.cli.context import Context
-from flannel.cli.rulesets.verdict import Packet, Verdict, judge
+from flannel.cli.rulesets.verdict import FORWARDED, Packet, Verdict, judge
 from flannel.firewall.keeper import Rules
 from flannel.firewall.removal import find_ours
 from flannel.kernel.netlink import Netlink
@@ -41,7 +41,7 @@ KINDS: dict[str, dict[str, str]] = {
     "iptables is the newer one, alone": _iptables("iptables", "nft"),
     "nft alone": NFT,
 }
-FORWARDED = Packet(IPv4Address("10.1.5.2"), IPv4Address("10.1.9.2"), "docker0", "flannel.1")
+PACKET = Packet(IPv4Address("10.1.5.2"), IPv4Address("10.1.9.2"), "docker0", "flannel.1")
 
 
 def path(directory: Path, programs: Mapping[str, str]) -> str:
@@ -60,7 +60,7 @@ async def forward_verdict() -> tuple[Verdict, list[str]]:
         with RtNetlink() as tables:
             host = await host_view.Host.look(netlink, tables)
             await host.read_firewall()
-    return judge(host.chains, "forward", FORWARDED), host.unseen
+    return judge(host.chains, FORWARDED, PACKET), host.unseen
 
 
 def clean_up(tmp_path: Path) -> int:

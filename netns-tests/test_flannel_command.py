@@ -110,6 +110,48 @@ class TestCheck:
             found = wait_findings(one, "forward-drop")
         assert "policy drop of nft inet mine strict" in found["forward-drop"]
 
+    def test_forward_dropped_by_a_rule_whose_mask_is_of_any_bits(self, pair: Pair) -> None:
+        _, one, other = pair
+        harmless = "FORWARD -s 10.0.0.1/255.0.255.0 -j DROP"
+        with planted(one, f"iptables -A {harmless}", f"iptables -D {harmless}"):
+            wait_findings(one)
+            assert flannel(one, "explain", str(other.subnet[2])).returncode == 0
+        rule = f"FORWARD -d {other.subnet[2]}/255.0.255.255 -j DROP"
+        with planted(one, f"iptables -A {rule}", f"iptables -D {rule}"):
+            found = wait_findings(one, "forward-drop")
+            explained = flannel(one, "explain", str(other.subnet[2]))
+        assert "/255.0.255.255 -j DROP drops" in found["forward-drop"]
+        assert explained.returncode == 1
+        assert "dropped by iptables filter FORWARD: -A FORWARD -d" in explained.stdout
+
+    def test_forward_rejected_by_a_firewall_whose_policy_is_accept(self, pair: Pair) -> None:
+        """As firewalld's: docker0 may send to the underlay, and all else is rejected at the end."""
+        _, one, other = pair
+        rules = (
+            "table inet firewalld { chain filter_FORWARD { "
+            "type filter hook forward priority 10; policy accept; "
+            "ct state { established, related } accept; ct status dnat accept; "
+            'iifname "lo" accept; jump zones; reject with icmpx type admin-prohibited; }; '
+            'chain zones { iifname "docker0" goto docker; }; '
+            'chain docker { oifname "docker0" accept; oifname "eth0" accept; }; }'
+        )
+        with planted(one, f"echo '{rules}' | nft -f -", "nft delete table inet firewalld"):
+            found = wait_findings(one, "forward-drop")
+            explained = flannel(one, "explain", str(other.subnet[2]))
+        assert "nft inet firewalld filter_FORWARD: reject" in found["forward-drop"]
+        assert "dropped by nft inet firewalld filter_FORWARD: reject" in explained.stdout
+
+    def test_what_passes_as_a_ping_and_not_as_tcp(self, pair: Pair) -> None:
+        """As by ufw's rules."""
+        _, one, other = pair
+        pings = "iptables -A FORWARD -p icmp -m icmp --icmp-type echo-request -j ACCEPT"
+        undo = "iptables -F FORWARD; iptables -P FORWARD ACCEPT"
+        with planted(one, f"{pings}; iptables -P FORWARD DROP", undo):
+            wait_findings(one, "forward-drop")
+            explained = flannel(one, "explain", str(other.subnet[2])).stdout
+        assert "firewall    TCP dropped by policy drop of iptables filter FORWARD\n" in explained
+        assert "firewall    ping accepted by iptables filter FORWARD: -A FORWARD -p" in explained
+
     @pytest.mark.parametrize("side", [0, 1], ids=["here", "there"])
     def test_udp_port_filtered_one_way(self, pair: Pair, side: int) -> None:
         _, one, other = pair

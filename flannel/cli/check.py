@@ -16,7 +16,7 @@ from flannel.cli.findings import KINDS, Finding
 from flannel.cli.host_view import Host, first_container, saved_subnet, sysctl
 from flannel.cli.peers import Peer, probe_peers
 from flannel.cli.probe import ask_port
-from flannel.cli.rulesets.verdict import Packet, judge
+from flannel.cli.rulesets.verdict import FORWARDED, RECEIVED, Packet, judge
 from flannel.conditions import Condition
 from flannel.errors import BadNetworkConfig, KernelError, StoreError
 from flannel.handover import docker_bridge
@@ -28,6 +28,8 @@ from flannel.lease import Lease
 from flannel.network_config import NetworkConfig
 
 _BRIDGE = docker_bridge.NAME
+_MOST_JUDGED = 50
+"""Peers whose packets are judged by the rules for input, which seldom differ."""
 
 
 @dataclass
@@ -164,34 +166,45 @@ def _forwarding(facts: Facts, host: Host) -> list[Finding]:
     findings = []
     if sysctl("ip_forward") == 0:
         findings.append(Finding("ip-forward", "net.ipv4.ip_forward is 0"))
-    subnet, interface = facts.subnet, facts.interface
-    outer = interface["name"] if interface is not None else ""
-    device = facts.device or outer
-    if subnet is not None and facts.network is not None and device:
-        peer = next(iter(_peer_subnets(facts)), None)
-        far = first_container(peer) if peer is not None else facts.network.broadcast_address - 1
-        near = first_container(subnet)
+    return findings + _forward_drop(facts, host) + _input_drop(facts, host)
+
+
+def _forward_drop(facts: Facts, host: Host) -> list[Finding]:
+    """Does a rule drop packets between containers here and on a peer?"""
+    subnet, network, interface = facts.subnet, facts.network, facts.interface
+    device = facts.device or (interface["name"] if interface is not None else "")
+    if subnet is None or network is None or not device:
+        return []
+    peer = next(iter(_peer_subnets(facts)), None)
+    far = first_container(peer) if peer is not None else network.broadcast_address - 1
+    near = first_container(subnet)
+    for protocol in ("tcp", "icmp"):  # ufw lets pings pass, whatever else it drops
         for packet in (
-            Packet(near, far, _BRIDGE, device),
-            Packet(far, near, device, _BRIDGE),
+            Packet(near, far, _BRIDGE, device, protocol),
+            Packet(far, near, device, _BRIDGE, protocol),
         ):
-            verdict = judge(host.chains, "forward", packet)
+            verdict = judge(host.chains, FORWARDED, packet)
             if verdict.outcome == "drop" and verdict.sure:
                 what = f"{verdict.by} drops {packet.source} -> {packet.destination}"
-                findings.append(Finding("forward-drop", what))
-                break
-    for peer_lease in (facts.leases or ())[:50] if facts.port and interface is not None else ():
-        source = peer_lease.attrs.public_ip
-        own = IPv4Address(interface["address"]) if interface is not None else source
-        if source == own or peer_lease.subnet == subnet:
+                return [Finding("forward-drop", what)]
+    return []
+
+
+def _input_drop(facts: Facts, host: Host) -> list[Finding]:
+    """Does a rule drop the backend's packets from a peer?"""
+    interface, port = facts.interface, facts.port
+    if interface is None or not port:
+        return []
+    own = IPv4Address(interface["address"])
+    for lease in (facts.leases or ())[:_MOST_JUDGED]:
+        source = lease.attrs.public_ip
+        if source == own or lease.subnet == facts.subnet:
             continue
-        packet = Packet(source, own, outer, "", "udp", facts.port or 0)
-        verdict = judge(host.chains, "input", packet)
+        packet = Packet(source, own, interface["name"], "", "udp", port)
+        verdict = judge(host.chains, RECEIVED, packet)
         if verdict.outcome == "drop" and verdict.sure:
-            what = f"{verdict.by} drops UDP port {facts.port} from {source}"
-            findings.append(Finding("input-drop", what))
-            break
-    return findings
+            return [Finding("input-drop", f"{verdict.by} drops UDP port {port} from {source}")]
+    return []
 
 
 def _peer_subnets(facts: Facts) -> list[IPv4Network]:
@@ -212,9 +225,7 @@ def _device(facts: Facts, host: Host) -> list[Finding]:
     if other:
         findings.append(Finding("other-interface", other))
     if facts.status is not None and interface is not None and outer is not None:
-        # What the overlay reckoned with when it was set up is what the interface had then.
-        overhead = interface["mtu"] - facts.status["mtu"]
-        if facts.status["mtu"] + overhead > outer.mtu:
+        if interface["mtu"] > outer.mtu:
             what = (
                 f"{outer.name} has MTU {outer.mtu}, and the overlay was made for {interface['mtu']}"
             )

@@ -1,13 +1,14 @@
 """flannel explain ADDRESS: what happens to a packet, hop by hop."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, NamedTuple
 
 from flannel.cli.context import Context, DaemonDown, facts
 from flannel.cli.host_view import Host, first_container, saved_subnet, sysctl
 from flannel.cli.leases import list_leases
-from flannel.cli.rulesets.verdict import Packet, judge
+from flannel.cli.rulesets.verdict import FORWARDED, SENT, TRANSLATED, Packet, Verdict, judge
 from flannel.errors import StoreError
 from flannel.kernel.links import Link, Way
 from flannel.kernel.netlink import Netlink
@@ -112,25 +113,34 @@ def _forwarded(host: Host, source: IPv4Address, destination: IPv4Address, way: W
     steps = []
     if sysctl("ip_forward") == 0:
         steps.append(Step("forwarding", "net.ipv4.ip_forward is 0: dropped", True))
-    packet = Packet(source, destination, _BRIDGE, host.name(way.link))
-    verdict = judge(host.chains, "forward", packet)
-    doubt = " (perhaps: some rules could not be understood)"
-    if host.unseen:
-        doubt = " (perhaps: the firewall could not be read as a whole)"
-    sure = doubt if host.unseen or not verdict.sure else ""
-    by = f" by {verdict.by}" if verdict.by else ": no rule forbids it"
-    dropped = verdict.outcome == "drop"
-    word = "dropped" if dropped else "accepted"
-    steps.append(Step("firewall", f"{word}{by}{sure}", dropped and verdict.sure))
-    translated = judge(host.chains, "postrouting", packet, "nat")
-    sure = doubt if host.unseen or not translated.sure else ""
+    packet = Packet(source, destination, _BRIDGE, host.name(way.link), "tcp")
+    verdict = judge(host.chains, FORWARDED, packet)
+    ping = judge(host.chains, FORWARDED, replace(packet, protocol="icmp"))
+    if ping == verdict:
+        steps.append(_firewall(host, "", verdict))
+    else:  # such as ufw's, which let pings pass
+        steps += [_firewall(host, "TCP ", verdict), _firewall(host, "ping ", ping)]
+    translated = judge(host.chains, TRANSLATED, packet, "nat")
     if translated.outcome == "masquerade":
-        text = f"yes, by {translated.by}: the other side sees this host's address{sure}"
+        text = f"yes, by {translated.by}: the other side sees this host's address"
     else:
-        text = f"no: the other side sees {source}{sure}"
-    steps.append(Step("masquerade", text))
+        text = f"no: the other side sees {source}"
+    steps.append(Step("masquerade", text + _doubt(host, translated)))
     steps.extend(Step("not seen", text) for text in host.unseen)
     return steps
+
+
+def _firewall(host: Host, what: str, verdict: Verdict) -> Step:
+    by = f" by {verdict.by}" if verdict.by else ": no rule forbids it"
+    is_dropped = verdict.outcome == "drop"
+    text = f"{what}{'dropped' if is_dropped else 'accepted'}{by}{_doubt(host, verdict)}"
+    return Step("firewall", text, is_dropped and verdict.sure and not host.unseen)
+
+
+def _doubt(host: Host, verdict: Verdict) -> str:
+    if host.unseen:
+        return " (perhaps: the firewall could not be read as a whole)"
+    return "" if verdict.sure else " (perhaps: some rules could not be understood)"
 
 
 async def _tunnel(host: Host, link: Link, hop: IPv4Address) -> AsyncIterator[Step]:
@@ -161,6 +171,6 @@ async def _tunnel(host: Host, link: Link, hop: IPv4Address) -> AsyncIterator[Ste
     yield Step("outer", f"{text},{via} dev {host.name(way.link)}")
     source = vxlan.local or way.source or outer
     packet = Packet(source, outer, "", host.name(way.link), "udp", vxlan.port)
-    verdict = judge(host.chains, "output", packet)
+    verdict = judge(host.chains, SENT, packet)
     if verdict.outcome == "drop":
         yield Step("firewall", f"outer packet dropped by {verdict.by}", verdict.sure)

@@ -54,8 +54,8 @@ class Host:
         if listing.nft:
             try:
                 self.chains |= nft_rules.parse(listing.nft, skip=listing.doubled)
-            except (ValueError, KeyError, TypeError) as why:
-                self.unseen.append(f"nftables: what nft prints cannot be read: {why}")
+            except nft_rules.NotARuleset as why:
+                self.unseen.append(f"cannot read what nft -j list ruleset prints: {why}")
         self.chains = without_guard(self.chains)
 
 

@@ -1,12 +1,18 @@
-"""What iptables-save prints, as chains that `ruleset` understands."""
+"""Read what iptables-save prints, as chains that `verdict` understands.
+
+Every line is read, or makes a rule that may apply; none is an error.
+"""
 
 import shlex
 from collections.abc import Callable
-from ipaddress import IPv4Network
+from functools import partial
+from ipaddress import IPv4Address
+from typing import Literal
 
-from flannel.cli.rulesets.verdict import Chain, Match, Packet, Rule, is_new, one_of, unknown
+from flannel.cli.rulesets import matches
+from flannel.cli.rulesets.verdict import Chain, Change, Match, Rule, Sight
 
-_HOOKS = {"INPUT": "input", "FORWARD": "forward", "OUTPUT": "output", "POSTROUTING": "postrouting"}
+_HOOKS = {"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}
 _TARGETS = {
     "ACCEPT": "accept",
     "DROP": "drop",
@@ -15,111 +21,190 @@ _TARGETS = {
     "MASQUERADE": "masquerade",
     "SNAT": "masquerade",
 }
-_PASSIVE = {"LOG", "NFLOG", "MARK", "CONNMARK", "TCPMSS", "CT", "TRACE", "CHECKSUM", "SET"}
+_CONTINUING = {
+    "AUDIT", "CHECKSUM", "CLASSIFY", "CONNMARK", "CONNSECMARK", "CT", "DSCP", "ECN", "HL", "LED",
+    "LOG", "MARK", "NFLOG", "NOTRACK", "RATEEST", "SECMARK", "SET", "TCPMSS", "TCPOPTSTRIP", "TEE",
+    "TOS", "TRACE", "TTL", "ULOG",
+}  # fmt: skip
+"""Targets after which the next rule follows (iptables-extensions(8))."""
+_CHANGES: dict[str, frozenset[Change]] = {
+    "MARK": frozenset({"mark"}),
+    "CONNMARK": frozenset({"mark"}),
+    "CT": frozenset({"tracked"}),
+    "NOTRACK": frozenset({"tracked"}),
+}
 _PRIORITIES = {"raw": -300, "mangle": -150, "filter": 0, "security": 50, "nat": 100}
+"""Of the tables where both have a chain (linux/netfilter_ipv4.h)."""
 
 
-def parse(text: str, tool: str) -> dict[str, dict[str, Chain]]:
-    """The tables in ``text``, by ``<tool> <table>``."""
+def parse(text: str, program: str) -> dict[str, dict[str, Chain]]:
+    """The chains in ``text`` by name, by ``<program> <table>``."""
     tables: dict[str, dict[str, Chain]] = {}
-    chains: dict[str, Chain] = {}
     table = ""
     for line in text.splitlines():
         if line.startswith("*"):
             table = line[1:].strip()
-            chains = tables.setdefault(f"{tool} {table}", {})
-        elif line.startswith(":"):
-            name, policy = line[1:].split()[:2]
-            chains[name] = Chain(
-                name,
-                f"{tool} {table}",
-                hook=_HOOKS.get(name, "") if policy != "-" else "",
-                kind="nat" if table == "nat" else "filter",
-                policy=policy.lower() if policy != "-" else "accept",
-                priority=_PRIORITIES.get(table, 0),
-            )
-        elif line.startswith("-A "):
-            words = shlex.split(line)
-            if words[1] in chains:
-                chains[words[1]].rules.append(_rule(words[2:], line))
+            tables.setdefault(f"{program} {table}", {})
+        elif line.startswith(":") and table:
+            chain = _chain(line[1:], f"{program} {table}", table)
+            tables[chain.table][chain.name] = chain
+        elif line.startswith("-A ") and table:
+            name, _, rest = line[3:].partition(" ")
+            if name in tables[f"{program} {table}"]:
+                tables[f"{program} {table}"][name].rules.append(_rule(rest, line))
     return tables
 
 
-def _rule(words: list[str], text: str) -> Rule:
-    matches: list[Match] = []
-    target = "continue"
-    rest = iter(words)
+def _chain(text: str, where: str, table: str) -> Chain:
+    """A line like ``FORWARD DROP [0:0]``; a policy of ``-`` is that of a chain without a hook."""
+    name, _, rest = text.partition(" ")
+    policy = rest.partition(" ")[0]
+    is_base = policy not in ("-", "") and name in _HOOKS
+    return Chain(
+        name,
+        where,
+        hook=name.lower() if is_base else "",
+        kind="nat" if table == "nat" else "filter",
+        policy=policy.lower() if is_base else "accept",
+        priority=_PRIORITIES.get(table, 0),
+    )
+
+
+def _rule(text: str, line: str) -> Rule:
+    try:
+        words = _Words(shlex.split(text))
+    except ValueError:  # a quotation without an end
+        return Rule((matches.unknown,), "unknown", line)
+    found: list[Match] = []
     negated = False
-    for word in rest:
+    while (word := words.next()) is not None:
         if word == "!":
             negated = True
             continue
-        if word in ("-j", "-g"):
-            name = next(rest, "")
-            verb = "goto" if word == "-g" else "jump"
-            target = _TARGETS.get(name) or ("continue" if name in _PASSIVE else f"{verb} {name}")
-            break  # what follows belongs to the target
-        if word in ("-m", "--comment"):
-            next(rest, "")
+        if word in ("-j", "-g"):  # what follows its name belongs to the target
+            name = words.next() or ""
+            target = _target(name, "goto" if word == "-g" else "jump")
+            return Rule(tuple(found), target, line, _CHANGES.get(name, frozenset()))
+        if word == "-m":
+            # Others may restrict a rule without an option, such as rpfilter and socket.
+            if words.next() not in _MODULES:
+                found.append(matches.unknown)
             continue
-        match = _match(word, next(rest, "")) if word in _MATCHES else unknown
-        matches.append(_not(match) if negated else match)
+        match = _read(word, words)
+        if match is not None:
+            found.append(matches.inverted(match) if negated else match)
         negated = False
-    return Rule(tuple(matches), target, text)
+    return Rule(tuple(found), "continue", line)
 
 
-def _match(word: str, value: str) -> Match:
-    return _MATCHES[word](value)
+class _Words:
+    """The words of a rule, from left to right."""
+
+    def __init__(self, words: list[str]) -> None:
+        self._rest = iter(words)
+
+    def next(self) -> str | None:
+        """The next one; None at the end."""
+        return next(self._rest, None)
 
 
-def _not(match: Match) -> Match:
-    def inverted(packet: Packet) -> bool | None:
-        fits = match(packet)
-        return None if fits is None else not fits
-
-    return inverted
+def _target(name: str, verb: str) -> str:
+    if verb == "goto":
+        return f"goto {name}"
+    return _TARGETS.get(name) or ("continue" if name in _CONTINUING else f"jump {name}")
 
 
-def _source(value: str) -> Match:
-    network = IPv4Network(value, strict=False)
-    return lambda packet: packet.source in network
+def _read(option: str, words: _Words) -> Match | None:
+    """The match of an option and its value; None: it restricts nothing."""
+    if option == "--comment":
+        words.next()
+        return None
+    reader = _OPTIONS.get(option)
+    if reader is None:
+        return matches.unknown
+    value = words.next()
+    try:
+        return reader(value) if value is not None else matches.unknown
+    except ValueError:
+        return matches.unknown
 
 
-def _destination(value: str) -> Match:
-    network = IPv4Network(value, strict=False)
-    return lambda packet: packet.destination in network
+def _address(side: Literal["source", "destination"], value: str) -> Match:
+    """``10.1.0.0/16``; the mask may be written as an address, with bits in any order."""
+    address, _, mask = value.partition("/")
+    if not mask or mask.isdecimal():
+        length = int(mask or 32)
+        if length > 32:
+            raise ValueError(value)
+        bits = matches.ALL_BITS << (32 - length) & matches.ALL_BITS
+    else:
+        bits = int(IPv4Address(mask))
+    return matches.address(side, int(IPv4Address(address)), bits)
 
 
-def _came_in(value: str) -> Match:
-    fits = one_of([value])
-    return lambda packet: fits(packet.came_in)
+def _range(side: Literal["source", "destination"], value: str) -> Match:
+    low, _, high = value.partition("-")
+    ends = int(IPv4Address(low)), int(IPv4Address(high or low))
+
+    def fits(sight: Sight) -> bool | None:
+        found: IPv4Address = getattr(sight.packet, side)
+        return ends[0] <= int(found) <= ends[1]
+
+    return fits
 
 
-def _goes_out(value: str) -> Match:
-    fits = one_of([value])
-    return lambda packet: fits(packet.goes_out)
+def _link(side: Literal["link_in", "link_out"], value: str) -> Match:
+    is_one = matches.links([value])
+    return lambda sight: is_one(getattr(sight, side) or "")
+
+
+def _protocol(value: str) -> Match:
+    return (lambda _: True) if value in ("all", "0") else matches.protocol(value)
 
 
 def _ports(value: str) -> Match:
-    low, _, high = value.partition(":")
-    if not low.isdigit() or (high and not high.isdigit()):
-        return unknown
-    return lambda packet: int(low) <= packet.port <= int(high or low)
+    """``80``, ``80:90``, or several with commas between them."""
+    ranges = []
+    for part in value.split(","):
+        low, _, high = part.partition(":")
+        ranges.append((int(low), int(high or low)))
+    return lambda sight: any(low <= sight.packet.port <= high for low, high in ranges)
 
 
-def _port_list(value: str) -> Match:
-    each = [_ports(part) for part in value.split(",")]
-    return lambda packet: any(match(packet) for match in each)
+def _mark(value: str) -> Match:
+    wanted, _, mask = value.partition("/")
+    return matches.mark(int(wanted, 0), int(mask, 0) if mask else matches.ALL_BITS)
 
 
-_MATCHES: dict[str, Callable[[str], Match]] = {
-    "-s": _source,
-    "-d": _destination,
-    "-i": _came_in,
-    "-o": _goes_out,
-    "-p": lambda value: lambda packet: packet.protocol == value,
+def _address_type(side: Literal["source", "destination"], value: str) -> Match:
+    wanted = value.lower().split(",")
+    return lambda sight: matches.address_type(sight.packet, side) in wanted
+
+
+def _icmp_type(value: str) -> Match:
+    """The first packet of a connection is an echo request."""
+    return lambda _: value in ("8", "8/0", "any", "255")
+
+
+_OPTIONS: dict[str, Callable[[str], Match]] = {
+    "-s": partial(_address, "source"),
+    "-d": partial(_address, "destination"),
+    "-i": partial(_link, "link_in"),
+    "-o": partial(_link, "link_out"),
+    "-p": _protocol,
     "--dport": _ports,
-    "--dports": _port_list,
-    "--ctstate": lambda value: is_new(value.split(",")),
-    "--state": lambda value: is_new(value.split(",")),
+    "--dports": _ports,
+    "--ctstate": lambda value: matches.state(value.split(",")),
+    "--state": lambda value: matches.state(value.split(",")),
+    "--mark": _mark,
+    "--src-type": partial(_address_type, "source"),
+    "--dst-type": partial(_address_type, "destination"),
+    "--src-range": partial(_range, "source"),
+    "--dst-range": partial(_range, "destination"),
+    "--icmp-type": _icmp_type,
 }
+_MODULES = {
+    "addrtype", "comment", "connmark", "conntrack", "icmp", "iprange", "mark", "multiport", "state",
+    "tcp", "udp",
+}  # fmt: skip
+"""Whose options are all that they check."""

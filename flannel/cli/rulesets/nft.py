@@ -1,214 +1,204 @@
-"""What ``nft -j list ruleset`` prints, as chains that `ruleset` understands."""
+"""Read what ``nft -j list ruleset`` prints (libnftables-json(5)), as chains that `verdict` judges.
+
+A statement that is not understood makes a rule that may apply; none is an error.
+"""
 
 import json
-from collections.abc import Callable, Collection, Mapping
-from ipaddress import IPv4Address, IPv4Network
+from collections import defaultdict
+from collections.abc import Collection, Iterator
 from typing import Any
 
-from flannel.cli.rulesets.verdict import Chain, Match, Packet, Rule, is_new, one_of, unknown
+from flannel.cli.rulesets import matches
+from flannel.cli.rulesets.nft_matches import Elements, item, key_match, match
+from flannel.cli.rulesets.verdict import Chain, Change, Match, Rule
 
 _VERDICTS = {
     "accept": "accept",
+    "continue": "continue",
     "drop": "drop",
     "reject": "drop",
     "return": "return",
     "masquerade": "masquerade",
     "snat": "masquerade",
 }
-_PASSIVE = {"counter", "log", "limit", "mangle", "notrack", "ct helper", "meter"}
-_PASSIVE_MATCHES = {"nfproto", "protocol"}
+_CONTINUING = {
+    "counter", "ct expectation", "ct helper", "ct timeout", "dup", "flow", "last", "log", "mangle",
+    "notrack", "secmark",
+}  # fmt: skip
+"""Statements after which the rule goes on, for every packet."""
+_CONDITIONS = {"ct count", "limit", "map", "meter", "quota", "set"}
+"""Statements after which the rule goes on for some packets."""
+_FAMILIES = {"ip", "inet", "netdev"}
 
-Sets = Mapping[str, list[Any]]
+Chains = dict[str, dict[str, Chain]]
 
 
-def parse(text: str, *, skip: Collection[str] = ()) -> dict[str, dict[str, Chain]]:
-    """The tables for IPv4, by ``nft <family> <table>``.
+class NotARuleset(Exception):
+    """Why a document cannot be read; a phrase without the document's name."""
+
+
+def parse(text: str, *, skip: Collection[str] = ()) -> Chains:
+    """The chains that IPv4 packets meet by name, by ``nft <family> <table>``.
 
     :param skip: tables of family ip to leave out: iptables-save shows its own better than nft.
-    :raises ValueError: it is not such a document.
+    :raises NotARuleset: it is not such a document.
     """
-    objects = json.loads(text)["nftables"]
-    tables: dict[str, dict[str, Chain]] = {}
-    sets: dict[str, dict[str, list[Any]]] = {}
-    for each in objects:
-        for kind, body in each.items():
-            family, table = body.get("family"), body.get("table", "")
-            if family not in ("ip", "inet") or kind not in ("set", "chain", "rule"):
-                continue
-            if family == "ip" and table in skip:
-                continue
-            name = f"nft {family} {table}"
-            if kind == "set":
-                sets.setdefault(name, {})[body["name"]] = body.get("elem", [])
-            elif kind == "chain":
-                tables.setdefault(name, {})[body["name"]] = _chain(body, name)
-    for each in objects:
-        body = each.get("rule", {})
-        name = f"nft {body.get('family')} {body.get('table')}"
-        chain = tables.get(name, {}).get(body.get("chain", ""))
-        if chain is not None:
-            chain.rules.append(_rule(body.get("expr", []), sets.get(name, {})))
+    tables: Chains = {}
+    elements: defaultdict[str, dict[str, list[Any]]] = defaultdict(dict)
+    rules: list[tuple[str, str, Any]] = []
+    for kind, body in _objects(text):
+        family, table = body.get("family"), body.get("table")
+        if family not in _FAMILIES or (family == "ip" and table in skip):
+            continue
+        where, name = f"nft {family} {table}", str(body.get("name"))
+        if kind == "chain":
+            tables.setdefault(where, {})[name] = _chain(body, where, name)
+        elif kind in ("set", "map"):
+            elements[where][name] = _list(body.get("elem"))
+        elif kind == "rule":
+            rules.append((where, str(body.get("chain")), body.get("expr")))
+    for where, chain, expressions in rules:
+        if chain in tables.get(where, {}):
+            tables[where][chain].rules += _rules(_list(expressions), elements[where])
     return tables
 
 
-def _chain(body: dict[str, Any], table: str) -> Chain:
-    priority = body.get("prio", 0)
+def _objects(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        document = json.loads(text)
+    except RecursionError:
+        raise NotARuleset("it is nested too deeply") from None
+    except ValueError as why:
+        raise NotARuleset(f"it is not JSON: {why}") from None
+    objects = document.get("nftables") if isinstance(document, dict) else None
+    if not isinstance(objects, list):
+        raise NotARuleset("it has no list nftables")
+    for each in objects:
+        kind, body = item(each)
+        if not isinstance(body, dict):
+            raise NotARuleset(f"it has an object without members: {json.dumps(each)[:60]}")
+        yield kind, body
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _chain(body: dict[str, Any], table: str, name: str) -> Chain:
+    priority, links = body.get("prio"), body.get("dev", [])
     return Chain(
-        body["name"],
+        name,
         table,
-        hook=body.get("hook", ""),
+        hook=str(body.get("hook", "")),
         kind="nat" if body.get("type") == "nat" else "filter",
-        policy=body.get("policy", "accept"),
+        policy=str(body.get("policy", "accept")),
         priority=priority if isinstance(priority, int) else 0,
+        links=frozenset(map(str, links if isinstance(links, list) else [links])),
     )
 
 
-def _rule(expressions: list[Any], sets: Sets) -> Rule:
-    matches: list[Match] = []
+def _rules(statements: list[Any], elements: Elements) -> list[Rule]:
+    """A rule; several that stand for it where it looks a verdict up in a map."""
+    found: list[Match] = []
     target = "continue"
-    for each in expressions:
-        kind, body = _expression(each)
+    changes: set[Change] = set()
+    text = _text(statements)
+    for each in statements:
+        kind, body = item(each)
         if kind == "match":
-            matches.append(_match(body, sets))
-        elif kind in ("jump", "goto"):
-            target = f"{kind} {body['target']}"
-        elif kind in _VERDICTS:
-            target = _VERDICTS[kind]
-        elif kind not in _PASSIVE:
-            matches.append(unknown)
-    return Rule(tuple(matches), target, _text(expressions))
+            found.append(match(body, elements))
+        elif kind == "vmap" and (entries := _entries(body, elements)) is not None:
+            return [
+                Rule((*found, key_match(body["key"], key)), _target(verdict), text,
+                     frozenset(changes))
+                for key, verdict in entries
+            ]  # fmt: skip
+        elif kind in _CONTINUING:
+            changes |= _changes(kind, body)
+            if kind == "mangle" and _rewrites(body):
+                found.append(matches.unknown)
+                target = "unknown"
+        elif kind in _CONDITIONS:
+            found.append(matches.unknown)
+        else:
+            found += _conditions(kind, body)
+            target = _target(each)
+    return [Rule(tuple(found), target, text, frozenset(changes))]
 
 
-def _expression(each: Any) -> tuple[str, Any]:
-    """Its name and what it is about, which some do without."""
-    return next(iter(each.items())) if isinstance(each, dict) else (str(each), {})
+def _target(statement: Any) -> str:
+    kind, body = item(statement)
+    if kind in ("jump", "goto") and isinstance(body, dict) and isinstance(body.get("target"), str):
+        return f"{kind} {body['target']}"
+    return _VERDICTS.get(kind, "unknown")
 
 
-def _match(body: dict[str, Any], sets: Sets) -> Match:
-    left, right, operator = body.get("left"), body.get("right"), body.get("op", "==")
-    read = _reader(left)
-    if operator not in ("==", "!=", "in") or read is None:
-        return unknown
-    values = _values(right, sets)
-    if values is None:
-        return unknown
-    field, value_of = read
-    if field == "ct state":
-        match = is_new([str(value) for value in values])
-    elif field == "link":
-        fits_name = one_of([str(value) for value in values])
+def _conditions(kind: str, body: Any) -> list[Match]:
+    """When a statement that may end the rule does so."""
+    if kind == "reject":
+        how = body.get("type") if isinstance(body, dict) else None
+        if how == "icmpv6":  # of packets of that family only
+            return [matches.never]
+        return [matches.protocol("tcp")] if how == "tcp reset" else []
+    return [] if kind in _VERDICTS or kind in ("jump", "goto") else [matches.unknown]
 
-        def match(packet: Packet) -> bool | None:
-            return fits_name(str(value_of(packet)))
 
+def _entries(body: Any, elements: Elements) -> list[tuple[Any, Any]] | None:
+    """The keys and verdicts of a map, the one for all other keys at the end; None: not known."""
+    if not isinstance(body, dict) or "key" not in body:
+        return None
+    data = body.get("data")
+    if isinstance(data, str) and data.startswith("@"):
+        entries = elements.get(data[1:])
     else:
-        wanted = [_range(value) for value in values]
-
-        def match(packet: Packet) -> bool | None:
-            value = value_of(packet)
-            fits = [each(value) if each is not None else None for each in wanted]
-            return True if True in fits else None if None in fits else False
-
-    return match if operator != "!=" else lambda packet: _inverted(match(packet))
-
-
-def _inverted(fits: bool | None) -> bool | None:
-    return None if fits is None else not fits
-
-
-def _reader(left: Any) -> tuple[str, Callable[[Packet], Any]] | None:
-    """What the left side of a match reads of a packet."""
-    if not isinstance(left, dict):
+        entries = data.get("set") if isinstance(data, dict) else None
+    if not isinstance(entries, list):
         return None
-    kind, body = next(iter(left.items()))
-    if kind == "meta":
-        readers: dict[str, tuple[str, Callable[[Packet], Any]]] = {
-            "iifname": ("link", lambda packet: packet.came_in),
-            "oifname": ("link", lambda packet: packet.goes_out),
-            "iif": ("link", lambda packet: packet.came_in),
-            "oif": ("link", lambda packet: packet.goes_out),
-            "l4proto": ("word", lambda packet: packet.protocol),
-            "nfproto": ("word", lambda _: "ipv4"),
-            "protocol": ("word", lambda _: "ip"),
-        }
-        return readers.get(body.get("key", ""))
-    if kind == "fib" and body == {"result": "oif", "flags": ["saddr", "iif"]}:
-        # Of packets that are asked about; those of a forger do not come from where they say.
-        return "word", lambda _: True
-    if kind == "&" and body[0] == {"meta": {"key": "mark"}}:
-        return "word", lambda _: 0  # nobody has marked it
-    if kind == "ct" and body.get("key") == "state":
-        return "ct state", lambda _: "new"
-    if kind == "payload":
-        fields: dict[tuple[str, str], tuple[str, Callable[[Packet], Any]]] = {
-            ("ip", "saddr"): ("address", lambda packet: packet.source),
-            ("ip", "daddr"): ("address", lambda packet: packet.destination),
-            ("ip", "protocol"): ("word", lambda packet: packet.protocol),
-            ("udp", "dport"): ("port", lambda p: p.port if p.protocol == "udp" else -1),
-            ("tcp", "dport"): ("port", lambda p: p.port if p.protocol == "tcp" else -1),
-        }
-        return fields.get((body.get("protocol", ""), body.get("field", "")))
-    return None
-
-
-def _values(right: Any, sets: Sets) -> list[Any] | None:
-    if isinstance(right, dict) and "set" in right:
-        return list(right["set"]) if isinstance(right["set"], list) else [right["set"]]
-    if isinstance(right, str) and right.startswith("@"):
-        return sets.get(right[1:])
-    return right if isinstance(right, list) else [right]
-
-
-def _range(value: Any) -> Callable[[Any], bool] | None:
-    """Whether something is ``value``, or in it; None: that is not understood."""
-    if isinstance(value, dict):
-        if "elem" in value:
-            return _range(value["elem"].get("val"))
-        if "prefix" in value:
-            try:
-                network = IPv4Network(f"{value['prefix']['addr']}/{value['prefix']['len']}")
-            except ValueError:
-                return None
-            return lambda found: isinstance(found, IPv4Address) and found in network
-        if "range" in value:
-            low, high = (_scalar(each) for each in value["range"])
-            if type(low) is not type(high):
-                return None
-            return lambda found: type(found) is type(low) and low <= found <= high
+    if not all(isinstance(each, list) and len(each) == 2 for each in entries):
         return None
-    wanted = _scalar(value)
-    return lambda found: bool(found == wanted)
+    return sorted(((key, verdict) for key, verdict in entries), key=lambda each: each[0] == "*")
 
 
-def _scalar(value: Any) -> Any:
-    try:
-        return IPv4Address(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
+def _changes(kind: str, body: Any) -> set[Change]:
+    if kind == "notrack":
+        return {"tracked"}
+    is_mark = kind == "mangle" and _mangled(body) in (("meta", "mark"), ("ct", "mark"))
+    return {"mark"} if is_mark else set()
 
 
-def _text(expressions: list[Any]) -> str:
+def _mangled(body: Any) -> tuple[str, Any]:
+    kind, key = item(body.get("key")) if isinstance(body, dict) else ("", None)
+    return kind, key.get("key", key.get("field")) if isinstance(key, dict) else None
+
+
+def _rewrites(body: Any) -> bool:
+    """Whether the packet goes to or comes from somewhere else afterwards."""
+    kind, name = _mangled(body)
+    return not (kind in ("meta", "ct", "tcp option") or name in ("dscp", "ttl", "ecn"))
+
+
+def _text(statements: list[Any]) -> str:
     """A rule in few words, for messages."""
     words = []
-    for each in expressions:
-        kind, body = _expression(each)
-        if kind == "match":
-            words.append(f"{_side(body.get('left'))} {body.get('op')} {_side(body.get('right'))}")
-        elif kind in ("jump", "goto"):
-            words.append(f"{kind} {body['target']}")
-        elif kind in _VERDICTS:
-            words.append(kind)
+    for each in statements:
+        kind, body = item(each)
+        if kind == "match" and isinstance(body, dict):
+            operator = body.get("op", "==")
+            words.append(f"{_side(body.get('left'))} {operator} {_side(body.get('right'))}")
+        elif kind == "vmap" and isinstance(body, dict):
+            words.append(f"{_side(body.get('key'))} vmap")
+        elif (target := _target(each)) != "unknown":
+            words.append(target if kind in ("jump", "goto") else kind)
     return ", ".join(words)
 
 
 def _side(value: Any) -> str:
-    if isinstance(value, dict):
-        kind, body = next(iter(value.items()))
-        if kind == "payload":
-            return f"{body.get('protocol')} {body.get('field')}"
-        if kind in ("meta", "ct"):
-            return f"{kind} {body.get('key')}"
-        if kind == "prefix":
-            return f"{body.get('addr')}/{body.get('len')}"
-        return json.dumps(value)
-    return str(value)
+    kind, body = item(value) if isinstance(value, dict) else ("", None)
+    match kind, body:
+        case "payload", {"protocol": protocol, "field": field}:
+            return f"{protocol} {field}"
+        case "meta" | "ct", {"key": key}:
+            return f"{kind} {key}"
+        case "prefix", {"addr": address, "len": length}:
+            return f"{address}/{length}"
+    return value if isinstance(value, str) else json.dumps(value)

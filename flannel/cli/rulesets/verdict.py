@@ -1,47 +1,96 @@
 """What a firewall does with a packet. Pure: rules in, verdict out.
 
-`iptables_rules` and `nft_rules` make `Chain`s of what the host's tools print. Not all matches are
-understood; a rule with one that is not *may* apply. A verdict is only as sure as the rules on the
-way to it, and says so.
+    verdict = judge(chains, FORWARDED, packet)
+    verdict.outcome    # "accept" or "drop"; "masquerade" of rules for nat
+    verdict.sure       # False: a rule on the way could not be understood
+
+`iptables` and `nft` make `Chain`s of what the host's programs print. They do not understand every
+match and every target; a rule with one that they do not understand *may* apply. A verdict is as
+sure as the rules on the way to it, and says so.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from typing import Literal
 
 Outcome = Literal["accept", "drop", "masquerade", "return", "continue"]
 
+FORWARDED = "ingress", "prerouting", "forward", "postrouting", "egress"
+RECEIVED = "ingress", "prerouting", "input"
+SENT = "output", "postrouting", "egress"
+TRANSLATED = ("postrouting",)
+"""The hooks on the way of a packet, in order; the last for chains of kind nat."""
+
+_DECIDING = {"forward", "input", "output"}
+"""The hooks whose rules say who may send; those of others are about special packets."""
+
+
+OTHER_PORT = 9
+"""Of the discard service (RFC 863): stands for services that no rule names."""
+
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """The first packet of a connection. ``port`` is the destination's, for udp and tcp."""
+    """The first packet of a connection.
+
+    :ivar came_in: the link; "" if this host sends the packet.
+    :ivar goes_out: the link; "" if the packet is for this host.
+    :ivar protocol: by its name in /etc/protocols.
+    :ivar port: the destination's, of udp and tcp.
+    :ivar mark: the packet's and its connection's; None: a rule on the way has set one of them.
+    :ivar tracked: whether conntrack sees the packet; None: a rule on the way may have said no.
+    """
 
     source: IPv4Address
     destination: IPv4Address
     came_in: str = ""
     goes_out: str = ""
     protocol: str = "icmp"
-    port: int = 0
+    port: int = OTHER_PORT
+    mark: int | None = 0
+    tracked: bool | None = True
 
 
-Match = Callable[[Packet], bool | None]
-"""Whether a packet fits; None: not understood."""
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """A packet as a hook sees it.
+
+    :ivar link_in: the link it came in by; :ivar link_out: the link it leaves by; None: the hook
+        has none, or does not know it yet.
+    """
+
+    packet: Packet
+    link_in: str | None
+    link_out: str | None
+
+
+Match = Callable[[Sight], bool | None]
+"""Whether a packet fits; None: perhaps."""
+
+Change = Literal["mark", "tracked"]
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """``target`` is accept, drop, masquerade, return, continue, or ``jump X`` and ``goto X``."""
+    """One rule.
+
+    :ivar target: accept, drop, masquerade, return, continue, ``jump X``, ``goto X``; or unknown,
+        which may be any of them.
+    :ivar text: for messages.
+    :ivar changes: what of the packet the rule sets.
+    """
 
     matches: tuple[Match, ...]
     target: str
     text: str
+    changes: frozenset[Change] = frozenset()
 
-    def fits(self, packet: Packet) -> bool | None:
+    def fits(self, sight: Sight) -> bool | None:
         """Whether the rule applies; None: perhaps."""
         unsure = False
         for match in self.matches:
-            fits = match(packet)
+            fits = match(sight)
             if fits is False:
                 return False
             unsure |= fits is None
@@ -52,9 +101,10 @@ class Rule:
 class Chain:
     """Rules in order.
 
-    :ivar table: with its family, or the tool's name, for messages.
-    :ivar hook: where packets enter a base chain: input, forward, output or postrouting; else "".
+    :ivar table: with its family, or the program's name, for messages.
+    :ivar hook: where packets enter a base chain, as in `FORWARDED`; "" for other chains.
     :ivar kind: filter or nat, of a base chain.
+    :ivar links: of a base chain at ingress or egress, which sees these links only.
     """
 
     name: str
@@ -64,14 +114,15 @@ class Chain:
     kind: str = "filter"
     policy: str = "accept"
     priority: int = 0
+    links: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What happens.
 
-    :ivar by: the rule or policy that decided.
-    :ivar sure: no rule on the way was beyond understanding.
+    :ivar by: the rule or policy that decided; "" if none did.
+    :ivar sure: every rule on the way was understood.
     """
 
     outcome: Outcome
@@ -79,96 +130,121 @@ class Verdict:
     sure: bool = True
 
 
-Tables = Mapping[str, Mapping[str, Chain]]
-"""Chains by name, by table."""
+Chains = Mapping[str, Mapping[str, Chain]]
+"""By name, by table."""
 
 
-def judge(tables: Tables, hook: str, packet: Packet, kind: str = "filter") -> Verdict:
-    """What all base chains of ``hook`` together do: to be dropped by one is to be dropped.
+def judge(chains: Chains, hooks: tuple[str, ...], packet: Packet, kind: str = "filter") -> Verdict:
+    """What all base chains at ``hooks`` together do: one that drops is enough.
 
-    For nat the first that translates decides.
+    Of chains for nat the first that translates decides.
     """
-    bases = sorted(
-        (
-            chain
-            for chains in tables.values()
-            for chain in chains.values()
-            if chain.hook == hook and chain.kind == kind
-        ),
-        key=lambda chain: chain.priority,
-    )
-    accepted = Verdict("accept")
-    for base in bases:
-        verdict = _walk(tables[base.table], base, packet, 0)
-        if verdict.outcome in ("continue", "return"):
+    walk = _Walk(packet)
+    accepted, weight = Verdict("accept"), 0
+    for base in _bases(chains, hooks, kind):
+        sight = _sight(base.hook, packet)
+        link = sight.link_in if base.hook == "ingress" else sight.link_out
+        if base.links and link not in base.links:
+            continue
+        verdict = walk.through(chains[base.table], base)
+        is_by_rule = verdict.outcome not in ("continue", "return")
+        if not is_by_rule:
             policy: Outcome = "drop" if base.policy == "drop" else "accept"
             by = f"policy {base.policy} of {base.table} {base.name}"
             verdict = Verdict(policy, by, verdict.sure)
-        if verdict.outcome in ("drop", "masquerade"):
+        if base.hook in ("ingress", "egress") and not base.links:  # nft 1.0 does not name them
+            accepted = replace(accepted, sure=accepted.sure and verdict.outcome == "accept")
+        elif verdict.outcome in ("drop", "masquerade"):
             return Verdict(verdict.outcome, verdict.by, verdict.sure and accepted.sure)
-        if kind == "nat" and verdict.by and not verdict.by.startswith("policy"):
+        elif kind == "nat" and is_by_rule:
             return verdict
-        accepted = Verdict("accept", verdict.by or accepted.by, verdict.sure and accepted.sure)
+        else:
+            sure, own_weight = verdict.sure and accepted.sure, _weight(base, is_by_rule)
+            accepted = replace(verdict if own_weight >= weight else accepted, sure=sure)
+            weight = max(weight, own_weight)
     return accepted
 
 
+def _weight(base: Chain, is_by_rule: bool) -> int:
+    """How much it explains that a base chain has accepted a packet."""
+    return 2 * (base.hook in _DECIDING) + is_by_rule
+
+
+def _bases(chains: Chains, hooks: tuple[str, ...], kind: str) -> Iterator[Chain]:
+    every = [chain for table in chains.values() for chain in table.values()]
+    for hook in hooks:
+        found = [chain for chain in every if (chain.hook, chain.kind) == (hook, kind)]
+        yield from sorted(found, key=lambda chain: chain.priority)
+
+
+def _sight(hook: str, packet: Packet) -> Sight:
+    return Sight(
+        packet,
+        None if hook in ("output", "egress") else packet.came_in or None,
+        None if hook in ("ingress", "prerouting", "input") else packet.goes_out or None,
+    )
+
+
 _DEEPEST = 16
-"""Jumps within jumps; both tools refuse loops, and nft more than this."""
+"""Jumps within jumps; both kinds refuse loops, and nft more than this."""
+
+_MOST_RULES = 200_000
+"""Looked at for one verdict. Rules that may apply and jump let the ways through them multiply."""
 
 
-def _walk(chains: Mapping[str, Chain], chain: Chain, packet: Packet, depth: int) -> Verdict:
-    sure = True
-    for rule in chain.rules:
-        fits = rule.fits(packet)
-        if fits is False or rule.target == "continue":
-            continue
-        verb, _, name = rule.target.partition(" ")
-        if verb in ("jump", "goto"):
+class _Walk:
+    """The way of one packet, which rules may change, through chains."""
+
+    def __init__(self, packet: Packet) -> None:
+        self._packet = packet
+        self._n_rules = 0
+
+    def through(self, chains: Mapping[str, Chain], base: Chain) -> Verdict:
+        """What a base chain does, but for its policy."""
+        return self._chain(chains, base, base.hook, 0)
+
+    def _chain(self, chains: Mapping[str, Chain], chain: Chain, hook: str, depth: int) -> Verdict:
+        sure = True
+        for rule in chain.rules:
+            self._n_rules += 1
+            if self._n_rules > _MOST_RULES:
+                return Verdict("continue", sure=False)
+            fits = rule.fits(_sight(hook, self._packet))
+            if fits is False:
+                continue
+            self._change(rule.changes)
+            verb, _, name = rule.target.partition(" ")
+            if verb == "continue":
+                continue
+            if verb not in ("jump", "goto"):
+                outcome = _outcome(verb)
+                if fits and outcome is not None:
+                    return Verdict(outcome, f"{chain.table} {chain.name}: {rule.text}", sure)
+                sure = False
+                continue
             if name not in chains or depth >= _DEEPEST:
                 sure = False
                 continue
-            inner = _walk(chains, chains[name], packet, depth + 1)
-            if inner.outcome in ("continue", "return"):
-                sure &= inner.sure
-                if verb == "goto" and fits:
-                    return Verdict("return", sure=sure)
-                continue
-        else:
-            inner = Verdict(_outcome(verb), f"{chain.table} {chain.name}: {rule.text}")
-        if fits is None or not inner.sure:
-            sure = False
-            if fits is None:
-                continue
-        return Verdict(inner.outcome, inner.by, sure and inner.sure)
-    return Verdict("continue", sure=sure)
+            inner = self._chain(chains, chains[name], hook, depth + 1)
+            ends = inner.outcome not in ("continue", "return")
+            if fits and ends:
+                return Verdict(inner.outcome, inner.by, sure and inner.sure)
+            sure &= inner.sure
+            if fits and verb == "goto":
+                return Verdict("return", sure=sure)
+            if fits is None and (ends or verb == "goto"):
+                sure = False
+        return Verdict("continue", sure=sure)
+
+    def _change(self, changes: frozenset[Change]) -> None:
+        if "mark" in changes:
+            self._packet = replace(self._packet, mark=None)
+        if "tracked" in changes:
+            self._packet = replace(self._packet, tracked=None)
 
 
-def _outcome(verb: str) -> Outcome:
+def _outcome(verb: str) -> Outcome | None:
     match verb:
         case "accept" | "drop" | "masquerade" | "return":
             return verb
-    return "continue"
-
-
-def one_of(wanted: Iterable[str]) -> Callable[[str], bool]:
-    """Names of links; a + or * at the end of one stands for anything."""
-    patterns = tuple(wanted)
-
-    def fits(name: str) -> bool:
-        return any(
-            name.startswith(each[:-1]) if each[-1:] in ("+", "*") else name == each
-            for each in patterns
-        )
-
-    return fits
-
-
-def unknown(_: Packet) -> bool | None:
-    """A match that is not understood."""
     return None
-
-
-def is_new(states: Sequence[str]) -> Match:
-    """Connection tracking: the packet is the first of its connection."""
-    fits = "new" in {state.lower() for state in states}
-    return lambda _: fits
