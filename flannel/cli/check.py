@@ -30,6 +30,14 @@ from flannel.network_config import NetworkConfig
 _BRIDGE = docker_bridge.NAME
 _MOST_JUDGED = 50
 """Peers whose packets are judged by the rules for input, which seldom differ."""
+_CONDITIONS = {
+    Condition.NFT: "firewall",
+    Condition.IPTABLES: "firewall",
+    Condition.SYSCTLS: "firewall",
+    Condition.MASQUERADE: "firewall",
+    Condition.GUARD: "unguarded",
+}
+"""Those of flanneld's conditions that nothing here would show, and their findings."""
 
 
 @dataclass
@@ -123,6 +131,9 @@ async def _ask_daemon(context: Context, facts: Facts) -> list[Finding]:
     findings = []
     if not status["ready"]:
         findings.append(Finding("not-ready", status["unready"]))
+    for condition, kind in _CONDITIONS.items():
+        if text := status["conditions"].get(condition.value):
+            findings.append(Finding(kind, text))
     lease = status["lease"]
     if lease is not None and lease["renewal_in"] is not None and lease["renewal_in"] < -600:
         late = duration(-lease["renewal_in"])

@@ -57,6 +57,12 @@ KINDS: dict[str, Kind] = {
     "input-drop": Kind(
         "what other hosts send to containers here is dropped",
         "accept that UDP port on the external interface"),
+    "firewall": Kind(
+        "masquerade, guard or forwarding may be missing or out of date",
+        "see that nft and iptables run: nft list ruleset, iptables-save; flanneld tries again"),
+    "unguarded": Kind(
+        "packets that nobody should send may reach containers, here or on other hosts",
+        "install nftables, or filter the backend's UDP port by other means", "warning"),
     "device-missing": Kind(
         "packets to other hosts have no way out",
         "flanneld makes it again within seconds when it runs; see its log if not"),

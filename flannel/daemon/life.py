@@ -167,7 +167,8 @@ class Life:
             mark=options.guard_mark,
         )
         resync = max(options.iptables_resync.total_seconds(), 1.0)
-        return Firewall(rules, lambda: subnets.peers, resync, network.device)
+        conditions = self._shared.status.conditions
+        return Firewall(rules, lambda: subnets.peers, resync, network.device, conditions)
 
     def _lease_keeper(self, upkeep: Upkeep, firewall: Firewall) -> LeaseKeeper:
         def tell(changed: set[IPv4Network]) -> None:

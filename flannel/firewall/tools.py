@@ -23,7 +23,7 @@ TIMEOUT = 30.0
 _LOCK_WAIT = "5"
 """Seconds to wait while another program has iptables' lock."""
 
-_SEARCH = "iptables", "iptables-nft", "iptables-legacy"
+SEARCH = "iptables", "iptables-nft", "iptables-legacy"
 
 _LEGACY_TABLES = Path("/proc/thread-self/net/ip_tables_names")
 
@@ -106,7 +106,7 @@ async def find_iptables(which: Callable[[str], str | None] = shutil.which) -> li
     :raises CannotRun: a program does not report its version.
     """
     found: list[Iptables] = []
-    for name in _SEARCH:
+    for name in SEARCH:
         if which(name) is None:
             continue
         done = await programs.run([name, "--version"], timeout=TIMEOUT)

@@ -101,6 +101,14 @@ class _StatusCollector(Collector):
         for reason, count in self._status.guard_drops.items():
             guard.add_metric([reason], count)
         yield guard
+        guarded = self._status.is_guarded
+        if guarded is not None:
+            yield _gauge("flannel_guarded", "1 if the guard is in force.", guarded)
+        yield _counter(
+            "flannel_firewall_failures",
+            "How often nft or iptables refused, or could not be run.",
+            self._status.firewall_failures,
+        )
         yield _counter(
             "flannel_firewall_repairs",
             "Firewall rules put back as they should be.",

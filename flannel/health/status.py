@@ -65,7 +65,17 @@ class Guarding(Protocol):
 
     @property
     def is_guarded(self) -> bool:
-        """Whether who may send is looked at."""
+        """Whether the whole guard that is wanted was in force when it was last seen."""
+        ...
+
+    @property
+    def wants_guard(self) -> bool:
+        """Whether a guard is wanted."""
+        ...
+
+    @property
+    def failures(self) -> int:
+        """How often a program of the firewall refused or could not be run."""
         ...
 
     @property
@@ -214,6 +224,18 @@ class Status:
         """How often, in this life of the network, rules were put right."""
         return self._life.firewall.repairs if self._life is not None else 0
 
+    @property
+    def firewall_failures(self) -> int:
+        """How often, in this life of the network, a program of the firewall failed."""
+        return self._life.firewall.failures if self._life is not None else 0
+
+    @property
+    def is_guarded(self) -> bool | None:
+        """Whether the guard is in force; None where no guard is wanted."""
+        if self._life is None or not self._life.firewall.wants_guard:
+            return None
+        return self._life.firewall.is_guarded
+
     def lease_seconds(self) -> tuple[float, float] | None:
         """What is left of the lease, and until its renewal, in seconds.
 
@@ -276,6 +298,7 @@ class Status:
             "firewall": {
                 "guarded": life.firewall.is_guarded,
                 "repairs": life.firewall.repairs,
+                "failures": life.firewall.failures,
                 "dropped": self.guard_drops,
             },
         }

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from private_network import run
 
+from flannel.conditions import Conditions
 from flannel.firewall.keeper import Firewall, Guard, Rules
 from flannel.firewall.nft_table import TABLE
 from flannel.firewall.nftables import Nftables
@@ -77,10 +78,11 @@ def keeping(
     peers: Peers | None = None,
     device: str = "",
     resync: float = 0.1,
+    conditions: Conditions | None = None,
 ) -> Firewall:
     """Run ``work`` while the firewall is kept, looked at ten times a second."""
     peers = peers or Peers(2)
-    firewall = Firewall(rules, lambda: peers.leases, resync, device)
+    firewall = Firewall(rules, lambda: peers.leases, resync, device, conditions)
 
     async def both() -> None:
         made = asyncio.Event()

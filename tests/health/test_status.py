@@ -52,7 +52,7 @@ class Network:
 class Firewall:
     """A guard that has dropped something."""
 
-    is_guarded, repairs = True, 2
+    is_guarded, wants_guard, repairs, failures = True, True, 2, 3
 
     async def counters(self) -> dict[str, Counter]:
         return {"stranger": Counter(5, 500)}
