@@ -31,7 +31,7 @@ An acknowledgement of its own would come when pyroute2 has forgotten the request
 in its queue for what nobody has asked for: 36 bytes, and as its buffer was large, a hole of some
 2 kB before the next in the heap."""
 
-_PATIENCE = 5.0
+_PATIENCE = 2.0
 """Seconds to wait for an answer. The kernel answers at once, or what it answered was lost."""
 
 _IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000  # if.h

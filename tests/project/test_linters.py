@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-C_FILES = sorted([*(ROOT / "csrc").rglob("*.[ch]"), *(ROOT / "bench").rglob("*.c")])
+C_FILES = sorted(
+    path
+    for pattern in ("csrc/**/*.[ch]", "bench/**/*.c", "netns-tests/**/*.c")
+    for path in ROOT.glob(pattern)
+)
 CDEFS = sorted((ROOT / "csrc").glob("*.cdef"))
 WARNINGS = ["-D_GNU_SOURCE", "-Icsrc", "-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Werror"]
 # To clang a header's inline functions are unused when it looks at the header alone.
