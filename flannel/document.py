@@ -6,10 +6,13 @@ nothing but `BadDocument`.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
-MAX_BYTES = 64 * 1024
+from flannel.printable import as_json, printable
+
+MAX_CHARS = 64 * 1024
 """Far above any real config or lease (some hundred bytes); keeps one bad value cheap."""
 _MAX_DEPTH = 20
 """Of values in values; real ones are three deep. What the decoder takes just before it runs out of
@@ -24,10 +27,17 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")  # Python's json reads NaN and Infinity, Go's does not
 
 
-_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):  # 1e999 is JSON; what was read could not be written again
+        raise BadDocument(f"{printable(digits, 20)} in it is too large a number")
+    return value
 
 
-def load(text: str, max_chars: int = MAX_BYTES) -> dict[str, Any]:
+_decoder = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+
+
+def load(text: str, max_chars: int = MAX_CHARS) -> dict[str, Any]:
     """Return the object in ``text``; read its members through `Members`.
 
     :raises BadDocument: it is too long, not JSON, nested too deeply, or not an object.
@@ -57,8 +67,7 @@ def _is_deeper(value: Any, levels: int) -> bool:
 
 def shown(value: Any) -> str:
     """``value`` as JSON on one line, cut to a length fit for a message."""
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return printable(as_json(value), 60)
 
 
 class Members:

@@ -12,13 +12,18 @@ from dataclasses import dataclass, field
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from typing import Any, assert_never
 
-from flannel.document import BadDocument, Members, load, shown
+from flannel.document import MAX_CHARS, BadDocument, Members, load, shown
 from flannel.errors import BadLease
 
 # A key of a dual-stack cluster goes on after "&" with an IPv6 subnet, which is left to others.
 _KEY = re.compile(r"([0-9.]{7,15})-(3[0-2]|[12]?[0-9])(?:&[0-9a-fA-F:.]+-[0-9]{1,3})?")
 
 _UNNAMED_BACKEND = "udp"
+
+LONGEST_TTL = 2**31 - 1
+"""Seconds. The store may say that a lease lasts longer; 68 years are for ever."""
+LAST_INDEX = 2**64 - 1
+"""Indexes of etcd are unsigned 64 bit numbers."""
 
 _NODE_ID = re.compile(r"[A-Za-z0-9-]{0,64}")
 
@@ -51,16 +56,16 @@ class LeaseAttrs:
             members["NodeID"] = self.node_id
         if self.asked_by:
             members["AskedBy"] = self.asked_by
-        return json.dumps(members, separators=(",", ":"))
+        return json.dumps(members, separators=(",", ":"), allow_nan=False)
 
     @classmethod
-    def from_json(cls, text: str) -> "LeaseAttrs":
+    def from_json(cls, text: str, max_chars: int = MAX_CHARS) -> "LeaseAttrs":
         """Read a value; unknown members are ignored, names may be in any case.
 
         :raises BadLease: it is not JSON, or has no unicast ``PublicIP``, or a wrong type.
         """
         try:
-            members = Members(load(text))
+            members = Members(load(text, max_chars))
         except BadDocument as why:
             raise BadLease(f"its value cannot be read: {why}") from None
         public_ip = members.get("PublicIP")

@@ -160,6 +160,14 @@ def test_no_key_makes_the_parser_raise_anything_else(key: str) -> None:
         parse_subnet_key(key)
 
 
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "1e309", "NaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize("where", ['{{"x":{}}}', "[[{}]]", "{}"])
+def test_a_number_that_no_reader_of_json_has_makes_the_lease_bad(number: str, where: str) -> None:
+    data = where.format(number)
+    with pytest.raises(BadLease, match="is not JSON|too large a number"):
+        LeaseAttrs.from_json(f'{{"PublicIP":"10.9.0.1","BackendData":{data}}}')
+
+
 def lease(subnet: str, host: str = "10.9.0.1", **other: int) -> Lease:
     return Lease(IPv4Network(subnet), LeaseAttrs(IPv4Address(host), "host-gw"), **other)
 

@@ -1,6 +1,8 @@
 """A thing is said once, until it is another thing or was over in between."""
 
 import logging
+import tracemalloc
+from ipaddress import IPv4Network
 
 import pytest
 
@@ -43,8 +45,75 @@ def test_another_wording_of_the_same_is_not_said(caplog: pytest.LogCaptureFixtur
     assert said(caplog) == ["connection refused", "wrong password"]
 
 
-def test_endlessly_many_subjects_do_not_fill_the_memory() -> None:
-    once = Once(logging.getLogger("nobody.listens"))
-    for number in range(25_000):
-        once.info(number, "x")
-    assert len(once._said) <= 10_000
+class TestMany:
+    """However many subjects there are, the log stays short and the memory bounded."""
+
+    def test_of_very_many_some_are_named_and_the_others_counted(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        once = Once(LOG)
+        for _ in range(3):  # a store full of garbage, read again and again
+            for number in range(50_000):
+                once.warn(f"key {number}", f"skipping key {number}")
+            once.summarize()
+        lines = said(caplog)
+        assert lines[:100] == [f"skipping key {number}" for number in range(100)]
+        assert lines[100:] == ["and 49900 more such messages; the last: skipping key 49999"]
+
+    def test_what_changes_again_and_again_is_some_lines_a_minute(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        now = 0.0
+        once = Once(LOG, lambda: now)
+        for number in range(36_000):  # for an hour, ten times a second
+            now = number / 10
+            once.warn("a", f"version {number}")
+        named = [line for line in said(caplog) if line.startswith("version")]
+        counted = [int(line.split()[1]) for line in said(caplog) if line.startswith("and")]
+        assert len(named) <= 100 + 3600 / 6
+        assert len(counted) <= 60
+        assert 35_000 <= len(named) + sum(counted) <= 36_000
+
+    def test_after_a_while_news_are_logged_one_by_one_again(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        now = 0.0
+        once = Once(LOG, lambda: now)
+        for number in range(200):
+            once.warn(number, "x")
+        once.summarize()
+        now = 3600.0
+        once.warn("later", "y")
+        assert said(caplog)[-1] == "y"
+
+    def test_endlessly_many_subjects_do_not_fill_the_memory(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        once = Once(LOG)
+        tracemalloc.start()
+        try:
+            for number in range(250_000):
+                once.info(f"{number}{'x' * 1000}", "y" * 1000)
+            once.summarize()
+            assert tracemalloc.get_traced_memory()[0] < 30_000_000
+        finally:
+            tracemalloc.stop()
+        assert len(said(caplog)) <= 110
+        assert [line for line in said(caplog) if line.startswith("more than 100000 such")]
+
+    def test_one_that_cannot_be_read_back_is_forgotten_all_the_same(self) -> None:
+        once = Once(logging.getLogger("nobody.listens"))
+        for number in range(2_000):
+            once.warn(number, "x")
+        assert once.told(0) == "x"
+        assert once.told(1_999) == ""
+        assert once.forget(1_999)
+        assert not once.forget(1_999)
+
+    def test_networks_that_begin_alike_are_told_apart(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        once = Once(LOG)
+        for subnet in ("10.5.1.0/24", "10.5.1.128/25"):  # Python's hash is the same
+            once.warn(IPv4Network(subnet), "x")
+        assert said(caplog) == ["x", "x"]

@@ -17,6 +17,7 @@ from flannel.document import shown
 from flannel.errors import BadOption, FlannelError
 from flannel.health.pages import socket_path
 from flannel.options.table import Options
+from flannel.printable import as_json
 from flannel.stores import ConfigDocument
 from flannel.stores.etcd_endpoints import Endpoints
 from flannel.stores.etcd_v2 import EtcdV2Store
@@ -73,7 +74,7 @@ class Context:
     def show(self, document: Any, text: str) -> None:
         """Print the one or the other."""
         if self.as_json:
-            print(json.dumps(document, indent=2, default=str))
+            print(as_json(document, indent=2))
         elif text:
             print(text)
 

@@ -7,23 +7,37 @@ One JSON document in a private file, whose leases have the form that they have i
      "Peers": {"10.5.2.0-24": "{...}", ...}}
 """
 
-import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flannel import atomic_file
-from flannel.document import BadDocument, Members, load
+from flannel.document import MAX_CHARS, BadDocument, Members, load, shown
 from flannel.errors import BadLease
-from flannel.lease import Lease, LeaseAttrs, parse_subnet_key, subnet_key
+from flannel.lease import (
+    LAST_INDEX,
+    LONGEST_TTL,
+    Lease,
+    LeaseAttrs,
+    parse_subnet_key,
+    subnet_key,
+)
+from flannel.once import Once
+from flannel.printable import as_json
 
 log = logging.getLogger(__name__)
+_too_long = Once(log)
 
 FILE_NAME = "state.json"
 _VERSION = 1
 _MAX_BYTES = 32 << 20
 """Two hundred bytes a peer: more than any network has."""
+_MAX_VALUES = 15 << 20
+"""Characters of all peers: in the file each is escaped once more, which doubles them at most."""
+_MAX_VALUE = 6 * MAX_CHARS
+"""Characters of a lease: what was one in the store may be written there as it is, here as ASCII."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +61,7 @@ class SavedState:
             "Version": _VERSION,
             "Prefix": self.prefix,
             "Config": self.config,
-            "Peers": {subnet_key(peer.subnet): peer.attrs.to_json() for peer in self.peers},
+            "Peers": self._values(),
         }
         if self.lease is not None:
             document["Lease"] = {
@@ -56,11 +70,30 @@ class SavedState:
                 "TTL": self.lease.ttl,
                 "Index": self.lease.index,
             }
-        return json.dumps(document)
+        return as_json(document)
+
+    def _values(self) -> dict[str, str]:
+        """The peers' leases by key, so many of the shortest that the file can be read again.
+
+        Whoever can write leases may have made some of them very long.
+        """
+        values = {subnet_key(peer.subnet): peer.attrs.to_json() for peer in self.peers}
+        left = _MAX_VALUES
+        if sum(map(len, values.values())) <= left:
+            _too_long.forget("peers")
+            return values
+        found = {}
+        for key, value in sorted(values.items(), key=lambda each: len(each[1])):
+            left -= len(value)
+            if left < 0:
+                break
+            found[key] = value
+        _too_long.warn("peers", f"leases too long to be saved: {len(values) - len(found)}")
+        return found
 
     @classmethod
     def from_json(cls, text: str) -> "SavedState":
-        """Read and check all of it.
+        """Read and check all of it; peers that make no sense are left out.
 
         :raises BadDocument: it is not what `to_json` makes.
         """
@@ -68,25 +101,40 @@ class SavedState:
         if members.get("Version") != _VERSION:
             raise members.bad("Version", f"must be {_VERSION}")
         try:
-            lease = None
-            if "Lease" in members:
-                own = Members(members.mapping("Lease"), "Lease.")
-                key, value = (own.text(name, "must be a string") for name in ("Key", "Value"))
-                ttl = own.integer("TTL", -1, 0, 2**31)
-                lease = Lease(
-                    parse_subnet_key(key),
-                    LeaseAttrs.from_json(value),
-                    ttl if ttl >= 0 else None,
-                    own.integer("Index", 0, 0, 2**63),
-                )
-            peers = tuple(
-                Lease(parse_subnet_key(key), LeaseAttrs.from_json(str(value)))
-                for key, value in members.mapping("Peers").items()
+            lease = (
+                _own(Members(members.mapping("Lease"), "Lease.")) if "Lease" in members else None
             )
         except BadLease as why:
-            raise BadDocument(f"a lease in it is none: {why}") from None
+            raise BadDocument(f"the lease of this host in it is none: {why}") from None
+        peers = _peers(members.mapping("Peers"))
         prefix, config = (members.text(name, "must be a string") for name in ("Prefix", "Config"))
         return cls(prefix, config, lease, peers)
+
+
+def _own(members: Members) -> Lease:
+    key, value = (members.text(name, "must be a string") for name in ("Key", "Value"))
+    ttl = members.integer("TTL", -1, 0, LONGEST_TTL)
+    return Lease(
+        parse_subnet_key(key),
+        LeaseAttrs.from_json(value, _MAX_VALUE),
+        ttl if ttl >= 0 else None,
+        members.integer("Index", 0, 0, LAST_INDEX),
+    )
+
+
+def _peers(values: Mapping[str, Any]) -> tuple[Lease, ...]:
+    """The peers' leases, each read on its own; those that are none are left out and logged."""
+    peers = []
+    bad: dict[str, BadLease] = {}
+    for key, value in values.items():
+        try:
+            peers.append(Lease(parse_subnet_key(key), LeaseAttrs.from_json(str(value), _MAX_VALUE)))
+        except BadLease as why:
+            bad[key] = why
+    if bad:
+        key, first = next(iter(bad.items()))
+        log.warning("%d saved leases are none, the first is %s: %s", len(bad), shown(key), first)
+    return tuple(peers)
 
 
 def write(path: Path, state: SavedState) -> None:

@@ -12,7 +12,6 @@ another one for a second daemon on the host, and `flannel` finds it by the flag 
 """
 
 import asyncio
-import json
 import logging
 import os
 from collections.abc import AsyncIterator, Mapping
@@ -23,6 +22,7 @@ from typing import Any
 from flannel.health.http_server import Page, serving
 from flannel.health.status import Status, lease_document
 from flannel.options.table import Options
+from flannel.printable import as_json, printable
 from flannel.systemd import notify, watchdog_interval
 
 log = logging.getLogger(__name__)
@@ -77,16 +77,16 @@ async def served(options: Options, status: Status) -> AsyncIterator[None]:
 
 def _health(status: Status) -> Page:
     dead = status.dead()
-    return Page(503, f"{dead}\n".encode()) if dead else Page(200, b"flanneld is running")
+    return Page(503, f"{printable(dead)}\n".encode()) if dead else Page(200, b"flanneld is running")
 
 
 def _readiness(status: Status) -> Page:
     why = status.unready()
-    return Page(503, f"{why}\n".encode()) if why else Page(200, b"flanneld is ready\n")
+    return Page(503, f"{printable(why)}\n".encode()) if why else Page(200, b"flanneld is ready\n")
 
 
 def _json(document: Any) -> Page:
-    return Page(200, json.dumps(document).encode() + b"\n", "application/json")
+    return Page(200, as_json(document).encode() + b"\n", "application/json")
 
 
 async def _watchdog(status: Status, environ: Mapping[str, str]) -> None:

@@ -91,6 +91,8 @@ class PeerTables:
         touched: set[Key] = set()
         for subnet in subnets:
             touched |= self._replan(subnet, peers.get(subnet))
+        for once in (self._bad_leases, self._conflicts):
+            once.summarize()
         was_known = self._is_known
         if changed is None:
             touched = self._compare()

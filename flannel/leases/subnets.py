@@ -234,6 +234,7 @@ class SubnetManager:
                 differ.add(subnet)
             if lease is None:
                 self._strange.forget(subnet)
+        self._strange.summarize()
         return differ
 
     def _is_peer(self, lease: Lease) -> bool:

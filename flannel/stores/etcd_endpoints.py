@@ -12,13 +12,14 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 from urllib.parse import urlsplit
 
 import etcd
 import urllib3
 
 from flannel.errors import StoreDenied, StoreUnavailable
+from flannel.lease import LAST_INDEX
 from flannel.stores import StoreHealth
 
 log = logging.getLogger(__name__)
@@ -239,7 +240,10 @@ def _request(
         response = client.api_execute(
             client.key_endpoint + key, method, params=dict(params), timeout=timeout
         )
-        return Answer(_document(response.data), int(response.headers["X-Etcd-Index"]))
+        index = int(response.headers["X-Etcd-Index"])
+        if not _is_index(index):
+            raise ValueError
+        return Answer(_document(response.data), index)
     except etcd.EtcdWatchTimedOut:
         raise
     except etcd.EtcdConnectionFailed as error:
@@ -263,7 +267,7 @@ def _document(data: bytes) -> dict[str, Any]:
     if not isinstance(root, dict):
         raise TypeError
     for node in (root, *root.get("nodes", ())):
-        if not isinstance(node, dict) or type(node["modifiedIndex"]) is not int:
+        if not isinstance(node, dict) or not _is_index(node["modifiedIndex"]):
             raise TypeError
         if type(node.get("ttl", 0)) is not int or not isinstance(node.get("value", ""), str):
             raise TypeError
@@ -272,10 +276,14 @@ def _document(data: bytes) -> dict[str, Any]:
     return document
 
 
+def _is_index(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value <= LAST_INDEX
+
+
 def _outcome(error: etcd.EtcdException, payload: Mapping[str, Any]) -> Exception:
     """What etcd's refusal means."""
     index = payload.get("index")
-    if type(index) is not int:
+    if not _is_index(index):
         index = 0
     if isinstance(error, etcd.EtcdKeyNotFound):
         return NotFound(index) if "errorCode" in payload else _Trouble(_NO_V2)

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from flannel.errors import BadLease, ConfigConflict, LeaseChanged, LeaseTaken, StoreUnavailable
 from flannel.lease import (
+    LONGEST_TTL,
     Lease,
     LeaseAdded,
     LeaseAttrs,
@@ -270,6 +271,7 @@ class EtcdV2Store:
                     garbled.add(parse_subnet_key(name))
             if (stands := lease or kept) is not None:
                 good[name] = stands
+        self._unreadable.summarize()
         return good, frozenset(garbled), answer.etcd_index
 
     def _events(self, document: dict[str, Any]) -> tuple[list[LeaseEvent], bool]:
@@ -373,7 +375,7 @@ def _ttl(node: dict[str, Any]) -> int | None:
     etcd leaves 0 out, which is what a lease has left from its end until etcd deletes it.
     """
     ttl: int | None = node.get("ttl", 0 if "expiration" in node else None)
-    return ttl
+    return None if ttl is None else min(max(ttl, 0), LONGEST_TTL)
 
 
 def _held_by(found: Lease | None) -> str:

@@ -5,6 +5,7 @@ import json
 import os
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
@@ -77,9 +78,6 @@ def changed(change: Callable[[dict[str, Any]], object]) -> str:
         changed(lambda d: d.pop("Config")),
         changed(lambda d: d.pop("Peers")),
         changed(lambda d: d.update(Peers=[1])),
-        changed(lambda d: d.update(Peers={"10.5.2.0-24": None})),
-        changed(lambda d: d.update(Peers={"foo": PEER.attrs.to_json()})),
-        changed(lambda d: d.update(Peers={"10.5.2.0-24": '{"PublicIP":"fe80::1"}'})),
         changed(lambda d: d.update(Lease=7)),
         changed(lambda d: d["Lease"].update(Key="10.5.1.7-24")),
         changed(lambda d: d["Lease"].update(TTL="long")),
@@ -95,6 +93,69 @@ def test_a_bad_file_is_one_warning_and_ignored(
     (record,) = caplog.records
     assert record.getMessage().startswith(f"ignoring {path}, ")
     assert record.getMessage().isprintable()
+
+
+ODD = {
+    "10.5.3.0-24": None,
+    "foo": PEER.attrs.to_json(),
+    "10.5.4.0-24": '{"PublicIP":"fe80::1"}',
+    "10.5.5.0-24": '{"PublicIP":"192.0.2.77","BackendData":{"x":1e999}}',
+    "10.5.6.0-24": "[" * 5_000,
+    "10.5.7.0-24": '{"PublicIP":"192.0.2.78","BackendType":"' + "B" * 500_000 + '"}',
+    "\x1b[2J\n": "{}",
+}
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda key: key[:12].encode("unicode_escape").decode())
+def test_a_peer_that_makes_no_sense_is_left_out_and_the_others_are_served(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, odd: str
+) -> None:
+    path = tmp_path / "state.json"
+    path.write_text(changed(lambda d: d["Peers"].update({odd: ODD[odd]})))
+    assert saved_state.read(path, PREFIX) == STATE
+    (record,) = caplog.records
+    assert record.getMessage().startswith("1 saved leases are none, the first is ")
+    assert record.getMessage().isprintable()
+    assert len(record.getMessage()) < 300
+
+
+@pytest.mark.parametrize(
+    "attrs",
+    [
+        LeaseAttrs(PEER.attrs.public_ip, "B" * 60_000),
+        LeaseAttrs(PEER.attrs.public_ip, "é" * 30_000),
+        LeaseAttrs(PEER.attrs.public_ip, "\ud800\x1b", {"\x00": ['"' * 30_000]}),
+        LeaseAttrs(PEER.attrs.public_ip, "vxlan", {"x": 1e308}),
+    ],
+    ids=["long", "longer in ASCII", "no characters", "a large number"],
+)
+def test_whatever_lease_can_be_read_in_the_store_can_be_saved(
+    tmp_path: Path, attrs: LeaseAttrs
+) -> None:
+    """As text it had up to 65,536 characters there."""
+    text = json.dumps(json.loads(attrs.to_json()), ensure_ascii=False)
+    lease = Lease(IPv4Network("10.5.9.0/24"), LeaseAttrs.from_json(text), 2**31 - 1, 2**64 - 1)
+    state = SavedState(
+        PREFIX, "x", lease, (PEER, replace(lease, subnet=IPv4Network("10.5.8.0/24")))
+    )
+    saved_state.write(tmp_path / "state.json", state)
+    assert saved_state.read(tmp_path / "state.json", PREFIX) == state
+
+
+def test_of_too_many_long_leases_the_short_ones_are_saved(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saved_state, "_MAX_VALUES", 100_000)
+    long = tuple(
+        Lease(IPv4Network(f"10.5.{n}.0/24"), LeaseAttrs(PEER.attrs.public_ip, '"' * 30_000))
+        for n in range(100, 110)
+    )
+    saved_state.write(tmp_path / "state.json", SavedState(PREFIX, "x", OWN, (*long, PEER)))
+    found = saved_state.read(tmp_path / "state.json", PREFIX)
+    assert found is not None
+    assert (found.lease, found.peers[0]) == (OWN, PEER)
+    assert len(found.peers) == 2
+    assert "leases too long to be saved: 9" in caplog.text
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/etc/passwd")])

@@ -38,7 +38,7 @@ STRANGE = [
         '"modifiedIndex":null', '"modifiedIndex":"x"', '"modifiedIndex":1e999', '"value":""',
         '"modifiedIndex":6,"nodes":7', '"modifiedIndex":6,"nodes":[7]',
         '"modifiedIndex":6,"nodes":[{}]', '"modifiedIndex":6,"ttl":"x"',
-        '"modifiedIndex":6,"value":[]',
+        '"modifiedIndex":6,"value":[]', f'"modifiedIndex":{10**30}', '"modifiedIndex":-1',
     )),
     *(f'{{"errorCode":{code},"index":{index}}}' for code, index in (
         (100, "null"), (100, '"x"'), (100, 7), (101, "[]"), (105, 7), (401, 7), ("[]", 7),

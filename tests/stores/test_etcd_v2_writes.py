@@ -154,6 +154,17 @@ class TestWrites:
 
         run(main())
 
+    def test_a_lease_that_lasts_nearly_for_ever_has_an_end_that_can_be_reckoned_with(
+        self, etcd: EtcdServer
+    ) -> None:
+        async def main() -> None:
+            add(etcd, A, ttl=3_000_000_000)
+            lease = await store_at(etcd.url).find(A)
+            assert lease is not None
+            assert lease.ttl == 2**31 - 1
+
+        run(main())
+
     def test_a_replaced_reservation_has_no_end(self, etcd: EtcdServer) -> None:
         async def main() -> None:
             store = store_at(etcd.url)

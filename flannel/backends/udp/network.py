@@ -86,6 +86,7 @@ class UdpNetwork:
         before = self._routes.copy()
         for subnet in peers.keys() | before.keys() if changed is None else changed:
             self._plan(subnet, peers.get(subnet))
+        self._bad_leases.summarize()
         if self._routes != before:
             self._dataplane.set_routes(self._routes.values())
         self._peers_known.set()

@@ -1,0 +1,90 @@
+"""Foreign text, made fit for a terminal, a line of the log, and JSON.
+
+Whoever writes a lease, names a link, or makes a program print something chooses bytes that a
+terminal obeys (ECMA-48), that begin a new line, turn the direction of writing, or are no
+characters at all. All that flanneld and `flannel` print passes here:
+
+    printable(text)         on one line, cut
+    printable_json(text)    a JSON document as it was written, whole
+    as_json(document)       always JSON, whatever the document holds
+    say(text)               printed, line by line
+"""
+
+import json
+import math
+import sys
+from typing import Any, TextIO
+
+LONGEST = 1500
+"""Characters of a line, at most. The longest honest ones, findings with an error that names every
+endpoint of etcd with its reason, have half of that."""
+
+_CUT = "..."
+
+
+def printable(text: str, longest: int = LONGEST) -> str:
+    r"""``text`` on one line: what is no printable character becomes an escape such as ``\x1b``.
+
+    :param longest: characters of the result; the end of a longer one is cut, and shown to be.
+    """
+    text = text[: longest + 1]
+    if not text.isprintable():
+        text = "".join(each if each.isprintable() else _escape(each) for each in text)
+    return text if len(text) <= longest else text[: longest - len(_CUT)] + _CUT
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def say(text: str, file: TextIO | None = None) -> None:
+    """Print ``text``, which may have several lines, each of them printable; to stdout, or ``file``.
+
+    It is the only place that prints. A character that the terminal's encoding lacks is escaped.
+    """
+    stream = sys.stdout if file is None else file
+    whole = "\n".join(printable(line) for line in text.split("\n"))
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    stream.write(whole.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+
+
+def printable_json(text: str) -> str:
+    r"""A JSON document as it was written, fit for a terminal, and still the same document.
+
+    What is no printable character can stand in strings only, and becomes ``\u...`` there. Nothing
+    is cut: the text may go into a file.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() or each in "\n\t" else _json_escape(each)
+        for each in text.replace("\r\n", "\n")
+    )
+
+
+def _json_escape(character: str) -> str:
+    return f"\\u{ord(character):04x}" if character < "\x80" else json.dumps(character)[1:-1]
+
+
+def as_json(document: Any, indent: int | None = None) -> str:
+    """``document`` as JSON in ASCII; on one line, if no ``indent`` is given.
+
+    It is JSON for every reader: a number that JSON cannot write (NaN, infinities) becomes null,
+    and an object of Python's its text.
+    """
+    options: dict[str, Any] = {"indent": indent, "default": str, "allow_nan": False}
+    try:
+        text = json.dumps(document, **options)
+    except ValueError:
+        text = json.dumps(_without_infinities(document), **options)
+    return text.replace("\x7f", "\\u007f")  # of ASCII, the one that json leaves as it is
+
+
+def _without_infinities(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _without_infinities(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_infinities(each) for each in value]
+    return value

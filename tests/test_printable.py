@@ -1,0 +1,97 @@
+"""Whatever others write, what is printed of it has no control over a terminal, and JSON is JSON."""
+
+import io
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flannel.printable import LONGEST, as_json, printable, printable_json, say
+
+EVIL = "\x1b]0;OWNED\x07\x1b[2J\r\nFORGED\x9b31m\x7f\u202e\u2028\ud800"
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2028\u2029\ud800-\udfff]")
+
+texts = st.text(st.characters())
+"""With lone surrogates, which JSON can hold."""
+characters = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+def documents(texts: st.SearchStrategy[str]) -> st.SearchStrategy[Any]:
+    return st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | texts,
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+        max_leaves=20,
+    )
+
+
+class TestPrintable:
+    def test_what_a_terminal_obeys_is_escaped(self) -> None:
+        assert printable("a\x1b[2J\r\nb\x9b\u202e\ud800é") == r"a\x1b[2J\r\nb\x9b\u202e\ud800é"
+
+    def test_words_in_other_scripts_stay(self) -> None:
+        assert printable("Überflug 東京 😀") == "Überflug 東京 😀"
+
+    def test_what_is_long_is_cut_and_shown_to_be(self) -> None:
+        assert printable("a" * 60_000, 20) == "a" * 17 + "..."
+        assert printable("\x1b" * 60_000, 20) == r"\x1b\x1b\x1b\x1b\..."
+        assert printable("a" * 20, 20) == "a" * 20
+
+    @given(texts, st.integers(3, 50))
+    def test_any_text_is_one_line_of_printable_characters(self, text: str, longest: int) -> None:
+        shown = printable(text, longest)
+        assert shown.isprintable()
+        assert len(shown) <= longest
+
+
+class TestSay:
+    def said(self, text: str, encoding: str = "utf-8") -> str:
+        raw = io.BytesIO()
+        with io.TextIOWrapper(raw, encoding=encoding, write_through=True) as stream:
+            say(text, stream)
+            return raw.getvalue().decode(encoding)
+
+    def test_lines_of_ours_stay_lines_and_each_is_cut(self) -> None:
+        assert self.said("one\ntwo") == "one\ntwo\n"
+        assert [len(line) for line in self.said("a" * 60_000 + "\nb").splitlines()] == [LONGEST, 1]
+
+    @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+    def test_nothing_that_is_said_raises_or_controls(self, encoding: str) -> None:
+        said = self.said(EVIL + "\u0394", encoding)
+        assert not CONTROL.search(said.replace("\n", ""))
+
+
+class TestJson:
+    @given(documents(texts))
+    def test_it_is_json_for_every_reader(self, document: Any) -> None:
+        def refuse(word: str) -> None:
+            raise AssertionError(f"{word} is not JSON")
+
+        text = as_json(document)
+        json.loads(text, parse_constant=refuse)
+        assert text.isascii()
+        assert text.isprintable()
+
+    def test_numbers_that_are_none_become_null(self) -> None:
+        nan, infinity = float("nan"), float("inf")
+        assert as_json({"a": [nan, -infinity, 1.5], "b": (infinity,)}) == (
+            '{"a": [null, null, 1.5], "b": [null]}'
+        )
+
+    def test_what_can_be_written_is_what_is_read(self) -> None:
+        document = {"a": [1, "\x1b\x7f", None, {"b": EVIL}]}
+        assert json.loads(as_json(document, indent=2)) == document
+
+    @given(documents(characters))
+    def test_a_document_stays_the_same_one_when_it_is_made_printable(self, document: Any) -> None:
+        text = json.dumps(document, ensure_ascii=False, indent=1)
+        shown = printable_json(text)
+        assert not CONTROL.search(shown.replace("\n", ""))
+        again = json.loads(shown)
+        assert again == document or "NaN" in text
+
+    def test_a_printable_document_is_left_as_it_was_written(self) -> None:
+        text = '{\r\n\t"Network": "10.1.0.0/16", "Ort": "Köln"\r\n}'
+        assert printable_json(text) == text.replace("\r", "")
