@@ -3,6 +3,7 @@
 import ctypes
 import mmap
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import urllib3
@@ -58,6 +59,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time for etcd to answer: a busy disk keeps it waiting for seconds."""
     monkeypatch.setattr(etcd_members, "_REQUEST_TIMEOUT", urllib3.Timeout(connect=10, read=30))
+    for name in ("_ANSWER", "_LISTING"):
+        bounds = getattr(etcd_members, name)
+        monkeypatch.setattr(etcd_members, name, replace(bounds, seconds=60))
 
 
 @pytest.fixture

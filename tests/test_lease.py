@@ -164,7 +164,7 @@ def test_no_key_makes_the_parser_raise_anything_else(key: str) -> None:
 @pytest.mark.parametrize("where", ['{{"x":{}}}', "[[{}]]", "{}"])
 def test_a_number_that_no_reader_of_json_has_makes_the_lease_bad(number: str, where: str) -> None:
     data = where.format(number)
-    with pytest.raises(BadLease, match="is not JSON|too large a number"):
+    with pytest.raises(BadLease, match=r"is not JSON|too large a number"):
         LeaseAttrs.from_json(f'{{"PublicIP":"10.9.0.1","BackendData":{data}}}')
 
 

@@ -10,6 +10,7 @@ import json
 import logging
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple, TypeGuard
@@ -20,13 +21,20 @@ import urllib3
 
 from flannel.errors import StoreDenied, StoreUnavailable
 from flannel.lease import LAST_INDEX
-from flannel.stores import StoreHealth
+from flannel.stores import StoreHealth, bounded
 
 log = logging.getLogger(__name__)
 
-_REQUEST_TIMEOUT = urllib3.Timeout(connect=1.0, read=2.0)
+_CONNECT = 1.0
+_REQUEST_TIMEOUT = urllib3.Timeout(connect=_CONNECT, read=2.0)
 """Seconds for a request to one member. A write takes 2 ms; a member that needs seconds is in
 trouble, and another one is asked."""
+
+_ANSWER = bounded.Bounds(6.0, 4 << 20)
+"""For the whole of an answer about one key, whose value may be of any size...
+"""
+_LISTING = bounded.Bounds(30.0, 32 << 20)
+"""...and of one about a directory: 60,000 leases are 15 MB."""
 
 _SOCKET_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
@@ -38,6 +46,8 @@ _SOCKET_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 4000),
 )
 
+_WITHOUT_END = (bounded.TooLate, bounded.TooLong)
+_NO_END = "its answer has no end"
 _NO_V2 = "it does not serve the v2 API (etcd wants --enable-v2)"
 
 
@@ -107,6 +117,7 @@ class Endpoints:
                 allow_reconnect=False,
                 allow_redirect=False,
             )
+            made.http.pool_classes_by_scheme = bounded.POOLS
             made.http.connection_pool_kw["retries"] = False
             made.http.connection_pool_kw["socket_options"] = _SOCKET_OPTIONS
             return made
@@ -130,11 +141,13 @@ class Endpoints:
         """
         trouble = []
         failed: type[StoreUnavailable | StoreDenied] = StoreUnavailable
+        bounds = _LISTING if "recursive" in params else _ANSWER
         first = self._current
         for turn in range(len(self._clients)):
             number = (first + turn) % len(self._clients)
+            client = self._clients[number]
             try:
-                answer = _request(self._clients[number], method, key, params, _REQUEST_TIMEOUT)
+                answer = _request(client, method, key, params, _REQUEST_TIMEOUT, bounds)
             except Refused:
                 self._answered(number)
                 raise
@@ -143,11 +156,20 @@ class Endpoints:
                 if isinstance(why, _Denied):
                     failed = StoreDenied
                 trouble.append(f"{self._endpoints[number]}: {why}")
+                self._heard_at = monotonic()  # each may take long
             else:
                 self._answered(number)
                 return answer
         self._failed()
         raise failed(f"cannot {doing}: {'; '.join(trouble)}")
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which `ask` and `poll` have ended, in any case that was thought of.
+
+        How long the resolver takes for the name of an endpoint is not bounded.
+        """
+        return len(self._clients) * (_LISTING.seconds + _CONNECT)
 
     def poll(
         self, doing: str, key: str, params: Mapping[str, str], seconds: float
@@ -160,10 +182,11 @@ class Endpoints:
         :raises: as `ask` does.
         """
         number = self._current
-        timeout = urllib3.Timeout(connect=1.0, read=seconds)
+        timeout = urllib3.Timeout(connect=_CONNECT, read=seconds)
+        bounds = replace(_LISTING, seconds=seconds + _ANSWER.seconds)
         try:
             answer = _request(
-                self._pollers[number], "GET", key, {**params, "wait": "true"}, timeout
+                self._pollers[number], "GET", key, {**params, "wait": "true"}, timeout, bounds
             )
         except etcd.EtcdWatchTimedOut:
             self._heard_at = monotonic()
@@ -234,17 +257,25 @@ _REFRESH_VALUE = 211
 
 
 def _request(
-    client: Any, method: str, key: str, params: Mapping[str, str], timeout: urllib3.Timeout
+    client: Any,
+    method: str,
+    key: str,
+    params: Mapping[str, str],
+    timeout: urllib3.Timeout,
+    bounds: bounded.Bounds,
 ) -> Answer:
     try:
-        response = client.api_execute(
-            client.key_endpoint + key, method, params=dict(params), timeout=timeout
-        )
+        with bounded.answer_within(bounds):
+            response = client.api_execute(
+                client.key_endpoint + key, method, params=dict(params), timeout=timeout
+            )
         index = int(response.headers["X-Etcd-Index"])
         if not _is_index(index):
             raise ValueError
         return Answer(_document(response.data), index)
-    except etcd.EtcdWatchTimedOut:
+    except etcd.EtcdWatchTimedOut as over:
+        if isinstance(_innermost(over.cause), bounded.TooLate):
+            raise _Trouble(_NO_END) from None
         raise
     except etcd.EtcdConnectionFailed as error:
         raise _connection_trouble(error.cause) from None
@@ -297,14 +328,20 @@ def _outcome(error: etcd.EtcdException, payload: Mapping[str, Any]) -> Exception
     return _Trouble(f"HTTP status {status}" if status else _NO_V2)
 
 
+def _innermost(error: object) -> object:
+    while isinstance(error, BaseException) and not isinstance(error, _WITHOUT_END):
+        deeper = getattr(error, "reason", None) or error.__cause__ or error.__context__
+        if not isinstance(deeper, BaseException) or deeper is error:
+            break
+        error = deeper
+    return error
+
+
 def _connection_trouble(cause: object) -> Exception:
     """In plain words, what urllib3 wraps in several layers."""
-    inner = cause
-    while isinstance(inner, BaseException):
-        deeper = getattr(inner, "reason", None) or inner.__cause__ or inner.__context__
-        if not isinstance(deeper, BaseException) or deeper is inner:
-            break
-        inner = deeper
+    inner = _innermost(cause)
+    if isinstance(inner, _WITHOUT_END):
+        return _Trouble(_NO_END)
     if isinstance(cause, urllib3.exceptions.SSLError) or "SSL" in type(inner).__name__:
         # E.g. "self-signed certificate", or OpenSSL's TLSV1_ALERT_UNKNOWN_CA.
         why = getattr(inner, "verify_message", "") or getattr(inner, "reason", "") or "no TLS"

@@ -1,31 +1,21 @@
 """Store on the etcd v2 API: what keys, values and events mean.
 
-Requests block, so each runs in a thread of its own that ends with it, or with the process: a
-daemon thread, for one in an executor would hold up the process's exit as long as a poll lasts.
-Everything else here belongs to the event loop.
+Requests block, so each runs in a thread of its own that ends with it, or with the process: one in
+an executor would hold up the process's exit as long as a poll lasts. Everything else here belongs
+to the event loop.
 """
 
 import asyncio
 import logging
-import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from ipaddress import IPv4Network
-from typing import Any, TypeVar
+from random import SystemRandom
+from time import monotonic
+from typing import NamedTuple, TypeVar
 
 from flannel.errors import BadLease, ConfigConflict, LeaseChanged, LeaseTaken, StoreUnavailable
-from flannel.lease import (
-    LONGEST_TTL,
-    Lease,
-    LeaseAdded,
-    LeaseAttrs,
-    LeaseEvent,
-    LeaseGarbled,
-    LeaseRemoved,
-    parse_subnet_key,
-    subnet_key,
-)
-from flannel.once import Once
+from flannel.lease import Lease, LeaseAttrs, subnet_key
 from flannel.stores import Changes, ConfigDocument, Snapshot
 from flannel.stores.etcd_endpoints import (
     Answer,
@@ -35,24 +25,40 @@ from flannel.stores.etcd_endpoints import (
     NotFound,
     ValueRefused,
 )
+from flannel.stores.etcd_v2_nodes import LeaseNodes, lease_in, ttl_of
+from flannel.stores.threads import NoThread, in_thread
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+_random = SystemRandom()
 
 _POLL = 10.0
-"""Seconds that one long poll lasts. After each that brought nothing a quorum read finds out
-whether the member hangs, or the history began anew, as after a restore."""
-
-_LONGEST_ANSWER = 30.0
-"""Seconds for all of an answer: 60,000 leases are 15 MB. A member is asked no more once it has been
-silent for 2; one that sends a byte now and then would be heard out for ever."""
+"""Seconds that one long poll lasts, in the mean: hosts that have started together do not ask
+together. For each that brings nothing a quorum read finds out whether the member hangs, or the
+history began anew, as after a restore."""
 
 _HISTORY = 500
 """etcd v2 keeps the last 1,000 events of all keys. A watch that has fallen behind by half of that
-on account of foreign keys takes a snapshot while nothing is lost."""
+on account of foreign keys has to begin at a newer index."""
+_LEAD = 1.5
+"""Seconds before the end of a poll at which etcd's index is asked, at most: an event that had
+happened by then has so long to arrive by the poll. With many foreign writes it is less, so that the
+next poll finds the history that it needs: up to 3,000 of them a second, with this."""
+_LEAST_LEAD = 0.2
+_RELIST = 600.0
+"""Seconds, in the mean, after which all leases are read where that was relied on; for more than
+3,000 leases so much longer that each host reads 1.4 kB a second."""
 
-_REMOVED = frozenset({"delete", "expire", "compareAndDelete"})
-_WRITTEN = frozenset({"set", "create", "update", "compareAndSwap"})
+
+class _Silence(NamedTuple):
+    """A poll has ended without an event.
+
+    :ivar now: etcd's index since.
+    :ivar until: the index as of which there was certainly none.
+    """
+
+    now: int
+    until: int
 
 
 class EtcdV2Store:
@@ -62,15 +68,16 @@ class EtcdV2Store:
         self._members = members
         self._config = f"{prefix}/config"
         self._subnets = f"{prefix}/subnets"
+        self._nodes = LeaseNodes(self._subnets)
         # By key: what the feed has told, and what `snapshot` has listed, while it can be read.
         self._good: dict[str, Lease] = {}
         self._listed: dict[str, Lease] = {}
         self._seen = 0
         """The index as of which the feed has told everything."""
-        self._refreshes = False
+        self._lead = _LEAD
+        self._knows_refresh = False
         """Whether etcd is known to have ``refresh``: it came with 2.3. To an older one it is a word
         like any other, and the rest a write of an empty value."""
-        self._unreadable = Once(log)
 
     def close(self) -> None:
         """See `flannel.stores.Store`."""
@@ -96,7 +103,7 @@ class EtcdV2Store:
                 yield document
             # Any write after `index` is news; what it says is read again, with a quorum.
             with suppress(HistoryLost):
-                await self._poll(doing, self._config, index)
+                await self._poll(doing, self._config, index, _POLL * _random.uniform(0.8, 1.2))
 
     async def write_config(self, text: str, before: ConfigDocument | None) -> None:
         """See `flannel.stores.Store`."""
@@ -115,30 +122,70 @@ class EtcdV2Store:
 
     async def follow_leases(self) -> AsyncIterator[Snapshot | Changes]:
         """See `flannel.stores.Store`."""
-        doing = f"watch {self._subnets}"
         while True:
             self._good, garbled, index = await self._list(self._good)
             rewound, self._seen = index < self._seen, index
             yield Snapshot(tuple(self._good.values()), rewound, garbled)
-            while True:
+            relist_at: float | None = None
+            while relist_at is None or monotonic() < relist_at:
                 try:
-                    answer = await self._poll(doing, self._subnets, index, recursive="true")
+                    found = await self._await_event(index)
                 except HistoryLost:
                     break
-                if answer is None:
-                    if not index <= await self._current_index() <= index + _HISTORY:
+                if isinstance(found, _Silence):
+                    if found.now < index or found.now - found.until > _HISTORY:
                         break
+                    if found.until > index:
+                        index = self._seen = found.until
+                        relist_at = relist_at or self._time_to_relist()
                     continue
-                events, go_on = self._events(answer.document)
-                index = self._seen = answer.document["node"]["modifiedIndex"]
+                events, is_all = self._nodes.apply(found.document, self._good)
+                index = self._seen = found.document["node"]["modifiedIndex"]
                 if events:
                     yield Changes(tuple(events))
-                if not go_on:
+                if not is_all:
                     break
                 # An event costs a request of 0.5 ms, a lease in a list 0.03 ms: far behind, it is
                 # quicker to read all than to catch up.
-                if answer.etcd_index - index > 8 + len(self._good) // 16:
+                if found.etcd_index - index > 8 + len(self._good) // 16:
                     break
+
+    def _time_to_relist(self) -> float:
+        return monotonic() + _RELIST * max(1, len(self._good) / 3000) * _random.uniform(0.5, 1.5)
+
+    async def _await_event(self, index: int) -> Answer | _Silence:
+        """Poll for the first event after ``index``.
+
+        Foreign writes push the history of our keys out of etcd's window while none of ours is
+        written. Where they do, the poll is made to prove that there was nothing up to a newer
+        index: etcd is asked for it a moment before the end of the poll, which would have brought an
+        event of before by then. That takes one member, which has carried out all up to that index,
+        and a connection that works; a list of all leases now and then makes good for the rest.
+        """
+        seconds = _POLL * _random.uniform(0.8, 1.2)
+        doing, member = f"watch {self._subnets}", self._members.first
+        poll = asyncio.ensure_future(
+            self._poll(doing, self._subnets, index, seconds, recursive="true")
+        )
+        began, now, asked_at = monotonic(), None, 0.0
+        try:
+            await asyncio.wait((poll,), timeout=seconds - self._lead)
+            if not poll.done():
+                now, asked_at = await self._current_index(), monotonic()
+            answer = await poll
+        finally:
+            if not poll.cancel() and not poll.cancelled():
+                poll.exception()  # if it has one, it is looked at
+        if answer is not None:
+            return answer
+        if now is None:  # it has ended too early to prove anything
+            return _Silence(await self._current_index(), index)
+        is_proof = self._members.first == member and monotonic() - asked_at > self._lead / 2
+        rate = (now - index) / (monotonic() - began)
+        self._lead = min(_LEAD, max(_LEAST_LEAD, 400 / max(rate, 1)))
+        if now - index <= _HISTORY or not is_proof:
+            return _Silence(now, index)
+        return _Silence(now, now)
 
     async def snapshot(self) -> Snapshot:
         """See `flannel.stores.Store`."""
@@ -154,7 +201,7 @@ class EtcdV2Store:
             return None
         node = answer.document["node"]
         try:
-            return _lease(node)
+            return lease_in(node)
         except BadLease as why:
             why.index = 0 if node.get("dir") else node["modifiedIndex"]
             raise
@@ -192,12 +239,12 @@ class EtcdV2Store:
 
     async def renew(self, lease: Lease, ttl: int) -> Lease:
         """See `flannel.stores.Store`."""
-        if not self._refreshes:
+        if not self._knows_refresh:
             value = lease.attrs.to_json()
             try:
                 return await self._swap(lease, lease.attrs, value=value, ttl=ttl, refresh="true")
             except ValueRefused:
-                self._refreshes = True
+                self._knows_refresh = True
         return await self._swap(lease, lease.attrs, ttl=ttl, refresh="true")
 
     async def release(self, lease: Lease) -> None:
@@ -239,7 +286,7 @@ class EtcdV2Store:
         key = f"{self._subnets}/{subnet_key(subnet)}"
         given = {name: str(value) for name, value in params.items() if value is not None}
         node = (await self._ask(f"write {key}", "PUT", key, **given)).document["node"]
-        return Lease(subnet, attrs, _ttl(node), node["modifiedIndex"])
+        return Lease(subnet, attrs, ttl_of(node), node["modifiedIndex"])
 
     async def _read(self, subnet: IPv4Network) -> Lease | None:
         """The lease for a subnet as the cluster has it; None if there is none that can be read."""
@@ -261,59 +308,8 @@ class EtcdV2Store:
             )
         except NotFound as absent:
             return {}, frozenset(), absent.index
-        good, garbled = {}, set()
-        for node in answer.document["node"].get("nodes", ()):
-            name = _name(node)
-            kept = before.get(name)
-            lease = self._readable(node, kept)
-            if lease is None:
-                with suppress(BadLease):
-                    garbled.add(parse_subnet_key(name))
-            if (stands := lease or kept) is not None:
-                good[name] = stands
-        self._unreadable.summarize()
-        return good, frozenset(garbled), answer.etcd_index
-
-    def _events(self, document: dict[str, Any]) -> tuple[list[LeaseEvent], bool]:
-        """What an event means for leases, and whether that is all; else look at everything."""
-        node, action = document["node"], document.get("action")
-        key = str(node.get("key", ""))
-        if key.rpartition("/")[0] != self._subnets:
-            if len(key) > len(self._subnets):
-                return [], True  # something in a directory below it, which is no lease
-            # The directory itself, or one above it.
-            removed = self._good.values() if action in _REMOVED else ()
-            return [LeaseRemoved(lease.subnet) for lease in removed], False
-        name = _name(node)
-        if action in _REMOVED:
-            self._unreadable.forget(name)
-            gone = self._good.pop(name, None)
-            return [LeaseRemoved(gone.subnet)] if gone is not None else [], True
-        if action not in _WRITTEN:
-            return [], False
-        kept = self._good.get(name)
-        lease = self._readable(node, kept)
-        if lease is None:
-            return [LeaseGarbled(kept.subnet)] if kept is not None else [], True
-        self._good[name] = lease
-        return [LeaseAdded(lease)], True
-
-    def _readable(self, node: dict[str, Any], kept: Lease | None) -> Lease | None:
-        """The lease in a node; None if it holds none, which is said once.
-
-        :param kept: the last good state of that key, which stands until it is mended or removed.
-        """
-        name = _name(node)
-        try:
-            lease = _lease(node)
-        except BadLease as why:
-            keeping = "; keeping what it was" if kept is not None else ""
-            value = node.get("value", "")[:200]
-            message = f"skipping {self._subnets}/{name[:100]!r}: {why}{keeping}"
-            self._unreadable.warn(name, message, about=value)
-            return None
-        self._unreadable.forget(name)
-        return lease
+        good, garbled = self._nodes.read(answer.document["node"], before)
+        return good, garbled, answer.etcd_index
 
     async def _current_index(self) -> int:
         try:
@@ -326,83 +322,30 @@ class EtcdV2Store:
     async def _ask(self, doing: str, method: str, key: str, **params: str) -> Answer:
         """`Endpoints.ask`; a changed cluster is noticed, said, and asked again."""
         try:
-            return await self._heard_out(
-                doing, _LONGEST_ANSWER, lambda: self._members.ask(doing, method, key, params)
-            )
+            return await self._bounded(doing, lambda: self._members.ask(doing, method, key, params))
         except HistoryLost:
             log.warning("another etcd cluster answers at this endpoint now")
             raise StoreUnavailable(f"cannot {doing}: the cluster has changed") from None
 
-    async def _poll(self, doing: str, key: str, index: int, **params: str) -> Answer | None:
-        """Wait for the first event after ``index``; None if there was none for a while."""
+    async def _poll(
+        self, doing: str, key: str, index: int, seconds: float, **params: str
+    ) -> Answer | None:
+        """Wait for the first event after ``index``; None if there was none in that time."""
         params["waitIndex"] = str(index + 1)
-        return await self._heard_out(
-            doing,
-            _POLL + _LONGEST_ANSWER,
-            lambda: self._members.poll(doing, key, params, _POLL),
-        )
+        return await self._bounded(doing, lambda: self._members.poll(doing, key, params, seconds))
 
-    async def _heard_out(self, doing: str, seconds: float, work: Callable[[], T]) -> T:
-        """The result of blocking ``work``, unless it takes longer."""
+    async def _bounded(self, doing: str, work: Callable[[], T]) -> T:
+        """The result of blocking ``work``, which ends in time unless a name does not resolve."""
         first = self._members.first
         try:
-            async with asyncio.timeout(seconds):
-                return await _in_thread(work)
+            async with asyncio.timeout(self._members.patience):
+                return await in_thread(work)
         except TimeoutError:
             left = self._members.leave(first)
-            raise StoreUnavailable(f"cannot {doing}: {left}: its answer has no end") from None
-
-
-def _name(node: dict[str, Any]) -> str:
-    return str(node.get("key", "")).rpartition("/")[2]
-
-
-def _lease(node: dict[str, Any]) -> Lease:
-    """The lease in a node.
-
-    :raises BadLease: its key or value is none of a lease.
-    """
-    if node.get("dir"):
-        raise BadLease("it is a directory")
-    subnet = parse_subnet_key(_name(node))
-    attrs = LeaseAttrs.from_json(node.get("value", ""))
-    return Lease(subnet, attrs, _ttl(node), node["modifiedIndex"])
-
-
-def _ttl(node: dict[str, Any]) -> int | None:
-    """Seconds; None of a key that stays.
-
-    etcd leaves 0 out, which is what a lease has left from its end until etcd deletes it.
-    """
-    ttl: int | None = node.get("ttl", 0 if "expiration" in node else None)
-    return None if ttl is None else min(max(ttl, 0), LONGEST_TTL)
+            raise StoreUnavailable(f"cannot {doing}: {left}: no answer in time") from None
+        except NoThread as why:
+            raise StoreUnavailable(f"cannot {doing}: {why}") from None
 
 
 def _held_by(found: Lease | None) -> str:
     return f"held by {found.attrs.host} now" if found is not None else "not there any more"
-
-
-async def _in_thread(work: Callable[[], T]) -> T:
-    """The result of blocking ``work``. Cancelling leaves the thread to its end, unheard."""
-    loop = asyncio.get_running_loop()
-    result: asyncio.Future[T] = loop.create_future()
-
-    def settle(value: T | None, error: BaseException | None) -> None:
-        if result.done():
-            return
-        if error is not None:
-            result.set_exception(error)
-        else:
-            result.set_result(value)  # type: ignore[arg-type] # None only if T allows it
-
-    def run() -> None:
-        value, error = None, None
-        try:
-            value = work()
-        except BaseException as raised:  # whatever it is, it belongs to whoever awaits
-            error = raised
-        with suppress(RuntimeError):  # the loop is closed: the process is about to end
-            loop.call_soon_threadsafe(settle, value, error)
-
-    threading.Thread(target=run, name="etcd", daemon=True).start()
-    return await result

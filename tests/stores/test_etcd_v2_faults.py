@@ -10,7 +10,6 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import cast
 
 import pytest
 from etcd_leases import (
@@ -26,7 +25,8 @@ from etcd_server import PREFIX, EtcdServer, free_port
 
 from flannel.errors import FlannelError, StoreUnavailable
 from flannel.lease import Lease, LeaseAdded
-from flannel.stores import Changes, Snapshot, etcd_v2
+from flannel.stores import Changes, Snapshot, etcd_endpoints
+from flannel.stores.bounded import Bounds
 from flannel.stores.etcd_v2 import EtcdV2Store
 
 # What no etcd says: the endpoint may be a proxy, or anything else.
@@ -129,20 +129,22 @@ def test_a_member_whose_answer_has_no_end_is_left_for_another(
     class Server(socketserver.ThreadingTCPServer):
         daemon_threads = True
 
-    async def main(store: EtcdV2Store, url: str) -> None:
+    async def main(url: str) -> None:
         # Whoever asks at the same time finds out by itself, and none goes on to a third.
         with monkeypatch.context() as patch:
-            patch.setattr(etcd_v2, "_LONGEST_ANSWER", 0.5)
-            both = await asyncio.gather(store.snapshot(), store.find(A), return_exceptions=True)
-        for each in both:
+            for name in ("_ANSWER", "_LISTING"):
+                patch.setattr(etcd_endpoints, name, Bounds(0.5, 1 << 20))
             with pytest.raises(StoreUnavailable, match=rf"{url}: its answer has no end"):
-                raise cast(Exception, each)
-        assert await store.snapshot() == Snapshot(())
+                await store_at(url).snapshot()
+            store = store_at(url, etcd.url)
+            both = tuple(await asyncio.gather(store.snapshot(), store.find(A)))
+        assert both == (Snapshot(()), None)
+        assert store._members.first == 1
 
     with Server(("127.0.0.1", 0), Dribbling) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         url = f"http://127.0.0.1:{server.server_address[1]}"
-        run(main(store_at(url, etcd.url), url))
+        run(main(url))
         server.shutdown()
 
 

@@ -47,6 +47,7 @@ class ModelEtcd:
 
     first = 0
     """The number of the member that is asked: there is one."""
+    patience = 10.0
 
     def __init__(self) -> None:
         self.nodes: dict[str, dict[str, Any]] = {}
@@ -136,7 +137,7 @@ class Following(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.loop = asyncio.new_event_loop()
-        self.patched = patch("flannel.stores.etcd_v2._in_thread", at_once)
+        self.patched = patch("flannel.stores.etcd_v2.in_thread", at_once)
         self.patched.start()
         self.etcd = ModelEtcd()
         self.store = EtcdV2Store(self.etcd, PREFIX)  # type: ignore[arg-type] # a model of it

@@ -1,0 +1,131 @@
+"""Whatever answers where etcd should, it costs bounded memory and time, and nothing is left."""
+
+import gc
+import resource
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+from etcd_leases import ME, A, run, store_at
+from etcd_server import PREFIX, EtcdServer
+from hostile_server import KINDS, Client, HostileServer, hostile_server
+
+from flannel.errors import StoreUnavailable
+from flannel.lease import Lease
+from flannel.stores import Snapshot, etcd_endpoints
+from flannel.stores.bounded import Bounds
+
+each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers may take half a second and some megabytes; in earnest, more of both."""
+    monkeypatch.setattr(etcd_endpoints, "_ANSWER", Bounds(0.5, 1 << 20))
+    monkeypatch.setattr(etcd_endpoints, "_LISTING", Bounds(0.5, 4 << 20))
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def nothing_left() -> Iterator[None]:
+    """Afterwards there are no more threads than before."""
+    before = set(threading.enumerate())
+    yield
+    wait_for(
+        lambda: not [each for each in threading.enumerate() if each.name == "etcd"],
+        f"threads are left: {set(threading.enumerate()) - before}",
+    )
+
+
+def peak() -> int:
+    """Bytes that this process has had at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def refusals(server: HostileServer) -> list[str]:
+    """Why each of several requests has failed."""
+
+    async def main() -> list[str]:
+        store, reasons = store_at(server.url), []
+        for doing in (store.snapshot(), store.find(A), store.create(A, ME, 100)):
+            with pytest.raises(StoreUnavailable) as why:
+                await doing
+            reasons.append(str(why.value))
+        store.close()
+        return reasons
+
+    return run(main())
+
+
+@each_kind
+@pytest.mark.usefixtures("soon", "nothing_left")
+def test_an_answer_without_an_end_is_given_up(kind: Callable[[Client], None]) -> None:
+    with hostile_server(kind) as server:
+        gc.collect()
+        before = peak()
+        for reason in refusals(server):
+            assert server.url in reason
+            assert reason.isprintable()
+            assert len(reason) < 300
+        assert peak() - before < 60_000_000
+        wait_for(lambda: server.open == 0, "connections are left")
+        assert server.accepted <= 3  # nothing was redirected, or tried again behind our back
+
+
+@each_kind
+@pytest.mark.usefixtures("soon", "nothing_left")
+def test_the_next_member_is_asked_in_its_place(
+    etcd: EtcdServer, kind: Callable[[Client], None]
+) -> None:
+    async def main(url: str) -> None:
+        store = store_at(url, etcd.url)
+        lease = await store.create(A, ME, 100)
+        assert await store.snapshot() == Snapshot((Lease(A, ME),))
+        assert await store.find(A) == lease
+
+    with hostile_server(kind) as server:
+        run(main(server.url))
+
+
+@each_kind
+@pytest.mark.usefixtures("soon", "nothing_left")
+def test_a_poll_without_an_end_ends(kind: Callable[[Client], None]) -> None:
+    with hostile_server(kind) as server:
+        members = etcd_endpoints.Endpoints([server.url])
+        with pytest.raises(StoreUnavailable, match=rf"cannot watch: {server.url}: "):
+            members.poll("watch", f"{PREFIX}/subnets", {"waitIndex": "1"}, 0.3)
+        members.close()
+        wait_for(lambda: server.open == 0, "connections are left")
+
+
+def test_an_answer_of_the_largest_network_fits(etcd: EtcdServer) -> None:
+    """60,000 leases of 300 bytes, here as fewer and longer ones."""
+    data = {"VtepMAC": "02:00:00:00:00:01", "x": "y" * 50_000}
+    attrs = replace(ME, backend_type="vxlan", backend_data=data)
+    for n in range(1, 201):
+        etcd.put(f"subnets/10.5.{n}.0-24", attrs.to_json())
+    assert len(run(store_at(etcd.url).snapshot()).leases) == 200
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_connection_is_used_again_after_an_answer(etcd: EtcdServer) -> None:
+    """What bounds the reading of one answer leaves the next request its own time."""
+
+    async def main() -> None:
+        store = store_at(etcd.url)
+        for _ in range(20):
+            await store.snapshot()
+        (client,) = store._members._clients
+        (pool,) = map(client.http.pools.get, client.http.pools.keys())
+        assert pool.num_connections == 1
+        assert pool.num_requests == 20
+
+    run(main())
