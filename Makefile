@@ -36,7 +36,7 @@ MAKEFLAGS += --no-print-directory
 # Two builds at once would write the same files.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup test lint unit netns fuzz verdicts race chaos soak coverage coverage-unit dist demo bench bench-udp install uninstall clean as-root packages
+.PHONY: help setup test lint unit netns fuzz verdicts race chaos soak coverage coverage-unit dist demo bench bench-guard bench-udp install uninstall clean as-root packages
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -90,6 +90,10 @@ demo: as-root setup ## hosts and containers in namespaces, pinging each other; n
 
 bench: as-root setup ## time to program many peers, beside ip -batch; needs root
 	@.venv/bin/python bench/program_peers.py
+
+bench-guard: as-root setup ## what the firewall's guard costs, beside no guard; needs root
+	@netns-tests/install-packages.sh iperf3 iperf3
+	@.venv/bin/python bench/guard_cost.py
 
 bench-udp: as-root setup ## speed of the udp backend beside a plain loop, VXLAN and no tunnel; needs root
 	@netns-tests/install-packages.sh iperf3 iperf3

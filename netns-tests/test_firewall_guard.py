@@ -25,7 +25,8 @@ from attacks import (
     tunnelled,
 )
 from firewalls import only
-from flannel_command import status_of
+from flannel_command import findings, status_of
+from overlays import VXLAN, start_pair
 from pings import ping
 from scapy.layers.inet import IP, UDP, IPOption_NOP, fragment
 from scapy.layers.l2 import Ether
@@ -349,3 +350,12 @@ class TestHonest:
             send(rig.containers[0], AS_USER, within)
             assert rig.newly_dropped() == {}
             assert receiver.recv(2000).endswith(FORGED)
+
+
+def test_a_rule_that_uses_the_bit_is_named_by_check(world: World) -> None:
+    pair = start_pair(world, VXLAN)
+    assert findings(pair.one) == {}
+    pair.one.run("iptables-nft", "-t", "mangle", "-A", "OUTPUT", "-j", "MARK",
+                 "--or-mark", "0x10000000")  # fmt: skip
+    assert "FLANNEL" not in findings(pair.one)["mark-conflict"]
+    assert ping(pair.near, pair.far.address, 30) is not None

@@ -109,8 +109,9 @@ async def examine(context: Context) -> list[Finding]:
         async with Netlink() as netlink:
             with RtNetlink() as tables:
                 host = await Host.look(netlink, tables)
-                await host.read_firewall()
+                await host.read_firewall(facts.mark)
                 findings += _forwarding(facts, host)
+                findings += _marks(facts, host)
                 findings += _device(facts, host)
                 findings += await _bridge(facts, host)
                 findings += await _overlap(facts, host)
@@ -216,6 +217,13 @@ def _input_drop(facts: Facts, host: Host) -> list[Finding]:
         if verdict.outcome == "drop" and verdict.sure:
             return [Finding("input-drop", f"{verdict.by} drops UDP port {port} from {source}")]
     return []
+
+
+def _marks(facts: Facts, host: Host) -> list[Finding]:
+    if facts.status is None or not (facts.status["firewall"] or {}).get("guarded"):
+        return []
+    bit = f"bit {facts.mark:#x} of the packet mark"
+    return [Finding("mark-conflict", f"{each} uses {bit}") for each in host.marking[:5]]
 
 
 def _peer_subnets(facts: Facts) -> list[IPv4Network]:

@@ -63,6 +63,9 @@ KINDS: dict[str, Kind] = {
     "unguarded": Kind(
         "packets that nobody should send may reach containers, here or on other hosts",
         "install nftables, or filter the backend's UDP port by other means", "warning"),
+    "mark-conflict": Kind(
+        "packets that nobody should send may pass the guard, or that rule meets the tunnel's",
+        "give flanneld a bit that nobody else uses: -guard-mark", "warning"),
     "device-missing": Kind(
         "packets to other hosts have no way out",
         "flanneld makes it again within seconds when it runs; see its log if not"),

@@ -8,6 +8,7 @@ from flannel.cli.rulesets import iptables as iptables_rules
 from flannel.cli.rulesets import nft as nft_rules
 from flannel.cli.rulesets.own_guard import without_guard
 from flannel.cli.rulesets.verdict import Chain
+from flannel.firewall import mark_conflicts
 from flannel.firewall.listing import read_rules
 from flannel.handover import subnet_env
 from flannel.kernel.links import Address, Link
@@ -21,6 +22,7 @@ class Host:
 
     :ivar tables: routes, ARP and FDB entries.
     :ivar chains: the firewall's, by table.
+    :ivar marking: the rules of others that use the guard's bit of the packet mark.
     :ivar unseen: the parts of the firewall that could not be read, and why.
     """
 
@@ -30,6 +32,7 @@ class Host:
     addresses: list[Address]
     chains: dict[str, dict[str, Chain]] = field(default_factory=dict)
     unseen: list[str] = field(default_factory=list)
+    marking: list[str] = field(default_factory=list)
 
     @classmethod
     async def look(cls, netlink: Netlink, tables: RtNetlink) -> "Host":
@@ -45,8 +48,11 @@ class Host:
         """A link's name."""
         return self.links[index].name if index in self.links else f"link {index}"
 
-    async def read_firewall(self) -> None:
-        """Fill `chains` and `unseen`."""
+    async def read_firewall(self, bit: int = 0) -> None:
+        """Fill `chains`, `unseen` and `marking`.
+
+        :param bit: of the packet mark.
+        """
         listing = await read_rules()
         self.unseen += listing.unread
         for program, _, text in listing.iptables:
@@ -56,6 +62,9 @@ class Host:
                 self.chains |= nft_rules.parse(listing.nft, skip=listing.doubled)
             except nft_rules.NotARuleset as why:
                 self.unseen.append(f"cannot read what nft -j list ruleset prints: {why}")
+            else:
+                self.marking += mark_conflicts.in_nft(listing.nft, bit, listing.doubled)
+        self.marking += mark_conflicts.in_iptables(listing.iptables, bit)
         self.chains = without_guard(self.chains)
 
 

@@ -10,6 +10,7 @@ iptables_guard  those of the guard
 peer_addresses  who may send while leases change
 tools           which iptables this host has; reads and writes their rules
 listing         all rules of the host, whoever made them, for those who judge packets
+mark_conflicts  rules of others that use the guard's bit of the packet mark
 removal         all of it that is ours, for `flannel cleanup`
 nfnetlink       what the kernel tells of nf_tables without nft
 """
