@@ -17,6 +17,15 @@
 
 #include "prefix.h"
 
+/* Hosts may have addresses inside the network, but none that is leased. */
+static bool is_of_overlay(const struct flannel_settings *settings, const struct routes *routes,
+			  uint32_t address)
+{
+	return prefix_contains(settings->network, settings->network_len, address) &&
+	       (prefix_contains(settings->subnet, settings->subnet_len, address) ||
+		routes_find(routes, address));
+}
+
 /**
  * verdict_of() - decide about one received packet, and count its hop
  * @settings: of this host
@@ -39,7 +48,7 @@ enum verdict verdict_of(const struct flannel_settings *settings, const struct ro
 	uint32_t source;
 
 	/* A tunnel inside the tunnel would grow with every turn. */
-	if (prefix_contains(settings->network, settings->network_len, host))
+	if (is_of_overlay(settings, routes, host))
 		return VERDICT_UNKNOWN_PEER;
 	if (check_source && !routes_has_host(routes, host))
 		return VERDICT_UNKNOWN_PEER;

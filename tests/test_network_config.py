@@ -82,6 +82,22 @@ def test_what_may_be_leased(subnet: str, fits: bool) -> None:
     assert parse(Network="10.1.0.0/16").fits(IPv4Network(subnet)) is fits
 
 
+@pytest.mark.parametrize(
+    ("address", "may"),
+    [
+        ("10.1.0.255", False),
+        ("10.1.1.0", True),
+        ("10.1.9.0", True),
+        ("10.1.9.255", True),
+        ("10.1.10.0", False),
+        ("192.0.2.1", False),
+    ],
+)
+def test_addresses_of_subnets_that_may_be_leased(address: str, may: bool) -> None:
+    config = parse(Network="10.1.0.0/16", SubnetMax="10.1.9.0")
+    assert config.may_lease(IPv4Address(address)) is may
+
+
 GOOD = "10.1.0.0/16"
 
 
@@ -167,7 +183,7 @@ def test_each_violation_is_named_with_key_value_and_rule(text: Any, complaint: s
         ({"Type": ""}, "Backend.Type is ''"),
         ({"Type": "ipip"}, "Backend.Type is 'ipip'"),
         ({"Type": "a\nb\0"}, r"Backend.Type is 'a\nb\x00'"),
-        ({"Type": "vxlan", "VNI": 0}, "Backend.VNI is 0: it must be a whole number from 1"),
+        ({"Type": "vxlan", "VNI": -1}, "Backend.VNI is -1: it must be a whole number from 0"),
         ({"Type": "vxlan", "VNI": 2**24}, "Backend.VNI is 16777216"),
         ({"Type": "vxlan", "VNI": "1"}, 'Backend.VNI is "1"'),
         ({"Type": "vxlan", "Port": 65536}, "Backend.Port is 65536"),

@@ -7,7 +7,7 @@
     peers        peers: who answers, how quickly, and up to which size
     check        check: is the network healthy; `findings` is the table of all it may say
     explain      explain: what happens to a packet, hop by hop
-    config       config get, check, set
+    config       config get, check, set; `range_report` compares its range with hosts' addresses
     cleanup      cleanup: remove all that is ours from this host
 
     probe        echoes through the overlay and beside it

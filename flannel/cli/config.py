@@ -8,12 +8,9 @@ from typing import Any
 
 from flannel import backends
 from flannel.cli.context import Context
-from flannel.cli.host_view import saved_subnet
+from flannel.cli.range_report import range_lines, range_report
 from flannel.document import BadDocument, load
-from flannel.errors import BadNetworkConfig, BadOption, KernelError, StoreError
-from flannel.kernel.host import Claim, find_overlap
-from flannel.kernel.netlink import Netlink
-from flannel.kernel.rtnetlink import RtNetlink
+from flannel.errors import BadNetworkConfig, BadOption, StoreError
 from flannel.lease import Lease
 from flannel.network_config import NetworkConfig
 
@@ -103,21 +100,7 @@ async def _report(context: Context, text: str) -> dict[str, Any]:
     before = await context.config_document()
     leases = (await context.store.snapshot()).leases
     found = report(before.text if before is not None else "{}", text, leases)
-    return {**found, "overlap": await _overlap(context, NetworkConfig.from_json(text), leases)}
-
-
-async def _overlap(context: Context, config: NetworkConfig, leases: Iterable[Lease]) -> str:
-    """What this host has in the range, for which its flanneld would refuse it."""
-    env = saved_subnet(context.options.subnet_file)
-    own = {env.subnet.network} if env is not None else set()
-    gateways = {lease.attrs.public_ip for lease in leases}
-    try:
-        async with Netlink() as netlink:
-            with RtNetlink() as tables:
-                claim = Claim(config, backends.route_length(config), own, gateways)
-                return await find_overlap(netlink, tables, claim)
-    except KernelError:
-        return ""
+    return {**found, **await range_report(context, NetworkConfig.from_json(text), leases)}
 
 
 def report(before: str, after: str, leases: Iterable[Lease]) -> dict[str, Any]:
@@ -172,8 +155,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
     lines.append(f"  room for {report['subnets']} hosts; {report['leases']} have a lease")
     if report["subnets"] < report["leases"]:
         lines.append("  NOT ENOUGH: some hosts would be left without a subnet")
-    if report["overlap"]:
-        lines.append(f"  NOT FOR THIS HOST: it has {report['overlap']}, in that network")
+    lines += range_lines(report)
     lines += [f"  no longer fits, gets another subnet: lease {each}" for each in report["losing"]]
     if report["other_backend"]:
         n = len(report["other_backend"])

@@ -220,13 +220,12 @@ class Life:
         difference = subnets.config.difference(config)
         if not difference:
             return
+        await self._check_range(config)
         same = replace(subnets.config, subnet_min=config.subnet_min, subnet_max=config.subnet_max)
         if same == config and config.fits(subnets.own.subnet):
             log.info("the network config has changed: %s", difference)
             subnets.config = config
             return
-        if not config.network.subnet_of(subnets.config.network):
-            await self._check_range(config)
         raise ConfigChanged(f"the network config has changed: {difference}")
 
     async def _check_range(self, config: NetworkConfig) -> None:

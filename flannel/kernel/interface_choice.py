@@ -13,7 +13,7 @@ and so is an address among those that the network leases.
 
 The address on that link is the first in this order:
 
-1. the one that our lease published, unless that is link-local and a global one is there;
+1. the one in use, or that our lease published, unless it is link-local and a global one is there;
 2. the source of the route: as the route names it, or in the network of its gateway;
 3. the one that is not deprecated; that is global, not link-local; whose prefix is shorter than
    /32, for a /32 beside others is a floating address; the kernel's first.
@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
 from flannel.errors import NoInterface
+from flannel.kernel.host import is_ours
 from flannel.kernel.interface import ExternalInterface, InterfaceChoice
 from flannel.kernel.links import Address, Link
 from flannel.kernel.rtmessages import FoundRoute
@@ -40,7 +41,8 @@ _FLANNEL = {
     "ipip": re.compile(r"flannel\.ipip"),
     "wireguard": re.compile(r"flannel-wg(-v6)?"),
 }
-"""By kind, the names of the links that this flanneld or upstream's makes."""
+"""By kind, the names of the links that flanneld or upstream's daemon makes, also those that
+`flannel.kernel.host.is_ours` does not count for they are not to be deleted."""
 
 _ENGINE = re.compile(r"docker0|docker_gwbridge|br-[0-9a-f]{12}|cni0|cni-podman\d+|podman\d+")
 """The names of the bridges that container engines make: docker, its networks, CNI, podman."""
@@ -114,6 +116,9 @@ def choose(
 def _candidates(host: Surroundings, choice: InterfaceChoice, past: Past) -> Iterator[_Candidate]:
     used = past.used
     if used is not None and _still_leads_out(host, used):
+        link_local = [each for each in host.having(used.address) if is_link_local(each)]
+        if link_local and not all(map(is_link_local, host.on(used.link))):
+            yield _Candidate(used.link)  # its global address has come by now
         yield _Candidate(used.link, (used.address,), used.address)
     for ip in past.home:
         yield from (_Candidate(each.link, (ip,)) for each in host.having(ip))
@@ -191,7 +196,7 @@ def _external(
 def refusal_of(host: Surroundings, link: Link, overlay: Overlay) -> str:
     """Why ``link`` never carries the overlay; "" if it may."""
     names = _FLANNEL.get(link.kind)
-    if names is not None and names.fullmatch(link.name):
+    if is_ours(link) or (names is not None and names.fullmatch(link.name)):
         return "it belongs to the overlay"
     if link.kind == "bridge" and _ENGINE.fullmatch(link.name):
         return "it is a bridge for containers"

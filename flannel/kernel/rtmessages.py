@@ -171,8 +171,14 @@ def parse_route(payload: bytes, hops: Mapping[int, Nexthop]) -> Route | None:
 
 def parse_foreign_route(payload: bytes) -> FoundRoute | None:
     """A unicast route of the main table that does not carry our protocol number."""
-    _, prefix_len, _, _, table, protocol, _, kind, _ = rt.RTMSG.unpack_from(payload)
-    if table != rt.RT_TABLE_MAIN or kind != rt.RTN_UNICAST or protocol == PROTOCOL:
+    protocol = rt.RTMSG.unpack_from(payload)[5]
+    return parse_any_route(payload) if protocol != PROTOCOL else None
+
+
+def parse_any_route(payload: bytes) -> FoundRoute | None:
+    """A unicast route of the main table."""
+    _, prefix_len, _, _, table, _, _, kind, _ = rt.RTMSG.unpack_from(payload)
+    if table != rt.RT_TABLE_MAIN or kind != rt.RTN_UNICAST:
         return None
     attributes = rt.attributes(payload, rt.RTMSG.size)
     dst = IPv4Network((attributes.get(rt.RTA_DST, bytes(rt.ADDRESS_LENGTH)), prefix_len))

@@ -149,6 +149,13 @@ class RtNetlink:
         dump = self.dump(rt.RTM_GETROUTE, rtmessages.ROUTES_REQUEST, "list routes")
         return _found(map(rtmessages.parse_foreign_route, dump))
 
+    def list_routes_to(self, dst: IPv4Network) -> list[rtmessages.FoundRoute]:
+        """The unicast IPv4 routes of the main table to ``dst`` as a whole, whoever made them."""
+        dump = self.dump(rt.RTM_GETROUTE, rtmessages.ROUTES_REQUEST, "list routes")
+        return [
+            route for route in _found(map(rtmessages.parse_any_route, dump)) if route.dst == dst
+        ]
+
     def list_blackholes(self) -> set[IPv4Network]:
         """The destinations of our blackhole routes, which `list_own` leaves out."""
         dump = self.dump(rt.RTM_GETROUTE, rtmessages.BLACKHOLES_REQUEST, "list blackhole routes")

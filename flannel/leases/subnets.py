@@ -245,8 +245,8 @@ class SubnetManager:
             return False  # ours from before our address changed
         if subnet.prefixlen != self.config.subnet_len or subnet.network_address not in network:
             why = f"it is no /{self.config.subnet_len} of {network}"
-        elif attrs.public_ip in network:
-            why = f"its host's address is inside {network}"
+        elif self.config.may_lease(attrs.public_ip) or attrs.public_ip in subnet:
+            why = f"its host's address is inside {network}, where a container may have it"
         else:
             return True
         self._strange.warn(subnet, f"ignoring lease {lease}: {why}")

@@ -40,13 +40,22 @@ def test_who_holds_no_lease_is_not_heard(internals: Internals, sender: int) -> N
 
 
 @pytest.mark.parametrize("check_source", [True, False])
-@pytest.mark.parametrize("sender", [0x0A011002, 0x0A010F01, 0x0A010000, 0x0A01FFFF])
+@pytest.mark.parametrize("sender", [0x0A011002, 0x0A011101, 0x0A010F01, 0x0A010F00])
 def test_no_tunnel_goes_through_the_tunnel(
     internals: Internals, sender: int, check_source: bool
 ) -> None:
     """Even if a lease says that the host is there."""
     host = HOST._replace(routes=HOST.routes | {PEERS: sender}, check_source=check_source)
     assert verdict(internals, packet(), sender, host=host) == "UNKNOWN_PEER"
+
+
+@pytest.mark.parametrize("check_source", [True, False])
+@pytest.mark.parametrize("sender", [0x0A010000, 0x0A010005, 0x0A01FFFF])
+def test_a_host_inside_the_network_beside_what_is_leased_is_heard(
+    internals: Internals, sender: int, check_source: bool
+) -> None:
+    host = HOST._replace(routes=HOST.routes | {PEERS: sender}, check_source=check_source)
+    assert verdict(internals, packet(), sender, host=host) == "CARRIED"
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,8 @@ def judge(host: Host, sender: int, tos: int, datagram: bytes) -> tuple[str, byte
     `sender` and `tos` are of the datagram. The first rule that applies decides.
     """
     # A tunnel in the tunnel, and who holds no lease.
-    if host.network.covers(sender):
+    is_leased = host.subnet.covers(sender) or host.holder(sender) is not None
+    if host.network.covers(sender) and is_leased:
         return "UNKNOWN_PEER", b""
     if host.check_source and sender not in host.routes.values():
         return "UNKNOWN_PEER", b""

@@ -1,6 +1,7 @@
 """Which interface is chosen: on values."""
 
 import re
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 import pytest
@@ -22,7 +23,7 @@ from surrounding_values import (
 from flannel.errors import NoInterface
 from flannel.kernel.interface import ExternalInterface, InterfaceChoice
 from flannel.kernel.interface_choice import Overlay, Past, choose
-from flannel.kernel.links import Address, Link, Way
+from flannel.kernel.links import Address, Link, VxlanSettings, Way
 from flannel.network_config import NetworkConfig
 
 CONFIG = NetworkConfig.from_json('{"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan"}}')
@@ -177,6 +178,13 @@ class TestTheOverlay:
         with pytest.raises(NoInterface, match=f"cannot use interface {name}: it "):
             choose(surroundings, choice, NOTHING, past)
 
+    def test_our_device_is_refused_under_any_name(self) -> None:
+        vxlan = VxlanSettings(1, ETH0, None, 8472, learning=False, gbp=False)
+        renamed = replace(link(9, "eth9", "vxlan"), vxlan=vxlan, alias="flannel")
+        surroundings = host([renamed], [address(9, "169.254.1.2/16")], [default(9)])
+        with pytest.raises(NoInterface, match="eth9: it belongs to the overlay"):
+            choose(surroundings, InterfaceChoice(), NOTHING)
+
     def test_a_pattern_that_fits_them_as_well_finds_the_others(self) -> None:
         links = [link(9, "flannel.1", "vxlan"), link(10, "eth2")]
         addresses = [address(9, "10.1.7.0/32"), address(10, "10.200.0.3/24")]
@@ -278,6 +286,15 @@ class TestThePast:
         surroundings = host(links, addresses, [default(9)])
         found = choose(surroundings, InterfaceChoice(), NOTHING, self.PAST)
         assert chosen(found) == ("br0", "192.0.2.7")
+
+    def test_a_link_local_address_in_use_gives_way_to_a_global_one_of_the_link(self) -> None:
+        used = replace(self.USED, address=IPv4Address("169.254.1.2"))
+        past = Past(used, [used.address], [used.address])
+        addresses = [address(ETH0, "169.254.1.2/16"), *ADDRESSES[1:]]
+        alone = host(addresses=addresses, routes=self.VPN)
+        assert chosen(choose(alone, InterfaceChoice(), NOTHING, past)) == ("eth0", "169.254.1.2")
+        both = host(addresses=[*addresses, address(ETH0, "192.0.2.7/24")], routes=self.VPN)
+        assert chosen(choose(both, InterfaceChoice(), NOTHING, past)) == ("eth0", "192.0.2.7")
 
     def test_home_decides_at_the_start_before_the_default_route(self) -> None:
         past = Past(home=ips("192.0.2.7"))

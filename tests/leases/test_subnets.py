@@ -297,7 +297,9 @@ class TestFollowing:
             ("10.5.7.0/25", "192.0.2.2", "no /24 of 10.5.0.0/16"),
             ("0.0.0.0/0", "192.0.2.2", "no /24 of 10.5.0.0/16"),
             ("192.0.2.0/24", "192.0.2.2", "no /24 of 10.5.0.0/16"),
-            ("10.5.7.0/24", "10.5.7.1", "its host's address is inside 10.5.0.0/16"),
+            ("10.5.7.0/24", "10.5.7.1", "its host's address is inside 10.5.0.0/16, where a"),
+            ("10.5.7.0/24", "10.5.200.1", "its host's address is inside 10.5.0.0/16, where a"),
+            ("10.5.0.0/24", "10.5.0.7", "its host's address is inside 10.5.0.0/16, where a"),
         ],
     )
     def test_a_lease_that_would_do_harm_is_ignored_and_named_once(
@@ -310,6 +312,12 @@ class TestFollowing:
         self.follow(cluster, lambda: cluster.store.put(net(subnet), other, 50))
         assert cluster.manager.peers == {}
         assert caplog.text.count(why) == 1
+
+    def test_a_host_inside_the_network_beside_what_is_leased_is_a_peer(self) -> None:
+        cluster = Cluster()  # its first subnet, 10.5.0.0/24, is never leased
+        beside = LeaseAttrs(IPv4Address("10.5.0.7"), "host-gw", node_id="n7")
+        self.follow(cluster, lambda: cluster.store.put(net("10.5.7.0/24"), beside, 50))
+        assert cluster.manager.peers.keys() == {net("10.5.7.0/24")}
 
     def test_leases_of_this_host_are_no_peers(self) -> None:
         cluster = Cluster()

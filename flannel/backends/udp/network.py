@@ -201,7 +201,14 @@ class UdpNetwork:
             self._warned.forget("run")
 
     async def _ensure_device(self) -> None:
-        await tun.ensure_device(self._kernel, self._tunnel.settings)
+        taken = await tun.ensure_device(self._kernel, self._tunnel.settings)
+        if taken:
+            what = (
+                f"packets for {taken} go to docker0, not to other hosts, until docker is restarted"
+            )
+            self._warned.warn("docker", what)
+        elif self._warned.forget("docker"):
+            log.info("packets of the whole network go to other hosts: docker0 has left its range")
 
     def _log(self) -> None:
         """Log the features that the loop has given up, and the drops of each minute."""

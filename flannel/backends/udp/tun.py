@@ -15,8 +15,10 @@ from pathlib import Path
 from flannel.backends.udp.dataplane import Settings
 from flannel.errors import KernelError
 from flannel.kernel.doors import Kernel
-from flannel.kernel.host import ALIAS, TUN_NAME
+from flannel.kernel.host import ALIAS, DOCKER_BRIDGE, TUN_NAME
 from flannel.kernel.links import Link
+from flannel.kernel.rtmessages import FoundRoute
+from flannel.kernel.surroundings import is_link_local
 from flannel.systemd import FdStore, is_our_namespace
 
 log = logging.getLogger(__name__)
@@ -119,7 +121,8 @@ async def ensure_usable(kernel: Kernel, network: IPv4Network, n_queues: int) -> 
         raise KernelError(f"use the name {NAME}: a link of kind {kind} has it", errno.EEXIST)
     reason = ""
     for address in await kernel.netlink.list_addresses():
-        if address.link == link.index and address.interface.ip not in network:
+        of_others = address.interface.ip not in network and not is_link_local(address)
+        if address.link == link.index and of_others:
             reason = f"it has address {address.interface} of another network"
     flags = _flags(n_queues)
     if not kernel.descriptors.retain(_STORED, partial(_is_attached, flags=flags)) and not reason:
@@ -134,9 +137,10 @@ async def ensure_usable(kernel: Kernel, network: IPv4Network, n_queues: int) -> 
         await kernel.netlink.delete_link(link)
 
 
-async def ensure_device(kernel: Kernel, settings: Settings) -> None:
+async def ensure_device(kernel: Kernel, settings: Settings) -> str:
     """Bring the device up, with MTU, the subnet's first address, and the route of the network.
 
+    :return: the network of docker's bridge that takes packets of the overlay; "" if none does.
     :raises KernelError: one of these failed, or there is no device.
     """
     netlink, tables, network = kernel.netlink, kernel.tables, settings.network
@@ -156,13 +160,35 @@ async def ensure_device(kernel: Kernel, settings: Settings) -> None:
         _disable_ipv6()
     await netlink.ensure_link_up(link, settings.mtu)
     await _ensure_address(kernel, link, IPv4Interface((settings.subnet.network_address, 32)))
-    way = await netlink.find_way(settings.error_source)
-    if way is None or way.link != link.index:
+    taken = await _taken_by_docker(kernel, settings)
+    if taken != str(network) and not any(
+        route.link == link.index for route in tables.list_routes_to(network)
+    ):
         kernel.repairs.note(f"the route to {network} was gone")
         await netlink.replace_route(network, link)
     strange = tables.list_own(network, link.index)  # of another backend before, or made by hand
     kernel.repairs.note_entries(strange)
     tables.delete(strange)
+    return taken
+
+
+async def _taken_by_docker(kernel: Kernel, settings: Settings) -> str:
+    """The route of docker's bridge, as docker chose it, that is as specific as ours, or more.
+
+    It is left in its place: running containers depend on it. Docker takes the lease's address when
+    it is restarted, and the kernel then drops the route.
+    """
+    routes = [
+        each for each in kernel.tables.list_foreign_routes() if _is_in_the_way(each, settings)
+    ]
+    docker = await kernel.netlink.find_link(DOCKER_BRIDGE) if routes else None
+    if docker is None:
+        return ""
+    return next((str(each.dst) for each in routes if each.link == docker.index), "")
+
+
+def _is_in_the_way(route: FoundRoute, settings: Settings) -> bool:
+    return route.dst.subnet_of(settings.network) and not route.dst.subnet_of(settings.subnet)
 
 
 async def _ensure_address(kernel: Kernel, link: Link, wanted: IPv4Interface) -> None:

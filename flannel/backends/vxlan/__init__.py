@@ -59,7 +59,7 @@ class VxlanConfig:
         members = Members(config.backend, "Backend.")
         try:
             return cls(
-                vni=members.integer("VNI", 1, 1, _MAX_VNI),
+                vni=members.integer("VNI", 1, 0, _MAX_VNI),
                 port=members.integer("Port", 0, 0, 65535) or VXLAN.port,
                 mtu=mtu.read(members, OVERHEAD),
                 gbp=members.boolean("GBP"),

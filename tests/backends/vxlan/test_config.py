@@ -26,6 +26,10 @@ def test_every_member_is_read() -> None:
     assert read == VxlanConfig(7, 4789, 1400, True, True, True)
 
 
+def test_vni_0_is_a_vni() -> None:
+    assert VxlanConfig.from_config(config(VNI=0)).vni == 0
+
+
 def test_port_0_means_the_default() -> None:
     assert check(config(Port=0)) == 8472
     assert check(config(Port=4789)) == 4789

@@ -1,0 +1,68 @@
+"""What a network config's range means for the addresses that hosts have already."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from flannel import backends
+from flannel.cli.context import Context
+from flannel.cli.host_view import saved_subnet
+from flannel.errors import KernelError
+from flannel.kernel.host import DOCKER_BRIDGE, Claim, docker_takes, overlap
+from flannel.kernel.netlink import Netlink
+from flannel.kernel.rtnetlink import RtNetlink
+from flannel.kernel.surroundings import Surroundings, look_around
+from flannel.lease import Lease
+from flannel.network_config import NetworkConfig
+
+
+async def range_report(
+    context: Context, config: NetworkConfig, leases: Iterable[Lease]
+) -> dict[str, Any]:
+    """Members of the report on ``config`` that are about addresses.
+
+    :return: ``overlap``: what this host has in the way; ``docker0``: its address in the network,
+        and what follows from it; ``refused``: the leases whose hosts cannot be served. Those of
+        this host are empty where it cannot be looked at.
+    """
+    leases = tuple(leases)
+    env = saved_subnet(context.options.subnet_file)
+    own = {env.subnet.network} if env is not None else set()
+    gateways = {lease.attrs.public_ip for lease in leases}
+    claim = Claim(config, backends.route_length(config), own, gateways)
+    found: dict[str, Any] = {
+        "overlap": "",
+        "docker0": "",
+        "refused": [str(each) for each in leases if config.may_lease(each.attrs.public_ip)],
+    }
+    try:
+        async with Netlink() as netlink:
+            with RtNetlink() as tables:
+                host = await look_around(netlink, tables)
+    except KernelError:
+        return found
+    return {**found, "overlap": overlap(host, claim), "docker0": docker_report(host, claim)}
+
+
+def docker_report(host: Surroundings, claim: Claim) -> str:
+    """What docker's bridge means for the network; "" if nothing. Pure."""
+    bridge = next((link for link in host.links.values() if link.name == DOCKER_BRIDGE), None)
+    for each in host.on(bridge.index) if bridge is not None else ():
+        if each.interface.ip in claim.config.network and not claim.is_own(each.interface.network):
+            taken = docker_takes(host, claim)
+            until = f"; packets for {taken} go to it until then" if taken else ""
+            return f"docker0 has {each.interface}: restart docker when flanneld is ready{until}"
+    return ""
+
+
+def range_lines(report: dict[str, Any]) -> list[str]:
+    """The same for people."""
+    lines = []
+    if report["overlap"]:
+        lines.append(f"  NOT FOR THIS HOST: it has {report['overlap']}, in that network")
+    if report["docker0"]:
+        lines.append(f"  {report['docker0']}")
+    lines += [
+        f"  REFUSED: the host of lease {each}: a container may get its address"
+        for each in report["refused"]
+    ]
+    return lines
