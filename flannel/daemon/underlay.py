@@ -97,6 +97,7 @@ class Underlay:
         self.prefer([used.address])
         other: ExternalInterface | None = None
         due = 0.0
+        self._hint = asyncio.Event()
         self._hint.set()  # it may have changed before we listened
         while True:
             await self._wait_for_hint(due if other is not None else None)
@@ -222,8 +223,13 @@ def _patience(host: Surroundings, used: ExternalInterface, found: ExternalInterf
 
 
 def _reachable(interface: ExternalInterface) -> set[IPv4Network]:
-    """The networks that have more hosts than this one; an address moves between hosts as /32."""
-    return {each.network for each in interface.networks if each.network.prefixlen < 32}
+    """The networks where peers may be: no floating addresses, and as a rule no link-local ones."""
+    return {
+        each.network
+        for each in interface.networks
+        if each.network.prefixlen < each.max_prefixlen
+        and each.ip.is_link_local == interface.address.is_link_local
+    }
 
 
 def _difference(before: ExternalInterface, now: ExternalInterface) -> str:

@@ -161,6 +161,7 @@ class FakeTables(RtNetlink):
     :ivar entries: all of them, by key.
     :ivar others: nexthops of another program; the ids are taken.
     :ivar foreign: the routes of other programs.
+    :ivar whole: our routes that lead to a whole network.
     :ivar refuses: error numbers of entries that the kernel does not take, by key.
     :ivar keeps: error numbers of entries that it does not remove, by key.
     :ivar breaks: the next so many calls of `put` and `delete` raise `KernelError`.
@@ -173,6 +174,7 @@ class FakeTables(RtNetlink):
         self.entries: dict[Key, Entry] = {}
         self.others: dict[int, Nexthop] = {}
         self.foreign: list[FoundRoute] = []
+        self.whole: list[FoundRoute] = []
         self.blackholes: set[IPv4Network] = set()
         self.refuses: dict[Key, int] = {}
         self.keeps: dict[Key, int] = {}
@@ -257,6 +259,9 @@ class FakeTables(RtNetlink):
 
     def list_foreign_routes(self) -> list[FoundRoute]:
         return list(self.foreign)
+
+    def list_routes_to(self, dst: IPv4Network) -> list[FoundRoute]:
+        return [route for route in (*self.foreign, *self.whole) if route.dst == dst]
 
     def list_blackholes(self) -> set[IPv4Network]:
         return set(self.blackholes)

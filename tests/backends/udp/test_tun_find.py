@@ -3,7 +3,7 @@
 import asyncio
 import errno
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network
 
 import pytest
 from fake_kernel import FakeNetlink, FakeTables
@@ -12,7 +12,8 @@ from flannel.backends.udp import tun
 from flannel.backends.udp.dataplane import Settings
 from flannel.errors import KernelError
 from flannel.kernel.doors import Kernel
-from flannel.kernel.links import Link, Way
+from flannel.kernel.links import Link
+from flannel.kernel.rtmessages import FoundRoute
 
 OURS = Link(4, "flannel0", "tun", 1472, True, "", alias="flannel")
 SETTINGS = Settings(IPv4Network("10.5.0.0/16"), IPv4Network("10.5.1.0/24"), 1472, 8285)
@@ -24,7 +25,8 @@ class Host:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *links: Link, queue: str = "") -> None:
         self.netlink = FakeNetlink(*links)
-        self.kernel = Kernel(self.netlink, FakeTables())
+        self.tables = FakeTables()
+        self.kernel = Kernel(self.netlink, self.tables)
         monkeypatch.setattr(self.kernel.descriptors.__class__, "held", lambda *_: (QUEUE,))
         monkeypatch.setattr(tun, "_attached_to", lambda fd: queue if fd == QUEUE else "")
         monkeypatch.setattr(tun, "_disable_ipv6", lambda: None)
@@ -84,7 +86,7 @@ def test_a_device_of_others_is_not_taken(monkeypatch: pytest.MonkeyPatch, other:
 def test_it_is_released_named_and_given_our_alias(monkeypatch: pytest.MonkeyPatch) -> None:
     vrf = Link(9, "vrf0", "vrf", 65536, True, "")
     host = Host(monkeypatch, replace(OURS, master=9, alias="", up=False), vrf)
-    host.netlink.ways[SETTINGS.error_source] = Way(4, None, IPv4Address("10.5.1.0"))
+    host.tables.whole.append(FoundRoute(SETTINGS.network, None, 4, 0))
     host.netlink.address(4, "10.5.1.0/32")
     asyncio.run(tun.ensure_device(host.kernel, SETTINGS))
     assert host.netlink.by_name("flannel0") == OURS
