@@ -3,8 +3,7 @@
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address
+from dataclasses import replace
 
 import pytest
 from attacks import (
@@ -13,103 +12,25 @@ from attacks import (
     FORGED,
     PORT,
     WITH_NET_RAW,
-    Catcher,
-    OtherNetwork,
     Sending,
     datagram,
     frame,
-    inner,
     mac_of,
     raw,
     send,
-    tunnelled,
 )
-from firewalls import only
-from flannel_command import findings, status_of
+from flannel_command import findings
+from guard_rig import Rig, build
 from overlays import VXLAN, start_pair
 from pings import ping
 from scapy.layers.inet import IP, UDP, IPOption_NOP, fragment
 from scapy.layers.l2 import Ether
-from world import Container, Host, World, wait_for
+from world import Host, World, wait_for
 
 from flannel.firewall.nft_table import TABLE
 
 IP_OPTIONS, IP_MTU_DISCOVER, SO_BINDTODEVICE = 4, 10, 25  # linux/in.h, asm-generic/socket.h
 NOPS = "01010101"
-
-
-@dataclass(frozen=True)
-class Rig:
-    """Three hosts with a container each; the first host is where the attackers are."""
-
-    backend: str
-    tool: str
-    masquerade: bool
-    hosts: tuple[Host, ...]
-    containers: tuple[Container, ...]
-    other: OtherNetwork
-    catcher: Catcher
-    world: World
-    counted: dict[int, dict[str, int]] = field(default_factory=dict)
-
-    @property
-    def victim(self) -> Container:
-        return self.containers[1]
-
-    def payload(self, source: object) -> bytes:
-        """A datagram's, for the second host, with a packet from ``source`` for the victim."""
-        packet = inner(source, self.victim.address)
-        return tunnelled(self.backend, packet, self.hosts[1])[0]
-
-    @property
-    def port(self) -> int:
-        return 8285 if self.backend == "udp" else 8472
-
-    @property
-    def names(self) -> list[IPv4Address]:
-        """Sources that are not the attackers' own."""
-        a, b, c = self.hosts
-        return [self.containers[2].address, c.subnet[0], a.subnet[77], b.subnet[78]]
-
-    def caught(self) -> list[tuple[bytes, str]]:
-        return self.catcher.caught(self.containers[2], self.victim.address)
-
-    def newly_dropped(self, host: int = 0) -> dict[str, int]:
-        """What a host has counted since the last call."""
-        daemon = status_of(self.hosts[host])
-        now = {**daemon["counters"], **daemon["firewall"]["dropped"]}
-        before, self.counted[host] = self.counted.get(host, {}), now
-        return {name: n - before.get(name, 0) for name, n in now.items() if n != before.get(name)}
-
-
-def build(world: World, kind: tuple[str, str, bool], stack: ExitStack) -> Rig:
-    backend, tool, masquerade = kind
-    world.start_etcd()
-    world.configure({"Network": "10.1.0.0/16", "Backend": {"Type": backend}})
-    world.net.ip("link add br1 type bridge", "link set br1 up")
-    hosts = tuple(world.add_host(f"h{n}") for n in (1, 2, 3))
-    for number, host in enumerate(hosts, 11):
-        # A second network between the hosts, and a second address in the first one.
-        world.net.ip(f"link add q{number} type veth peer name eth1 netns {host.name}",
-                     f"link set q{number} master br1 up")  # fmt: skip
-        host.ip(f"addr add 198.51.100.{number}/24 dev eth1", "link set eth1 up",
-                f"addr add 192.0.2.{number + 100}/24 dev eth0")  # fmt: skip
-        # As systemd has it: a source need only have some route.
-        for name in ("all", "default"):
-            host.run("sh", "-c", f"echo 2 > /proc/sys/net/ipv4/conf/{name}/rp_filter")
-    flags = ("-iface=192.0.2.{}", *(("-ip-masq",) if masquerade else ()))
-    for number, host in enumerate(hosts, 11):
-        env = {"PATH": only(world.directory / tool, tool)} if host is hosts[0] else None
-        host.start_flanneld(*(flag.format(number) for flag in flags), env=env)
-    for host in hosts:
-        host.daemon.wait_ready()
-    containers = tuple(host.add_container(1) for host in hosts)
-    for one in containers:
-        for another in containers:
-            assert ping(one, another.address, 30) is not None
-    other = OtherNetwork(hosts[0], tool=tool)
-    catcher = stack.enter_context(Catcher(containers[1]))
-    return Rig(backend, tool, masquerade, hosts, containers, other, catcher, world)
 
 
 NFT = [("vxlan", "nft", True), ("vxlan", "nft", False), ("udp", "nft", True)]

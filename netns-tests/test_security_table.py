@@ -1,0 +1,93 @@
+"""Each cell of the table in docs/security.md: what is delivered, what is counted and where."""
+
+import re
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from attacks import (
+    AS_ROOT,
+    AS_USER,
+    PORT,
+    WITH_NET_RAW,
+    Sending,
+    datagram,
+    inner,
+    raw,
+    send,
+)
+from guard_rig import Rig, build
+from namespaces import Namespace
+from world import World
+
+DOCUMENT = Path(__file__).parents[1] / "docs/security.md"
+BACKENDS = ("vxlan", "udp", "host-gw")
+SO_MARK = 36  # asm-generic/socket.h
+BIT = struct.pack("=I", 0x10000000).hex()
+
+
+def cells() -> Iterator[tuple[str, str, str, str]]:
+    """Sender, packet, backend and what the document says of them."""
+    section = DOCUMENT.read_text().partition("## Who can send what\n")[2].partition("\n## ")[0]
+    for line in section.splitlines():
+        if line.startswith("| ") and "`vxlan`" not in line:
+            sender, what, *outcomes = (cell.strip() for cell in line.strip("|").split("|"))
+            for backend, outcome in zip(BACKENDS, outcomes, strict=True):
+                if outcome:
+                    yield sender, what, backend, outcome
+
+
+@pytest.fixture(scope="module")
+def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
+    with World() as world, ExitStack() as stack:
+        made = build(world, (request.param, "nft", True), stack)
+        for host in made.hosts:
+            world.net.ip(f"route add {host.subnet} via {host.address}")
+        yield made
+
+
+def attempt(rig: Rig, sender: str, what: str) -> None:
+    """Have ``sender`` send ``what``."""
+    senders: dict[str, tuple[Namespace, tuple[str, ...]]] = {
+        "stranger on the underlay": (rig.world.net, AS_ROOT),
+        "root of a host with a lease": (rig.hosts[0], AS_ROOT),
+        "user of a host": (rig.hosts[0], AS_USER),
+        "container": (rig.containers[0], AS_USER),
+        "container with NET_RAW": (rig.containers[0], WITH_NET_RAW),
+        "container of another network": (rig.other, AS_USER),
+    }
+    where, who = senders[sender]
+    options = ((socket.SOL_SOCKET, SO_MARK, BIT),) if sender.startswith("root") else ()
+    payload = rig.payload(rig.names[0]) if rig.backend != "host-gw" else b""
+    sendings: dict[str, Sending] = {
+        "tunnel packet": datagram(payload, rig.hosts[1].address, rig.port),
+        "tunnel packet, forged source": datagram(
+            payload, rig.hosts[1].address, rig.port, options=options
+        ),
+        "plain packet": datagram(b"packet", rig.victim.address, PORT),
+        "packet": datagram(b"packet", rig.victim.address, PORT),
+        "packet, forged source": raw(inner(rig.names[0], rig.victim.address)),
+    }
+    send(where, who, sendings[what])
+
+
+@pytest.mark.parametrize(("sender", "what", "rig", "outcome"), [*cells()], indirect=["rig"])
+def test_a_cell(rig: Rig, sender: str, what: str, outcome: str) -> None:
+    rig.newly_dropped(0), rig.newly_dropped(1)
+    attempt(rig, sender, what)
+    caught = rig.caught()
+    dropped = rig.newly_dropped(0), rig.newly_dropped(1)
+    if outcome == "delivered":
+        assert [data for data, _ in caught] == [b"packet"]
+        assert dropped == ({}, {})
+    else:
+        (counter,) = re.findall(r"`(\w+)`", outcome)
+        assert caught == []
+        assert dropped == (({}, {counter: 1}) if "there:" in outcome else ({counter: 1}, {}))
+
+
+def test_the_table_has_all_cells() -> None:
+    assert len([*cells()]) == 28
