@@ -10,11 +10,16 @@
 #include <sys/uio.h>
 
 #include "dataplane.h"
+#include "lanes.h"
+
+/* linux/udp.h; netinet/udp.h of old C libraries lacks them. */
+#define UDP_OPTION_SEGMENT 103
+#define UDP_OPTION_GRO	   104
 
 #define UDP_MAX_MESSAGES 64
 #define UDP_MAX_SEGMENTS 64 /* UDP_MAX_SEGMENTS of include/linux/udp.h; 128 since Linux 6.9 */
 #define UDP_MAX_PAYLOAD	 65507
-#define UDP_CONTROL_LEN	 64 /* a segment size and a TOS, as control messages */
+#define UDP_CONTROL_LEN	 96 /* a source, a TOS and a segment size, as control messages */
 #define UDP_BUFFER_LEN	 65536
 
 /**
@@ -42,15 +47,17 @@ struct udp_message {
 
 /**
  * struct udp_queue - messages to send at the end of a batch
- * @fd:           the socket
+ * @lanes:        the sockets
  * @port:         of all peers
  * @max_segments: packets in a message: 1 where the kernel has no UDP_SEGMENT
+ * @has_waited:   a wait for room was in vain during this flush
  * @n:            messages in use
  */
 struct udp_queue {
-	int fd;
+	struct lanes lanes;
 	uint16_t port;
 	size_t max_segments;
+	bool has_waited;
 	size_t n;
 	struct udp_message messages[UDP_MAX_MESSAGES];
 	struct mmsghdr headers[UDP_MAX_MESSAGES];
@@ -86,12 +93,12 @@ struct udp_received {
 	size_t len;
 };
 
-uint64_t udp_prepare(int fd);
-
 void udp_queue_init(struct udp_queue *queue, int fd, bool has_segment);
+void udp_queue_close(struct udp_queue *queue);
 int udp_queue_add(struct udp_queue *queue, uint32_t host, uint8_t tos, const struct iovec parts[2]);
 void udp_queue_flush(struct udp_queue *queue, struct flannel_stats *stats);
 
+uint64_t udp_prepare(int fd);
 void udp_batch_init(struct udp_batch *batch);
 int udp_batch_receive(struct udp_batch *batch, int fd);
 void udp_batch_get(struct udp_batch *batch, size_t i, struct udp_received *received);

@@ -74,6 +74,7 @@ int worker_open(struct worker *worker, int tun_fd, int udp_fd, int stop_fd)
 void worker_close(struct worker *worker)
 {
 	close(worker->epoll_fd);
+	udp_queue_close(&worker->out.queue);
 }
 
 /**

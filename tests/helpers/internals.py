@@ -7,7 +7,8 @@ from typing import Any
 
 from cffi import FFI
 
-CSRC = Path(__file__).parents[2] / "csrc"
+HERE = Path(__file__).parent
+CSRC = HERE.parents[1] / "csrc"
 
 PageEnd = Callable[[bytes], memoryview]
 """What the fixture `at_page_end` is."""
@@ -24,14 +25,15 @@ class Internals:
         builder = FFI()
         for name in ("dataplane.cdef", "internals.cdef"):
             builder.cdef((CSRC / name).read_text())
-        headers = ("checksum", "packet", "gso", "gro", "icmp", "routes", "verdict")
+        headers = ("checksum", "packet", "gso", "gro", "icmp", "routes", "udp", "verdict")
+        wrapped = ("sendmmsg", "poll", "ioctl", "clock_gettime", "socket")
         builder.set_source(
             "_internals",
-            "".join(f'#include "{name}.h"\n' for name in headers),
-            sources=[str(path) for path in sorted(CSRC.glob("*.c"))],
-            include_dirs=[str(CSRC)],
+            "".join(f'#include "{name}.h"\n' for name in (*headers, "fake_kernel")),
+            sources=[str(path) for path in (*sorted(CSRC.glob("*.c")), HERE / "fake_kernel.c")],
+            include_dirs=[str(CSRC), str(HERE)],
             extra_compile_args=["-std=gnu11", "-D_GNU_SOURCE", "-O1", "-g", *sanitizer],
-            extra_link_args=sanitizer,
+            extra_link_args=[*sanitizer, *(f"-Wl,--wrap={call}" for call in wrapped)],
         )
         spec = importlib.util.spec_from_file_location("_internals", builder.compile(str(directory)))
         assert spec is not None

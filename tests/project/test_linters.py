@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 C_FILES = sorted(
     path
-    for pattern in ("csrc/**/*.[ch]", "bench/**/*.c", "netns-tests/**/*.c")
-    for path in ROOT.glob(pattern)
+    for folder in ("csrc", "bench", "tests", "netns-tests")
+    for path in (ROOT / folder).rglob("*.[ch]")
 )
 CDEFS = sorted((ROOT / "csrc").glob("*.cdef"))
 WARNINGS = ["-D_GNU_SOURCE", "-Icsrc", "-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Werror"]
