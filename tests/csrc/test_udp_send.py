@@ -1,6 +1,6 @@
 """lanes.c and udp_send.c: packets that find a full socket, that wait, and that are refused.
 
-The hosts are addresses of loopback. tests/helpers/fake_kernel.c fills buffers, lets packets wait
+The hosts are addresses of loopback. tests/helpers/fake_syscalls.c fills buffers, lets packets wait
 and time pass.
 """
 
@@ -49,7 +49,7 @@ class Queue:
     def reset(self) -> None:
         """Let the kernel answer again."""
         self.ffi.buffer(self.ffi.addressof(self.lib, "fake"))[:] = bytes(
-            self.ffi.sizeof("struct fake_kernel")
+            self.ffi.sizeof("struct fake_syscalls")
         )
 
     def send(self, *addresses: str, data: bytes = b"a packet", tos: int = 0) -> None:
@@ -251,7 +251,8 @@ def test_without_any_lane_a_full_socket_drops_packets_as_congested(queue: Queue)
     assert queue.counts() == {"tx_packets": 3, "tx_congested": 3}
 
 
-def test_a_lane_has_the_buffer_and_the_priority_of_the_shared_socket(queue: Queue) -> None:
+def test_a_lane_has_the_buffer_priority_and_mark_of_the_shared_socket(queue: Queue) -> None:
+    queue.fake.mark = 0x40000000
     queue.shared.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 50_000)
     queue.shared.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, 5)
     queue.fill()
@@ -260,6 +261,7 @@ def test_a_lane_has_the_buffer_and_the_priority_of_the_shared_socket(queue: Queu
         for option in (socket.SO_SNDBUF, socket.SO_PRIORITY):
             of_shared = queue.shared.getsockopt(socket.SOL_SOCKET, option)
             assert lane.getsockopt(socket.SOL_SOCKET, option) == of_shared
+        assert queue.fake.set_mark == 0x40000000
         address, port = lane.getsockname()
         assert port == queue.port
         assert IPv4Address(address).is_loopback

@@ -26,11 +26,19 @@ class Internals:
         for name in ("dataplane.cdef", "internals.cdef"):
             builder.cdef((CSRC / name).read_text())
         headers = ("checksum", "packet", "gso", "gro", "icmp", "routes", "udp", "verdict")
-        wrapped = ("sendmmsg", "poll", "ioctl", "clock_gettime", "socket")
+        wrapped = (
+            "sendmmsg",
+            "poll",
+            "ioctl",
+            "clock_gettime",
+            "socket",
+            "getsockopt",
+            "setsockopt",
+        )
         builder.set_source(
             "_internals",
-            "".join(f'#include "{name}.h"\n' for name in (*headers, "fake_kernel")),
-            sources=[str(path) for path in (*sorted(CSRC.glob("*.c")), HERE / "fake_kernel.c")],
+            "".join(f'#include "{name}.h"\n' for name in (*headers, "fake_syscalls")),
+            sources=[str(path) for path in (*sorted(CSRC.glob("*.c")), HERE / "fake_syscalls.c")],
             include_dirs=[str(CSRC), str(HERE)],
             extra_compile_args=["-std=gnu11", "-D_GNU_SOURCE", "-O1", "-g", *sanitizer],
             extra_link_args=[*sanitizer, *(f"-Wl,--wrap={call}" for call in wrapped)],

@@ -9,13 +9,14 @@ import errno
 import logging
 import os
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from ipaddress import IPv4Network
 from time import monotonic
 
-from flannel.backends.udp import sockets, tun
+from flannel.backends.udp import sockets, threads, tun
 from flannel.backends.udp.dataplane import DROPS, GIVEN_UP, Dataplane, Settings, pack_route
 from flannel.errors import BadLease, KernelError
 from flannel.firewall.rules import Guard
@@ -56,6 +57,7 @@ class UdpNetwork:
         self._tunnel = tunnel
         self._dataplane = Dataplane(tunnel.settings)
         self._routes: dict[IPv4Network, bytes] = {}
+        self._routes_of_loop: dict[IPv4Network, bytes] = {}
         self._peers_known = asyncio.Event()
         self._carrying = asyncio.Event()
         self._is_gone = False
@@ -83,15 +85,22 @@ class UdpNetwork:
 
     async def apply(self, peers: Peers, changed: Collection[IPv4Network] | None = None) -> None:
         """See `flannel.backends.Network`."""
-        before = self._routes.copy()
-        for subnet in peers.keys() | before.keys() if changed is None else changed:
+        for subnet in peers.keys() | self._routes.keys() if changed is None else changed:
             self._plan(subnet, peers.get(subnet))
         self._bad_leases.summarize()
-        if self._routes != before:
-            self._dataplane.set_routes(self._routes.values())
+        if self._routes != self._routes_of_loop:
+            self._set_routes()
         self._peers_known.set()
         if changed is None:
             await self._keep_device()
+
+    def _set_routes(self) -> None:
+        try:
+            self._dataplane.set_routes(self._routes.values())
+        except OSError as error:
+            number = error.errno or errno.ENOMEM
+            raise KernelError("hand the peers to the packet loop", number) from error
+        self._routes_of_loop = self._routes.copy()
 
     async def _keep_device(self) -> None:
         while True:
@@ -142,18 +151,19 @@ class UdpNetwork:
         """Carry packets until cancelled; make the device again when it is deleted."""
         while True:
             try:
-                async with self._attached() as ended:
-                    await self._watch(ended)
+                async with self._attached() as runs:
+                    await self._watch(runs)
             except _DeviceGone:
                 self._kernel.repairs.note("it was gone")
                 await asyncio.sleep(self._kernel.repairs.pause)
-            except KernelError as why:
+            except (KernelError, OSError) as error:
+                why = error.strerror if isinstance(error, OSError) else error
                 self._warned.warn("run", f"cannot carry packets: {why}; trying again")
                 await asyncio.sleep(_WATCH)
 
     @asynccontextmanager
-    async def _attached(self) -> AsyncIterator["asyncio.Future[list[None]]"]:
-        """The loop's threads, running; the future is done when one of them has failed."""
+    async def _attached(self) -> AsyncIterator["list[Future[None]]"]:
+        """The loop in its threads, each with a future that is done when it has ended."""
         self._is_gone = False
         tunnel = self._tunnel
         store, n, port = self._kernel.descriptors, tunnel.n_threads, tunnel.settings.port
@@ -167,36 +177,34 @@ class UdpNetwork:
         with ExitStack() as stack:
             stack.callback(self._log_drops)  # after the threads have ended: all drops
             stop = stack.enter_context(_event())
-            threads = stack.enter_context(ThreadPoolExecutor(n, "packets"))
-            # At the end: first this, then the executor waits for the threads.
+            runs = stack.enter_context(
+                threads.parked.running(
+                    [
+                        partial(self._dataplane.run, queue, udp, stop)
+                        for queue, udp in zip(device.queues, udp_fds, strict=True)
+                    ]
+                )
+            )
+            # At the end: first this, then wait for the threads.
             stack.callback(os.eventfd_write, stop, 1)
-            loop = asyncio.get_running_loop()
-            runs = [
-                loop.run_in_executor(threads, self._dataplane.run, queue, udp, stop)
-                for queue, udp in zip(device.queues, udp_fds, strict=True)
-            ]
             log.info("carrying packets between %s and UDP port %d", tun.NAME, port)
             self._carrying.set()
             try:
-                # When the device is deleted all threads fail; the first exception is enough.
-                yield asyncio.gather(*runs)
+                yield runs
             finally:
                 self._carrying.clear()
 
-    async def _watch(self, ended: "asyncio.Future[list[None]]") -> None:
-        """Log the loop's drops until it ends."""
+    async def _watch(self, runs: "list[Future[None]]") -> None:
+        """Log the loop's drops until one of its threads ends."""
+        ends = [asyncio.wrap_future(run) for run in runs]
+        for end in ends:  # all fail when the device is deleted, and the first reason is enough
+            end.add_done_callback(lambda end: end.cancelled() or end.exception())
         while True:
-            done, _ = await asyncio.wait([ended], timeout=_WATCH)
+            done, _ = await asyncio.wait(ends, timeout=_WATCH, return_when=asyncio.FIRST_COMPLETED)
             if self._is_gone and not done:
                 raise _DeviceGone
             if done:
-                error = ended.exception()
-                number = error.errno if isinstance(error, OSError) else None
-                if number is None:
-                    raise RuntimeError("the packet loop has ended by itself") from error
-                if number in (errno.ENODEV, errno.EBADFD):
-                    raise _DeviceGone
-                raise KernelError(f"read from {tun.NAME}", number) from error
+                raise _reason(done.pop().exception())
             self._log()
             self._warned.forget("run")
 
@@ -234,6 +242,15 @@ class UdpNetwork:
 
 class _DeviceGone(Exception):
     """The TUN device has been deleted, or moved to another network namespace."""
+
+
+def _reason(error: BaseException | None) -> Exception:
+    """Why a thread of the packet loop has ended, as an exception to raise."""
+    if not isinstance(error, OSError) or error.errno is None:
+        raise RuntimeError("the packet loop has ended by itself") from error
+    if error.errno in (errno.ENODEV, errno.EBADFD):
+        return _DeviceGone()
+    return KernelError("wait for packets", error.errno)
 
 
 @contextmanager

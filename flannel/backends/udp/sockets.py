@@ -26,7 +26,7 @@ def bound(store: FdStore, address: IPv4Address, port: int, n: int, mark: int) ->
     """Descriptors of ``n`` sockets, among which the kernel distributes the datagrams.
 
     :param mark: of the packets that they send; see `flannel.firewall.nft_table`.
-    :raises KernelError: a socket cannot be bound.
+    :raises KernelError: a socket cannot be opened or bound.
     """
     set_up = partial(_set_up, is_shared=n > 1, mark=mark)
     store.retain(_STORED, partial(_adopt, address=address, port=port, set_up=set_up))
@@ -53,7 +53,11 @@ def _adopt(
 
 
 def _bind(address: IPv4Address, port: int, set_up: Callable[[socket.socket], None]) -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as udp:
+    try:
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    except OSError as error:
+        raise KernelError("open a UDP socket", error.errno or errno.EIO) from error
+    with udp:
         try:
             set_up(udp)
             udp.bind((str(address), port))
@@ -68,4 +72,5 @@ def _set_up(udp: socket.socket, is_shared: bool, mark: int) -> None:
         with suppress(OSError):
             udp.setsockopt(socket.SOL_SOCKET, option, size)
     udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, is_shared)
-    udp.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("=I", mark))
+    if udp.getsockopt(socket.SOL_SOCKET, socket.SO_MARK) & 0xFFFFFFFF != mark:
+        udp.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("=I", mark))

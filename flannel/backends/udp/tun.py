@@ -261,5 +261,10 @@ def _set_offloads(queues: tuple[int, ...]) -> tuple[bool, str]:
 
 def _disable_ipv6() -> None:
     # The tunnel carries IPv4 only. A kernel without IPv6 has no such file.
-    with suppress(FileNotFoundError):
-        Path(f"/proc/sys/net/ipv6/conf/{NAME}/disable_ipv6").write_text("1")
+    path = Path(f"/proc/sys/net/ipv6/conf/{NAME}/disable_ipv6")
+    try:
+        path.write_text("1")
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # in some containers /proc/sys is read-only
+        log.warning("cannot switch off IPv6 on %s: %s", NAME, error.strerror)

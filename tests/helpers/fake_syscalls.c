@@ -5,7 +5,7 @@
  * of csrc/ here (--wrap); those that no test has an answer for reach the kernel.
  */
 
-#include "fake_kernel.h"
+#include "fake_syscalls.h"
 
 #include <errno.h>
 #include <linux/sockios.h>
@@ -22,8 +22,10 @@ int __real_poll(struct pollfd *fds, nfds_t n, int timeout);
 int __real_ioctl(int fd, unsigned long request, void *argument);
 int __real_clock_gettime(clockid_t clock, struct timespec *time);
 int __real_socket(int domain, int type, int protocol);
+int __real_getsockopt(int fd, int level, int option, void *value, socklen_t *len);
+int __real_setsockopt(int fd, int level, int option, const void *value, socklen_t len);
 
-struct fake_kernel fake;
+struct fake_syscalls fake;
 
 int __wrap_sendmmsg(int fd, struct mmsghdr *messages, unsigned int n, int flags)
 {
@@ -71,4 +73,20 @@ int __wrap_socket(int domain, int type, int protocol)
 	if (fake.socket_error)
 		errno = fake.socket_error;
 	return fd;
+}
+
+int __wrap_getsockopt(int fd, int level, int option, void *value, socklen_t *len)
+{
+	if (level != SOL_SOCKET || option != SO_MARK)
+		return __real_getsockopt(fd, level, option, value, len);
+	*(int *)value = fake.mark;
+	return 0;
+}
+
+int __wrap_setsockopt(int fd, int level, int option, const void *value, socklen_t len)
+{
+	if (level != SOL_SOCKET || option != SO_MARK)
+		return __real_setsockopt(fd, level, option, value, len);
+	fake.set_mark = *(const int *)value;
+	return 0;
 }
