@@ -58,14 +58,11 @@ async def _run(options: Options) -> None:
     from flannel.daemon import daemon
     from flannel.health import pages as health
     from flannel.health.status import Status
-    from flannel.stores.etcd_endpoints import Endpoints
-    from flannel.stores.etcd_v2 import EtcdV2Store
+    from flannel.stores import open_store
 
-    etcd = options.etcd
-    log.info("flanneld %s, etcd at %s", __version__, ", ".join(etcd.endpoints))
-    members = Endpoints(**etcd.access)
-    store = EtcdV2Store(members, etcd.prefix)
-    status = Status(options, members.health)
+    log.info("flanneld %s, etcd at %s", __version__, ", ".join(options.etcd.endpoints))
+    store = open_store(options.etcd)
+    status = Status(options, store.health)
     serving = asyncio.create_task(daemon.run(options, store, status))
     loop = asyncio.get_running_loop()
     loop.call_later(_START, _start_is_over)

@@ -18,9 +18,7 @@ from flannel.errors import BadOption, FlannelError
 from flannel.health.pages import socket_path
 from flannel.options.table import Options
 from flannel.printable import as_json
-from flannel.stores import ConfigDocument
-from flannel.stores.etcd_endpoints import Endpoints
-from flannel.stores.etcd_v2 import EtcdV2Store
+from flannel.stores import ConfigDocument, Store, open_store
 
 ENVIRONMENT_FILES = (Path("/etc/default/flanneld"), Path("/run/flannel/options.env"))
 """Where flanneld.service has its variables from: the operator's shell has none of them."""
@@ -49,10 +47,9 @@ class Context:
     yes: bool = False
 
     @cached_property
-    def store(self) -> EtcdV2Store:
+    def store(self) -> Store:
         """The cluster's store, as flanneld's options name it."""
-        etcd = self.options.etcd
-        return EtcdV2Store(Endpoints(**etcd.access), etcd.prefix)
+        return open_store(self.options.etcd)
 
     async def config_document(self) -> ConfigDocument | None:
         """The network config in the store as it is now.

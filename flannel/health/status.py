@@ -1,6 +1,6 @@
 """Status: what flanneld knows of itself, for whoever asks: health checks, metrics, the operator.
 
-    status = Status(options, members.health)
+    status = Status(options, store.health)
     status.serve(config, interface, subnets, network, firewall)    # one life of the network
     status.leased(lease, renewal_delay)
     status.has("subnet.env")

@@ -6,7 +6,7 @@
     bounded         answers of bounded size and time
     threads         blocking work in threads of their own
 
-    store = ...Store(...)
+    store = open_store(options.etcd)
     async for document in store.follow_config():    # None while there is none
         ...                                          # until one is good
     async for news in store.follow_leases():         # a Snapshot first, then mostly Changes
@@ -21,10 +21,10 @@ Every method may raise `StoreUnavailable` or `StoreDenied`. An iterator that rai
 a new one starts from a snapshot again, so nothing is missed.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network
-from typing import Protocol
+from typing import Any, Protocol
 
 from flannel.lease import Lease, LeaseAttrs, LeaseEvent
 
@@ -97,6 +97,10 @@ class Store(Protocol):
         """
         ...
 
+    def health(self) -> StoreHealth:
+        """How the store answers at the moment; asks nothing."""
+        ...
+
     def close(self) -> None:
         """Drop the connections that no request is using; the next request makes a new one."""
         ...
@@ -150,3 +154,26 @@ class Store(Protocol):
         :raises LeaseChanged: somebody else holds the subnet.
         """
         ...
+
+
+class StoreOptions(Protocol):
+    """Where the store is and how it is reached: `flannel.options.table.EtcdOptions`."""
+
+    @property
+    def access(self) -> Mapping[str, Any]:
+        """The arguments of `flannel.stores.etcd_endpoints.Endpoints`."""
+        ...
+
+    @property
+    def prefix(self) -> str:
+        """The key of the network, without a slash at its end."""
+        ...
+
+
+def open_store(options: StoreOptions) -> Store:
+    """The store that the options name; asks nothing yet."""
+    # Imported here: the libraries behind it take longer to load than all else of flanneld.
+    from flannel.stores.etcd_endpoints import Endpoints
+    from flannel.stores.etcd_v2 import EtcdV2Store
+
+    return EtcdV2Store(Endpoints(**options.access), options.prefix)

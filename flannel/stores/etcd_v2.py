@@ -66,6 +66,7 @@ class EtcdV2Store:
 
     def __init__(self, members: Endpoints, prefix: str) -> None:
         self._members = members
+        self.health = members.health
         self._config = f"{prefix}/config"
         self._subnets = f"{prefix}/subnets"
         self._nodes = LeaseNodes(self._subnets)

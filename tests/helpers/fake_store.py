@@ -6,7 +6,7 @@ from ipaddress import IPv4Network
 
 from flannel.errors import BadLease, LeaseChanged, LeaseTaken, StoreUnreachable
 from flannel.lease import Lease, LeaseAdded, LeaseAttrs, LeaseEvent, LeaseRemoved
-from flannel.stores import Changes, ConfigDocument, Snapshot
+from flannel.stores import Changes, ConfigDocument, Snapshot, StoreHealth
 
 
 class FakeStore:
@@ -69,6 +69,9 @@ class FakeStore:
             if isinstance(news, StoreUnreachable):
                 raise news
             yield news
+
+    def health(self) -> StoreHealth:
+        return StoreHealth("fake", None, 0, 0)
 
     def close(self) -> None:
         self.closed += 1

@@ -21,6 +21,7 @@ from flannel.errors import BadLease, StoreUnavailable
 from flannel.lease import Lease, LeaseAttrs, parse_subnet_key
 from flannel.leases.subnets import SubnetManager
 from flannel.network_config import NetworkConfig
+from flannel.stores import StoreHealth
 from flannel.stores.etcd_endpoints import Answer, HistoryLost, NotFound
 from flannel.stores.etcd_v2 import EtcdV2Store
 
@@ -59,6 +60,9 @@ class ModelEtcd:
         self.is_cut = False
         """Whether the poll under way ends, as when the server has begun anew."""
         self.n_idle_polls = 0
+
+    def health(self) -> StoreHealth:
+        return StoreHealth("model", None, 0, 0)
 
     def write(self, name: str, value: str, action: str = "set") -> None:
         self.index += 1
