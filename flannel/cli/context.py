@@ -13,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from flannel.document import shown
 from flannel.errors import BadOption, FlannelError
 from flannel.health.pages import socket_path
 from flannel.options.table import Options
@@ -178,8 +177,3 @@ def duration(seconds: float | None) -> str:
             rest = whole % size // lower_size
             return f"{sign}{whole // size} {unit}" + (f" {rest} {lower}" if rest else "")
     return f"{sign}{whole // 60} min {whole % 60} s" if whole >= 60 else f"{sign}{whole} s"
-
-
-def one_word(text: str, what: str) -> BadOption:
-    """The error for an argument that is not ``what``."""
-    return BadOption(f"cannot use {shown(text)}: it is not {what}")

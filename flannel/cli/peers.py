@@ -152,17 +152,17 @@ async def _probe(leases: list[Lease], mtu: int | None, port: int) -> list[Peer]:
                 largest = await pinger.path_mtu(address, mtu_rule.LEAST, mtu - 1)
             found.append(
                 Peer(
-                    str(lease.subnet),
-                    str(lease.attrs.public_ip),
-                    str(address),
-                    lease.attrs.backend,
-                    bool(lease.attrs.node_id),
-                    lease.ttl,
-                    _milliseconds(rtts.get(address)),
-                    _milliseconds(beside.get(lease.attrs.public_ip)),
-                    largest,
-                    address in whole if mtu is not None and address in rtts else None,
-                    answers.get(address),
+                    subnet=str(lease.subnet),
+                    public_ip=str(lease.attrs.public_ip),
+                    address=str(address),
+                    backend=lease.attrs.backend,
+                    is_ours=bool(lease.attrs.node_id),
+                    ttl=lease.ttl,
+                    rtt=_milliseconds(rtts.get(address)),
+                    underlay_rtt=_milliseconds(beside.get(lease.attrs.public_ip)),
+                    mtu=largest,
+                    full_size=address in whole if mtu is not None and address in rtts else None,
+                    probe=answers.get(address),
                 )
             )
     return found
