@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import IPv4Network
-from time import monotonic
+from time import monotonic, thread_time
 
 from flannel.backends import Network
 from flannel.conditions import Condition
@@ -27,6 +27,9 @@ from flannel.kernel.doors import Kernel
 from flannel.kernel.interface import ExternalInterface
 from flannel.kernel.monitor import Hint, Monitor, Watched
 from flannel.lease import Peers
+
+_BEAT = 30.0
+"""Seconds between two signs of life, at most, while there is nothing to do."""
 
 
 class Pending:
@@ -132,11 +135,11 @@ class Upkeep:
             elif changed:
                 await self._apply(changed)
             due = schedule.due(is_disturbed=pending.is_everything)
-            await pending.wait(max(0.0, due - monotonic()))
+            await pending.wait(min(max(0.0, due - monotonic()), _BEAT))
 
     async def _compare(self, monitor: Monitor) -> None:
         """Compare all that the kernel holds with what it should hold."""
-        repairs, began = self._kernel.repairs, monotonic()
+        repairs, began, used = self._kernel.repairs, monotonic(), thread_time()
         if not await self._apply(None):
             return
         if self._has_compared:
@@ -144,14 +147,14 @@ class Upkeep:
         else:
             repairs.discard()  # at the start things are as somebody else has left them
         self._has_compared = True
-        ended = monotonic()
-        self._schedule.succeeded(ended, ended - began, pause=repairs.pause, look_at=repairs.due)
+        cost = thread_time() - used
+        self._schedule.succeeded(monotonic(), cost, pause=repairs.pause, look_at=repairs.due)
         self._conditions.clear(Condition.KERNEL)
         self._on_ready()
 
     async def _apply(self, changed: set[IPv4Network] | None) -> bool:
         """Let the network follow the peers; return whether it could. If not, all is compared."""
-        began = monotonic()
+        used = thread_time()
         try:
             await self._network.apply(self._peers(), changed)
         except KernelError as why:
@@ -160,7 +163,6 @@ class Upkeep:
             )
             self._kernel.repairs.discard()
             self.pending.disturb()
-            ended = monotonic()
-            self._schedule.failed(ended, ended - began)
+            self._schedule.failed(monotonic(), thread_time() - used)
             return False
         return True

@@ -1,5 +1,6 @@
 """What flanneld knows of itself, and how it is served.
 
+awake        notices pauses of this process
 status       the document behind /status and /healthz
 pages        which page is served to whom
 http_server  HTTP, on the socket beside subnet.env and on -healthz-port

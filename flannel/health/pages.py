@@ -68,11 +68,14 @@ async def served(options: Options, status: Status) -> AsyncIterator[None]:
             public = {"/healthz": healthz, "/readyz": readyz, "/metrics": exposition}
             address = (str(options.healthz_ip), options.healthz_port)
             await stack.enter_async_context(serving(address, public))
-        watchdog = asyncio.create_task(_watchdog(status, os.environ))
+        # First, so that after a pause it is the first to run.
+        tasks = [asyncio.create_task(status.awake.keep())]
+        tasks.append(asyncio.create_task(_watchdog(status, os.environ)))
         try:
             yield
         finally:
-            watchdog.cancel()
+            for each in tasks:
+                each.cancel()
 
 
 def _health(status: Status) -> Page:

@@ -27,6 +27,7 @@ from flannel.backends import Network
 from flannel.conditions import Condition, Conditions
 from flannel.errors import FlannelError
 from flannel.firewall.keeper import Counter
+from flannel.health.awake import Awake
 from flannel.kernel.interface import ExternalInterface
 from flannel.kernel.repairs import Repairs
 from flannel.lease import Lease, Peers
@@ -47,8 +48,8 @@ _STORE_SILENCE = 90.0
 """Seconds without any outcome of a request, while the leases are followed, after which the watch
 is taken for dead: a poll lasts 10, and each member has 3 to answer."""
 _PEERS_SILENCE = 120.0
-"""Seconds since the last comparison with the kernel after which that task is taken for dead. One
-is due every 10, or, with so many peers that it takes longer, after fifty times what it took."""
+"""Seconds since the last sign of life of the task that compares the kernel after which it is taken
+for dead. It gives one every 30, and at each comparison; those are at most 60 apart."""
 
 
 class SubnetTable(Protocol):
@@ -116,6 +117,7 @@ class Status:
     """See the head of this file.
 
     :ivar conditions: what is wrong at the moment.
+    :ivar awake: knows of pauses of this process.
     :ivar store: how the store answers.
     :ivar repairs: what was found changed by others, and put back.
     :ivar guard_drops: packets that the firewall's guard has dropped, by reason.
@@ -124,6 +126,7 @@ class Status:
 
     def __init__(self, options: Options, store: Callable[[], StoreHealth]) -> None:
         self.conditions = Conditions(logging.getLogger("flannel.daemon"))
+        self.awake = Awake()
         self.store = store
         self.repairs = Repairs()
         self.ended = ""
@@ -180,14 +183,15 @@ class Status:
 
     def dead(self) -> str:
         """Which part of this process hangs; "" if all turn. Only a restart would mend it."""
-        life, now = self._life, monotonic()
+        life = self._life
         if life is None:
             return ""
-        if now - life.beats["peers"] > _PEERS_SILENCE:
-            return f"the peers were last applied {now - life.beats['peers']:.0f} s ago"
-        heard = max(life.began, self.store().heard_at)
-        if now - heard > _STORE_SILENCE:
-            return f"the watch on the leases was last heard of {now - heard:.0f} s ago"
+        silence = self.awake.since(life.beats["peers"])
+        if silence > _PEERS_SILENCE:
+            return f"the comparison with the kernel was last heard of {silence:.0f} s ago"
+        silence = self.awake.since(max(life.began, self.store().heard_at))
+        if silence > _STORE_SILENCE:
+            return f"the watch on the leases was last heard of {silence:.0f} s ago"
         return life.network.trouble()
 
     def unready(self) -> str:

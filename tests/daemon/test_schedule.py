@@ -2,7 +2,16 @@
 
 import pytest
 
-from flannel.daemon.schedule import BURST, EARLIEST_SHARE, RESYNC, RESYNC_SHARE, RETRY, Schedule
+from flannel.daemon.schedule import (
+    BURST,
+    EARLIEST_SHARE,
+    LONGEST,
+    RESYNC,
+    RESYNC_SHARE,
+    RETRY,
+    Schedule,
+)
+from flannel.health.status import _PEERS_SILENCE
 
 
 def waits(schedule: Schedule, now: float) -> tuple[float, float]:
@@ -26,6 +35,13 @@ def test_without_hints_it_takes_its_share_of_a_cpu_and_no_more() -> None:
     schedule = Schedule()
     schedule.succeeded(100.0, 1.0)
     assert waits(schedule, 100.0)[1] == RESYNC_SHARE
+
+
+def test_however_much_it_costs_it_is_due_before_its_task_is_taken_for_dead() -> None:
+    schedule = Schedule()
+    schedule.succeeded(100.0, 25.0)
+    assert waits(schedule, 100.0) == (LONGEST, LONGEST)
+    assert LONGEST <= _PEERS_SILENCE / 2
 
 
 def test_hints_may_spend_a_burst_at_once_and_then_a_tenth_of_a_cpu() -> None:

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from virtual_time import Clock
 
 from flannel.conditions import Condition
 from flannel.firewall.keeper import Counter
+from flannel.health import awake, status
 from flannel.health import pages as health
-from flannel.health import status
 from flannel.health.metrics import Exporter
 from flannel.health.status import PARTS, Status, device_traffic
 from flannel.kernel.interface import ExternalInterface
@@ -159,24 +160,49 @@ def test_a_store_that_is_away_is_shown_and_no_reason(made: Made) -> None:
         assert etcd["errors"] == 3
 
 
-def test_tasks_that_hang_are_dead_and_the_watchdog_hears_of_it(
-    made: Made, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    began = monotonic()
-    monkeypatch.setattr(status, "monotonic", lambda: began)
+def test_tasks_that_hang_are_dead_and_the_watchdog_hears_of_it(made: Made, clock: Clock) -> None:
+    clock.rule(status, awake)
+    made.status.awake.tick()
+    began = clock.now
     made.heard = StoreHealth("", None, began, 3)
     with made.serve():
         made.finish()
         assert made.status.dead() == ""
-        monkeypatch.setattr(status, "monotonic", lambda: began + 100)
+        clock.skip(100)
         assert made.status.dead() == "the watch on the leases was last heard of 100 s ago"
         made.heard = StoreHealth("", None, began + 90, 3)
         assert made.status.dead() == ""  # errors are signs of life
-        monkeypatch.setattr(status, "monotonic", lambda: began + 150)
-        assert made.status.dead() == "the peers were last applied 150 s ago"
+        clock.skip(50)
+        assert made.status.dead() == "the comparison with the kernel was last heard of 150 s ago"
         made.status.beat("peers")
         made.network.wrong = "the packet loop is not running"
         assert made.status.dead() == "the packet loop is not running"
+
+
+def test_a_pause_of_the_process_is_no_hang(made: Made, clock: Clock) -> None:
+    clock.rule(status, awake)
+
+    async def work() -> None:
+        made.heard = StoreHealth("", None, clock.now, 3)
+        made.status.awake.tick()
+        keeping = asyncio.create_task(made.status.awake.keep())
+        with made.serve():
+            made.finish()
+            await asyncio.sleep(80)
+            clock.skip(3600)  # it is stopped, and goes on
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert made.status.dead() == ""
+            await asyncio.sleep(89)
+            assert made.status.dead() == ""
+            await asyncio.sleep(2)  # now the task had time enough
+            assert made.status.dead() == "the watch on the leases was last heard of 91 s ago"
+            made.heard = StoreHealth("", None, clock.now, 3)
+            await asyncio.sleep(30)
+            assert made.status.dead().startswith("the comparison with the kernel")
+        keeping.cancel()
+
+    clock.run(work())
 
 
 def test_the_document_has_ages_and_is_json(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,16 +55,19 @@ class Clock:
     clock.run(work())                       # in which asyncio.sleep() takes no time
 
     :ivar now: seconds.
+    :ivar used: seconds of a CPU; they pass only as a test says.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1_000_000.0
+        self.used = 0.0
         self._monkeypatch = monkeypatch
 
     def rule(self, *modules: ModuleType) -> None:
         """Let these modules ask this clock for the time."""
         for module in modules:
             self._monkeypatch.setattr(module, "monotonic", lambda: self.now)
+            self._monkeypatch.setattr(module, "thread_time", lambda: self.used, raising=False)
 
     def skip(self, seconds: float) -> None:
         """Let time pass in which the loop does not run."""
