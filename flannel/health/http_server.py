@@ -1,7 +1,7 @@
 """A server for a few small pages: GET and HEAD of HTTP/1.1, one request on each connection.
 
-It runs in the daemon's own event loop, so that an answer proves that the loop turns. What a
-client sends and how long it takes are bounded; who is slow loses the connection, nobody else.
+It runs in the event loop of the daemon: an answer proves that the loop turns. What a client sends
+and how long it takes are bounded, and so are the clients (`flannel.health.connections`).
 """
 
 import asyncio
@@ -13,13 +13,10 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from flannel.health.connections import BACKLOG, PATIENCE, Connections
+
 log = logging.getLogger(__name__)
 
-_MAX_HEAD = 8192
-"""Bytes of a request with its headers; a scraper sends some hundred."""
-_PATIENCE = 5.0
-"""Seconds for a request and its answer together."""
-_MAX_CLIENTS = 32
 _RETRY = 5.0
 
 
@@ -62,24 +59,12 @@ async def serving(address: Address, pages: Pages) -> AsyncIterator[None]:
 
 
 async def _serve(address: Address, pages: Pages) -> None:
-    clients: set[asyncio.Task[None]] = set()
-
-    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(clients) >= _MAX_CLIENTS:
-            writer.transport.abort()
-            return
-        task = asyncio.create_task(_converse(reader, writer, pages))
-        clients.add(task)
-        task.add_done_callback(clients.discard)
-
     said = False
     try:
         while True:
             try:
                 with _listen(address) as listener:
-                    server = await asyncio.start_server(accept, sock=listener, limit=_MAX_HEAD)
-                    async with server:
-                        await server.serve_forever()
+                    await Connections(listener, lambda head: answer(head, pages)).serve()
             except OSError as why:
                 if not said:
                     # asyncio makes whole sentences of strerror.
@@ -88,8 +73,6 @@ async def _serve(address: Address, pages: Pages) -> None:
                 said = True
                 await asyncio.sleep(_RETRY)
     finally:
-        for task in clients:
-            task.cancel()
         if isinstance(address, Path):
             with suppress(OSError):  # where it could not be made it is none to remove
                 address.unlink()
@@ -98,14 +81,17 @@ async def _serve(address: Address, pages: Pages) -> None:
 def _listen(address: Address) -> socket.socket:
     if not isinstance(address, Path):
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        return socket.create_server(address, family=family)
+        listener = socket.create_server(address, family=family, backlog=BACKLOG)
+        # tcp(7): a connection over which nothing was sent does not even get here, for some seconds.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, int(PATIENCE))
+        return listener
     address.parent.mkdir(parents=True, exist_ok=True)
     address.unlink(missing_ok=True)  # of a daemon that was killed
     listener = socket.socket(socket.AF_UNIX)
     try:
         listener.bind(os.fspath(address))
         address.chmod(0o600)  # nobody can connect before listen()
-        listener.listen()
+        listener.listen(BACKLOG)
     except OSError:
         listener.close()
         raise
@@ -114,22 +100,6 @@ def _listen(address: Address) -> socket.socket:
 
 def _name(address: Address) -> str:
     return str(address) if isinstance(address, Path) else "{}:{}".format(*address)
-
-
-async def _converse(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pages: Pages
-) -> None:
-    try:
-        async with asyncio.timeout(_PATIENCE):
-            head = await reader.readuntil(b"\r\n\r\n")
-            writer.write(await answer(head, pages))
-            await writer.drain()
-            writer.close()
-            await writer.wait_closed()
-    except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-        pass
-    finally:
-        writer.transport.abort()
 
 
 async def answer(head: bytes, pages: Pages) -> bytes:

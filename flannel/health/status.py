@@ -13,6 +13,7 @@ The daemon's parts report here as they go; nothing of it is decided on by the da
 moments of the monotonic clock; outside, ages in seconds. It belongs to the event loop.
 """
 
+import asyncio
 import logging
 import os
 import socket
@@ -50,6 +51,10 @@ is taken for dead: a poll lasts 10, and each member has 3 to answer."""
 _PEERS_SILENCE = 120.0
 """Seconds since the last sign of life of the task that compares the kernel after which it is taken
 for dead. It gives one every 30, and at each comparison; those are at most 60 apart."""
+
+
+_GUARD_PAUSE = 1.0
+"""Seconds between two readings of the guard's counters."""
 
 
 class SubnetTable(Protocol):
@@ -131,6 +136,8 @@ class Status:
         self.repairs = Repairs()
         self.ended = ""
         self.guard_drops: dict[str, int] = {}
+        self._guard_read_at = float("-inf")
+        self._reading: asyncio.Task[None] | None = None
         self._options = options
         self._started = monotonic()
         self._life: _Life | None = None
@@ -213,9 +220,20 @@ class Status:
         return text(Condition.KERNEL) or text(Condition.INTERFACE) or self.dead()
 
     async def read_guard(self) -> None:
-        """Bring `guard_drops` up to date; to read them takes a program of its own."""
+        """Bring `guard_drops` up to date, once a second at most.
+
+        To read them takes a program of its own, however many clients ask.
+        """
+        if self._reading is None or self._reading.done():
+            if monotonic() < self._guard_read_at + _GUARD_PAUSE:
+                return
+            self._reading = asyncio.create_task(self._read_guard())
+        await asyncio.shield(self._reading)
+
+    async def _read_guard(self) -> None:
         if self._life is None:
             return
+        self._guard_read_at = monotonic()
         try:
             counters = await self._life.firewall.counters()
         except FlannelError as why:

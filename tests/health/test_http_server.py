@@ -2,15 +2,19 @@
 
 import asyncio
 import http.client
+import resource
 import socket
 import stat
+import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from flannel.health import http_server
+from flannel.health import connections, http_server
 from flannel.health.http_server import Page, answer, serving
 
 
@@ -130,7 +134,7 @@ def assert_answers(path: Path) -> None:
 def test_slow_and_talkative_clients_lose_their_connection_and_nobody_elses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_server, "_PATIENCE", 0.3)
+    monkeypatch.setattr(connections, "PATIENCE", 0.3)
     path = tmp_path / "socket"
 
     def talk() -> None:
@@ -151,22 +155,105 @@ def is_cut_off(client: socket.socket) -> bool:
     return False
 
 
-def test_a_crowd_is_turned_away_until_it_thins(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(http_server, "_PATIENCE", 60)  # nobody is to go of himself
-    path = tmp_path / "socket"
+@pytest.fixture
+def descriptors() -> Iterator[None]:
+    """More than a process has by default."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
-    def talk() -> None:
-        crowd = [connect(path) for _ in range(http_server._MAX_CLIENTS + 10)]
-        wait_for(lambda: is_turned_away(crowd[-1]))  # as all before it that are too many
-        # Who looked for a listener may still have been among the first.
-        assert 10 <= sum(map(is_turned_away, crowd)) <= 11
-        for client in crowd:
-            client.close()
-        assert_answers(path)
 
-    serve(path, talk)
+@pytest.mark.usefixtures("descriptors")
+class TestCrowds:
+    """Of too many, those that have been there longest without a request go, and no other does."""
+
+    @pytest.fixture(autouse=True)
+    def patience(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(connections, "PATIENCE", 600)  # nobody is to go of himself
+
+    def test_the_oldest_go_for_the_newest(self, tmp_path: Path) -> None:
+        path = tmp_path / "socket"
+
+        def talk() -> None:
+            crowd = [connect(path) for _ in range(connections.MAX_CLIENTS + 10)]
+            wait_for(lambda: is_turned_away(crowd[9]))
+            assert sum(map(is_turned_away, crowd[:11])) in (10, 11)  # is_listening() was there
+            assert not any(map(is_turned_away, crowd[11:]))
+            for client in crowd:
+                client.close()
+            assert_answers(path)
+
+        serve(path, talk)
+
+    @pytest.mark.parametrize("sent", [b"", b"G", b"GET /a HTTP/1.1\r\nX-Slow: "])
+    def test_a_probe_is_answered_at_once_whatever_a_thousand_others_hold_back(
+        self, tmp_path: Path, sent: bytes
+    ) -> None:
+        path = tmp_path / "socket"
+
+        def talk() -> None:
+            crowd = [connect(path) for _ in range(1000)]
+            for client in crowd:
+                with suppress(OSError):  # it has been turned away
+                    client.sendall(sent)
+            for _ in range(20):
+                assert get(path).endswith(b"well\n")
+            for client in crowd:
+                client.close()
+
+        serve(path, talk)
+
+    def test_a_probe_is_answered_while_others_keep_coming(self, tmp_path: Path) -> None:
+        path = tmp_path / "socket"
+        is_over = threading.Event()
+
+        def come() -> None:
+            crowd: deque[socket.socket] = deque()
+            while not is_over.wait(0.001):
+                crowd.append(connect(path))
+                if len(crowd) > 1000:
+                    crowd.popleft().close()
+            for client in crowd:
+                client.close()
+
+        def talk() -> None:
+            others = threading.Thread(target=come)
+            others.start()
+            try:
+                for _ in range(50):
+                    assert get(path).endswith(b"well\n")
+            finally:
+                is_over.set()
+                others.join()
+
+        serve(path, talk)
+
+    def test_requests_that_are_being_answered_go_last(self, tmp_path: Path) -> None:
+        path = tmp_path / "socket"
+        asked, may_answer = asyncio.Event(), asyncio.Event()
+
+        async def slow() -> Page:
+            asked.set()
+            await may_answer.wait()
+            return Page(200, b"at last\n")
+
+        async def main() -> bytes:
+            async with serving(path, {"/slow": slow}):
+                await asyncio.to_thread(wait_for, lambda: is_listening(path))
+                reader, writer = await asyncio.open_unix_connection(path)
+                writer.write(b"GET /slow HTTP/1.1\r\n\r\n")
+                await asked.wait()
+                crowd = await asyncio.to_thread(lambda: [connect(path) for _ in range(600)])
+                await asyncio.to_thread(wait_for, lambda: is_turned_away(crowd[300]))
+                may_answer.set()
+                found = await reader.read()
+                writer.close()
+                for client in crowd:
+                    client.close()
+                return found
+
+        assert asyncio.run(main()).endswith(b"at last\n")
 
 
 def is_turned_away(client: socket.socket) -> bool:

@@ -1,0 +1,132 @@
+"""Connections: clients that each send one small request, and of which there may be too many.
+
+Accepting costs as little as it can, since whoever reaches the port can make connections as fast as
+he likes: a socket and an entry in a table until a whole request has come. Of too many, the one that
+has been connected longest without a whole request is dropped. So a probe is answered, whose request
+comes at once, whatever the others do.
+"""
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+from time import monotonic
+
+log = logging.getLogger(__name__)
+
+MAX_HEAD = 8192
+"""Bytes of a request with its headers; a scraper sends some hundred."""
+PATIENCE = 5.0
+"""Seconds for a request, and as many for its answer."""
+MAX_CLIENTS = 256
+"""Connections at a time; a process has 1,024 descriptors where nobody allows it more."""
+BACKLOG = 4096
+"""Connections that wait in the kernel to be accepted."""
+_MAX_ACCEPTED = 64
+"""New connections between two looks at what the others have sent: a quarter of those that there may
+be, so that none is dropped for new ones before its request was read."""
+_LOOK = 1.0
+"""Seconds between two looks at who has waited too long; and after one at which nothing was left to
+accept with."""
+
+
+class Connections:
+    """The clients of one listening socket.
+
+    :param answer: makes the response to a request line with its headers.
+    """
+
+    def __init__(
+        self, listener: socket.socket, answer: Callable[[bytes], Awaitable[bytes]]
+    ) -> None:
+        listener.setblocking(False)
+        self._listener = listener
+        self._answer = answer
+        self._loop = asyncio.get_running_loop()
+        self._waiting: dict[socket.socket, tuple[float, bytearray]] = {}
+        """Since when, and what has come so far; in the order in which they have connected."""
+        self._answering: set[asyncio.Task[None]] = set()
+
+    async def serve(self) -> None:
+        """Serve until cancelled; then all connections are closed."""
+        try:
+            while True:
+                self._loop.add_reader(self._listener, self._accept)
+                await asyncio.sleep(_LOOK)
+                self._drop_the_slow()
+        finally:
+            self._loop.remove_reader(self._listener)
+            for sock in list(self._waiting):
+                self._drop(sock)
+            for task in self._answering:
+                task.cancel()
+
+    def _accept(self) -> None:
+        for _ in range(_MAX_ACCEPTED):
+            try:
+                sock, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as why:
+                if why.errno in (errno.EMFILE, errno.ENFILE) and self._drop_the_oldest():
+                    continue
+                log.debug("cannot accept a connection: %s", why.strerror)
+                if why.errno != errno.ECONNABORTED:
+                    self._loop.remove_reader(self._listener)  # until the next look
+                return
+            if len(self._waiting) + len(self._answering) >= MAX_CLIENTS and not (
+                self._drop_the_oldest()
+            ):
+                sock.close()
+                continue
+            sock.setblocking(False)
+            self._waiting[sock] = monotonic(), bytearray()
+            self._loop.add_reader(sock, self._read, sock)
+
+    def _read(self, sock: socket.socket) -> None:
+        _, head = self._waiting[sock]
+        try:
+            data = sock.recv(MAX_HEAD)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        head += data
+        if b"\r\n\r\n" in head:
+            del self._waiting[sock]
+            self._loop.remove_reader(sock)
+            task = self._loop.create_task(self._respond(sock, bytes(head)))
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
+        elif not data or len(head) >= MAX_HEAD:
+            self._drop(sock)
+
+    async def _respond(self, sock: socket.socket, head: bytes) -> None:
+        with sock:
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    await self._loop.sock_sendall(sock, await self._answer(head))
+            except (TimeoutError, OSError):
+                pass
+
+    def _drop_the_slow(self) -> None:
+        latest = monotonic() - PATIENCE
+        while self._waiting:
+            sock, (since, _) = next(iter(self._waiting.items()))
+            if since > latest:
+                return
+            self._drop(sock)
+
+    def _drop_the_oldest(self) -> bool:
+        """Make room for one more, if there is one that waits."""
+        oldest = next(iter(self._waiting), None)
+        if oldest is None:
+            return False
+        self._drop(oldest)
+        return True
+
+    def _drop(self, sock: socket.socket) -> None:
+        del self._waiting[sock]
+        self._loop.remove_reader(sock)
+        sock.close()
