@@ -89,9 +89,13 @@ class Sniffer:
             yield data[_VNET.size + self._header_len :], size
 
 
-def send_raw(namespace: Namespace, *packets: bytes) -> None:
-    """Send IPv4 packets as they are, but for the header checksum, which the kernel makes."""
+def send_raw(namespace: Namespace, *packets: bytes, mark: int = 0) -> None:
+    """Send IPv4 packets as they are, but for the header checksum, which the kernel makes.
+
+    :param mark: of the packets; the guard drops what goes to the backend's port without its bit.
+    """
     with namespace.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
         for packet in packets:
             raw.sendto(packet, (str(IPv4Address(packet[16:20])), 0))
 
