@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,8 @@ from flannel.backends.udp.dataplane import Settings
 from flannel.errors import KernelError
 from flannel.kernel.doors import Kernel
 from flannel.kernel.entries import Route
-from flannel.kernel.links import Link, Way
+from flannel.kernel.links import Link
+from flannel.kernel.rtmessages import FoundRoute
 
 NETWORK, SUBNET = IPv4Network("10.1.0.0/16"), IPv4Network("10.1.15.0/24")
 SETTINGS = Settings(NETWORK, SUBNET, 1472, 8285)
@@ -53,13 +54,13 @@ def driver(
 
 
 @pytest.fixture
-def device(kernel: Kernel, netlink: FakeNetlink, driver: FakeTun) -> Link:
+def device(kernel: Kernel, netlink: FakeNetlink, tables: FakeTables, driver: FakeTun) -> Link:
     """The device, attached to and as it should be."""
     tun.attached(kernel.descriptors, 1)
     link = netlink.by_name("flannel0")
     netlink.links[link.index] = replace(link, up=True, mtu=1472, alias="flannel")
     netlink.address(link.index, "10.1.15.0/32")
-    netlink.ways[SETTINGS.error_source] = Way(link.index, None, SUBNET[0])
+    tables.whole.append(FoundRoute(NETWORK, None, link.index, 0))
     return netlink.by_name("flannel0")
 
 
@@ -234,6 +235,7 @@ class TestRestoring:
         self,
         kernel: Kernel,
         netlink: FakeNetlink,
+        tables: FakeTables,
         driver: FakeTun,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
@@ -243,7 +245,7 @@ class TestRestoring:
         assert (link.up, link.mtu) == (True, 1472)
         assert netlink.addresses_of("flannel0") == ["10.1.15.0/32"]
         assert netlink.routes == {NETWORK: link.index}
-        netlink.ways[SETTINGS.error_source] = Way(link.index, None, SUBNET[0])
+        tables.whole.append(FoundRoute(NETWORK, None, link.index, 0))
         netlink.calls.clear()
         repairs(kernel, caplog)
         asyncio.run(tun.ensure_device(kernel, SETTINGS))
@@ -298,12 +300,12 @@ class TestRestoring:
         self,
         kernel: Kernel,
         netlink: FakeNetlink,
+        tables: FakeTables,
         device: Link,
         caplog: pytest.LogCaptureFixture,
         leads: int | None,
     ) -> None:
-        way = None if leads is None else Way(leads, None, IPv4Address("192.0.2.11"))
-        netlink.ways = {} if way is None else {SETTINGS.error_source: way}
+        tables.whole = [] if leads is None else [FoundRoute(NETWORK, None, leads, 0)]
         asyncio.run(tun.ensure_device(kernel, SETTINGS))
         assert netlink.routes == {NETWORK: device.index}
         (line,) = repairs(kernel, caplog)
