@@ -286,7 +286,7 @@ def test_all_poison_at_once_harms_nobody_and_each_is_named_once(world: World) ->
     assert len(warnings) == len(set(warnings)) == len(POISON)
     for key in POISON:
         names = (key, key[:100], key.replace("-", "/"))
-        lines = [f"{line} ".replace("'", " ") for line in warnings]
+        lines = [f"{line} ".replace('"', " ") for line in warnings]
         assert [line for line in lines if any(f"{name} " in line for name in names)], key
     world.put_leases({"10.1.71.0-24": peer_value("192.0.2.71", "02:00:00:00:00:71")})
     wait_overlay(host, "10.1.70.0/24", "10.1.71.0/24")  # it still hears
