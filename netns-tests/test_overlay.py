@@ -145,8 +145,8 @@ class TestStarting:
             ('{"Network":"10.1.0.0/16","Backend":{}}', "Backend.Type is missing"),
             ('{"Network":"10.1.0.0/16","Backend":{"Type":"warp"}}', "Backend.Type is 'warp'"),
             (
-                '{"Network":"10.1.0.0/16","Backend":{"Type":"vxlan","VNI":0}}',
-                "Backend.VNI is 0: it must be a whole number from 1",
+                '{"Network":"10.1.0.0/16","Backend":{"Type":"vxlan","VNI":-1}}',
+                "Backend.VNI is -1: it must be a whole number from 0",
             ),
         ):
             world.configure(config)

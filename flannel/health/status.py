@@ -53,10 +53,6 @@ _PEERS_SILENCE = 120.0
 for dead. It gives one every 30, and at each comparison; those are at most 60 apart."""
 
 
-_GUARD_PAUSE = 1.0
-"""Seconds between two readings of the guard's counters."""
-
-
 class SubnetTable(Protocol):
     """What is asked of `flannel.leases.subnets.SubnetManager` here."""
 
@@ -136,7 +132,6 @@ class Status:
         self.repairs = Repairs()
         self.ended = ""
         self.guard_drops: dict[str, int] = {}
-        self._guard_read_at = float("-inf")
         self._reading: asyncio.Task[None] | None = None
         self._options = options
         self._started = monotonic()
@@ -220,20 +215,17 @@ class Status:
         return text(Condition.KERNEL) or text(Condition.INTERFACE) or self.dead()
 
     async def read_guard(self) -> None:
-        """Bring `guard_drops` up to date, once a second at most.
+        """Bring `guard_drops` up to date.
 
-        To read them takes a program of its own, however many clients ask.
+        Reading them takes a program of its own: clients that ask meanwhile share one.
         """
         if self._reading is None or self._reading.done():
-            if monotonic() < self._guard_read_at + _GUARD_PAUSE:
-                return
             self._reading = asyncio.create_task(self._read_guard())
         await asyncio.shield(self._reading)
 
     async def _read_guard(self) -> None:
         if self._life is None:
             return
-        self._guard_read_at = monotonic()
         try:
             counters = await self._life.firewall.counters()
         except FlannelError as why:
