@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import Coroutine
-from contextlib import suppress
 from typing import Any, TypeVar
 
 import pytest
 from fake_store import FakeStore
 from virtual_time import Clock
+from waiting import running
 
 from flannel.conditions import Condition, Conditions
 from flannel.daemon import config_follower as module
@@ -58,14 +58,9 @@ class Made:
         """Run ``work`` beside the watch."""
 
         async def both() -> None:
-            running = asyncio.create_task(self.follower.watch(served, self.changed))
-            await asyncio.sleep(0.01)
-            try:
+            async with running(self.follower.watch(served, self.changed)):
+                await asyncio.sleep(0.01)
                 await work
-            finally:
-                running.cancel()
-                with suppress(asyncio.CancelledError):
-                    await running
 
         self.clock.run(both())
 

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network
 from random import Random
 from typing import Any, cast
@@ -11,7 +10,7 @@ import pytest
 from fake_store import FakeStore
 from managers import CONFIG, LONG_AGO, ME, OTHER, net
 from virtual_time import Clock
-from waiting import until
+from waiting import running, until
 
 from flannel.conditions import Condition
 from flannel.daemon import lease_keeper as module
@@ -62,14 +61,9 @@ class Made:
 
         async def both() -> None:
             await self.subnets.acquire(ME, None, seen_since=LONG_AGO)
-            running = asyncio.create_task(self.keeper.run())
-            await asyncio.sleep(0.01)
-            try:
+            async with running(self.keeper.run()):
+                await asyncio.sleep(0.01)
                 await work()
-            finally:
-                running.cancel()
-                with suppress(asyncio.CancelledError):
-                    await running
 
         self.clock.run(both())
 

@@ -14,7 +14,7 @@ import pytest
 from fake_kernel import FakeNetlink
 from managers import ME, net
 from virtual_time import Clock
-from waiting import until
+from waiting import running, until
 
 from flannel.conditions import Condition
 from flannel.handover.hand_over import HandOver
@@ -68,13 +68,8 @@ class Made:
         mtu: int = 1450,
     ) -> None:
         """Run ``work`` while ``lease`` is handed over."""
-        keeping = asyncio.create_task(self.hand_over.keep(NETWORK, lease, mtu, True))
-        try:
+        async with running(self.hand_over.keep(NETWORK, lease, mtu, True)):
             await work()
-        finally:
-            keeping.cancel()
-            with suppress(asyncio.CancelledError):
-                await keeping
 
     async def given(self, lease: Lease = LEASE, mtu: int = 1450) -> None:
         """Hand it over, and no more."""

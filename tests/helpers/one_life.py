@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine
-from contextlib import suppress
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any, NoReturn, Self, cast
@@ -13,6 +12,7 @@ from fake_programs import FakePrograms
 from fake_store import FakeStore
 from managers import ME, OTHER, net
 from virtual_time import Clock
+from waiting import running
 
 from flannel.daemon import config_follower, lease_keeper, saved_state, upkeep
 from flannel.daemon.config_follower import ConfigFollower
@@ -175,14 +175,9 @@ class OneLife:
         async def both() -> None:
             life = self.life(resume)
             await life.take_lease()
-            serving = asyncio.create_task(life.serve())
-            await asyncio.sleep(0.01)
-            try:
+            async with running(life.serve()):
+                await asyncio.sleep(0.01)
                 await work(life)
-            finally:
-                serving.cancel()
-                with suppress(asyncio.CancelledError):
-                    await serving
 
         self.clock.run(both())
 

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine
-from contextlib import suppress
 from ipaddress import IPv4Network
 from typing import Any, Self, cast
 
@@ -10,6 +9,7 @@ import pytest
 from fake_host import ETH0, FakeHost
 from managers import net
 from virtual_time import Clock
+from waiting import running
 
 from flannel.conditions import Condition
 from flannel.daemon import upkeep as module
@@ -123,12 +123,7 @@ class OneUpkeep:
         """Run ``work`` beside the upkeep."""
 
         async def both() -> None:
-            running = asyncio.create_task(self.upkeep.run(RANGE))
-            try:
+            async with running(self.upkeep.run(RANGE)):
                 await work()
-            finally:
-                running.cancel()
-                with suppress(asyncio.CancelledError):
-                    await running
 
         self.clock.run(both())

@@ -1,7 +1,9 @@
-"""Waiting for a condition, never for a duration."""
+"""Waiting for a condition, never for a duration; and work that runs beside a test."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 
 async def until(holds: Callable[[], object], what: str = "") -> None:
@@ -14,3 +16,15 @@ async def until(holds: Callable[[], object], what: str = "") -> None:
             return
         await asyncio.sleep(0.01)
     raise AssertionError(f"there is still no {what or holds}")
+
+
+@asynccontextmanager
+async def running(work: Coroutine[Any, Any, None]) -> AsyncIterator["asyncio.Task[None]"]:
+    """A task for ``work``, ended at the end of the block; what it raised itself comes through."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task

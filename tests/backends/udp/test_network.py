@@ -6,8 +6,7 @@ import gc
 import os
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
@@ -15,7 +14,7 @@ from fake_kernel import FakeNetlink, FakeTables
 from fake_tun import FakeTun
 from scapy.layers.inet import IP, UDP
 from scapy.packet import Raw
-from waiting import until
+from waiting import running, until
 
 from flannel.backends.udp import network as module
 from flannel.backends.udp import sockets, threads
@@ -72,18 +71,6 @@ class Host:
         self.peer.close()
 
 
-@asynccontextmanager
-async def running(network: UdpNetwork) -> AsyncIterator["asyncio.Task[None]"]:
-    """Its run, ended at the end of the block."""
-    task = asyncio.create_task(network.run())
-    try:
-        yield task
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-
-
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     made = Host(monkeypatch)
@@ -95,7 +82,7 @@ class TestRunning:
     def test_packets_wait_until_the_peers_are_known(self, host: Host) -> None:
         async def main() -> None:
             network = host.network()
-            async with running(network):
+            async with running(network.run()):
                 await until(host.driver.ends_of, "device")
                 host.send()
                 await asyncio.sleep(0.05)
@@ -111,11 +98,11 @@ class TestRunning:
     def test_packets_that_come_between_two_runs_are_carried_by_the_second(self, host: Host) -> None:
         async def main() -> None:
             first, second = host.network(), host.network()
-            async with running(first):
+            async with running(first.run()):
                 await first.apply(PEERS)
             assert first.trouble() == NOT_RUNNING
             host.send()
-            async with running(second):
+            async with running(second.run()):
                 await second.apply(PEERS)
                 await until(lambda: second.stats()["tx_packets"] == 1, "packet")
             assert first.stats()["tx_packets"] == 0
@@ -126,7 +113,7 @@ class TestRunning:
     def test_a_deleted_device_is_made_again(self, host: Host) -> None:
         async def main() -> None:
             network = host.network()
-            async with running(network):
+            async with running(network.run()):
                 await network.apply(PEERS)
                 host.driver.delete()
                 await until(host.driver.ends_of, "new device")
@@ -145,7 +132,7 @@ class TestRunning:
         async def main() -> None:
             asyncio.get_running_loop().set_exception_handler(lambda _, why: left_over.append(why))
             network = host.network()
-            async with running(network):
+            async with running(network.run()):
                 await network.apply(PEERS)
                 host.driver.delete()
                 await until(lambda: len(host.driver.ends_of()) == 3, "new device")
@@ -159,7 +146,7 @@ class TestRunning:
     def test_a_device_that_was_moved_away_is_made_again(self, host: Host) -> None:
         async def main() -> None:
             network = host.network()
-            async with running(network):
+            async with running(network.run()):
                 await network.apply(PEERS)
                 host.driver.move_away()
                 await network.apply(PEERS)  # this notices it
@@ -177,7 +164,7 @@ class TestRunning:
         async def main() -> None:
             network = host.network()
             host.driver.refuses["/dev/net/tun"] = errno.EACCES
-            async with running(network):
+            async with running(network.run()):
                 await until(network.trouble, "trouble")
                 assert network.trouble() == refused
                 await asyncio.sleep(0.1)
@@ -200,7 +187,7 @@ class TestRunning:
             with monkeypatch.context() as patches:
                 patches.setattr(os, "eventfd", refuse)
                 applied = asyncio.create_task(network.apply(PEERS))
-                async with running(network):
+                async with running(network.run()):
                     await until(network.trouble, "trouble")
                     await until(lambda: "Too many open files" in network.trouble(), "reason")
                     patches.undo()
@@ -216,14 +203,14 @@ class TestRunning:
 
         async def main() -> None:
             network = host.network()
-            async with running(network):
+            async with running(network.run()):
                 await network.apply(PEERS)
                 monkeypatch.setattr(threading.Thread, "start", refuse)
                 host.driver.delete()
                 await until(host.driver.ends_of, "new device")
                 await network.apply(PEERS)
             network = host.network()  # as when the network config has changed
-            async with running(network):
+            async with running(network.run()):
                 await network.apply(PEERS)
                 host.send()
                 await until(lambda: network.stats()["tx_packets"] == 1, "packet")
@@ -242,7 +229,7 @@ class TestRunning:
             with monkeypatch.context() as patches:
                 patches.setattr(threading.Thread, "start", refuse)
                 applied = asyncio.create_task(network.apply(PEERS))
-                async with running(network):
+                async with running(network.run()):
                     await until(lambda: "cannot start a thread" in network.trouble(), "trouble")
                     patches.undo()
                     await applied
@@ -267,7 +254,7 @@ class TestRunning:
 
         async def main() -> None:
             network = host.network()
-            async with running(network):
+            async with running(network.run()):
                 await network.apply(PEERS)
                 for end in host.driver.ends_of():
                     end.send(OUT)
@@ -322,7 +309,7 @@ class TestPeers:
                 patches.setattr(network._dataplane, "set_routes", refuse)
                 with pytest.raises(KernelError, match="cannot hand the peers to the packet loop"):
                     await network.apply(PEERS, [PEER])
-            async with running(network):
+            async with running(network.run()):
                 await network.apply(PEERS)
                 host.send()
                 await until(lambda: network.stats()["tx_packets"] == 1, "packet")
@@ -340,7 +327,7 @@ class TestCounters:
         async def main() -> None:
             network = host.network()
             assert network.counters() == dict.fromkeys(DROPS, 0)
-            async with running(network):
+            async with running(network.run()):
                 await network.apply(PEERS)
                 host.peer.sendto(STRANGE, (str(HOST), host.port))
                 await until(lambda: network.counters()["rx_spoofed"] == 1, "drop")
