@@ -13,6 +13,7 @@ import sys
 from flannel import __version__, logs, privileges
 from flannel.errors import BadOption, KernelError
 from flannel.options.table import Options, parse
+from flannel.printable import complain
 
 log = logging.getLogger("flannel")
 
@@ -34,12 +35,13 @@ def main() -> int:
     try:
         options = parse(sys.argv[1:], os.environ)
         logs.set_up(options.v, options.log_format, os.environ)
+        logs.catch_mistakes(log)
         for warning in options.warnings:
             log.warning("%s", warning)
         _drop_privileges(options)
         asyncio.run(_run(options))
     except BadOption as why:
-        print(f"flanneld: {why}", file=sys.stderr)
+        complain(f"flanneld: {why}")
         return 2
     return 0
 

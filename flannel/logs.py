@@ -8,13 +8,15 @@ log.info("%d peers have changed, there are %d", 3, 57, extra=fields(changed=3, p
 The sentence says all there is. Fields say it once more for programs, and are in JSON only.
 """
 
-import json
 import logging
 import os
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Any, TextIO
+
+from flannel.printable import LONGEST, as_json, printable
 
 _PRIORITIES = (
     (logging.CRITICAL, 2),
@@ -40,7 +42,7 @@ def set_up(verbosity: int, form: str, environ: Mapping[str, str]) -> None:
         # journald and docker stamp each line themselves; a person at a terminal gets the time.
         stamp = "" if "JOURNAL_STREAM" in environ else "%(asctime)s.%(msecs)03d "
         handler.setFormatter(
-            logging.Formatter(stamp + "%(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
+            LineFormatter(stamp + "%(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
         )
     # Libraries report through exceptions, which we classify; what else they say is for -v=2. They
     # inherit the root's level: pyroute2 resets its own when it is imported.
@@ -66,12 +68,39 @@ def is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
     return environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
+def catch_mistakes(log: logging.Logger) -> None:
+    """Log exceptions that nothing handles, which Python would print with raw text of others."""
+
+    def report(kind: type[BaseException], why: BaseException, trace: TracebackType | None) -> None:
+        log.critical("stopped by a bug", exc_info=(kind, why, trace))
+
+    sys.excepthook = report
+
+
 def fields(**values: object) -> dict[str, object]:
     """For ``extra=`` of a log call: what the line is about, in a form that programs can read."""
     return {"fields": values}
 
 
-class JournalFormatter(logging.Formatter):
+class LineFormatter(logging.Formatter):
+    """A record is one line, whatever it holds, and the lines of a traceback are indented.
+
+    Texts that others wrote are made printable where they are read. This makes sure of it: no record
+    can look like two, or reach a terminal as more than text.
+    """
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # logging's name
+        """See `logging.Formatter`."""
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # logging's name
+        """See `logging.Formatter`."""
+        lines = super().formatException(ei).split("\n")
+        return "\n".join(f"    {printable(line)}" for line in lines)
+
+
+class JournalFormatter(LineFormatter):
     """Each line with its priority, of a traceback too: the journal makes an entry of each."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -90,9 +119,13 @@ class JsonFormatter(logging.Formatter):
             "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
-            **getattr(record, "fields", {}),
+            "message": record.getMessage()[:LONGEST],
+            **{name: _cut(each) for name, each in getattr(record, "fields", {}).items()},
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return as_json(line)
+
+
+def _cut(value: object) -> object:
+    return value[:LONGEST] if isinstance(value, str) else value

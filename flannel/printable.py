@@ -7,12 +7,13 @@ characters at all. All that flanneld and `flannel` print passes here:
     printable(text)         on one line, cut
     printable_json(text)    a JSON document as it was written, whole
     as_json(document)       always JSON, whatever the document holds
-    say(text)               printed, line by line
+    say(line, ...)          printed, each on one line; complain() to stderr
 """
 
 import json
 import math
 import sys
+from collections.abc import Iterable
 from typing import Any, TextIO
 
 LONGEST = 1500
@@ -20,6 +21,7 @@ LONGEST = 1500
 endpoint of etcd with its reason, have half of that."""
 
 _CUT = "..."
+_LONGEST_ESCAPE = len(r"\U0001f600")
 
 
 def printable(text: str, longest: int = LONGEST) -> str:
@@ -37,15 +39,37 @@ def _escape(character: str) -> str:
     return character.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
-def say(text: str, file: TextIO | None = None) -> None:
-    """Print ``text``, which may have several lines, each of them printable; to stdout, or ``file``.
+def say(*lines: str) -> None:
+    """Print ``lines`` to stdout; each becomes one line, whatever it holds.
 
-    It is the only place that prints. A character that the terminal's encoding lacks is escaped.
+    It and the next three functions are the only ones that print.
     """
-    stream = sys.stdout if file is None else file
-    whole = "\n".join(printable(line) for line in text.split("\n"))
+    _write(map(printable, lines), sys.stdout)
+
+
+def complain(*lines: str) -> None:
+    """Print ``lines`` to stderr; each becomes one line, whatever it holds."""
+    _write(map(printable, lines), sys.stderr)
+
+
+def say_whole(text: str) -> None:
+    """Print a text of several lines, of which none is cut, such as a document, to stdout."""
+    _write((printable(line, len(line) * _LONGEST_ESCAPE) for line in text.split("\n")), sys.stdout)
+
+
+def clear() -> None:
+    """Clear the terminal that stdout is."""
+    sys.stdout.write("\x1b[H\x1b[2J")  # ECMA-48: cursor home, erase all
+
+
+def _write(lines: Iterable[str], stream: TextIO | None) -> None:
+    if stream is None:  # it was closed when this process began
+        return
+    # A character that the terminal's encoding lacks is escaped.
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    stream.write(whole.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    for line in lines:
+        stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    stream.flush()
 
 
 def printable_json(text: str) -> str:

@@ -7,10 +7,11 @@ import subprocess
 import sys
 from ipaddress import IPv4Network
 from pathlib import Path
+from types import TracebackType
 
 import pytest
 
-from flannel.logs import JournalFormatter, JsonFormatter, fields, is_journal
+from flannel.logs import JournalFormatter, JsonFormatter, LineFormatter, fields, is_journal
 
 
 def record(level: int, message: str, *args: object) -> logging.LogRecord:
@@ -22,8 +23,61 @@ def record(level: int, message: str, *args: object) -> logging.LogRecord:
     [("CRITICAL", 2), ("ERROR", 3), ("WARNING", 4), ("INFO", 6), ("DEBUG", 7)],
 )
 def test_the_journal_gets_the_priority_of_each_line(level: str, priority: int) -> None:
-    shown = JournalFormatter("%(message)s").format(record(getattr(logging, level), "one\ntwo"))
-    assert shown == f"<{priority}>one\n<{priority}>two"
+    made = record(getattr(logging, level), "one\ntwo")
+    made.exc_info = failure("three\nfour")
+    first, *others = JournalFormatter("%(message)s").format(made).split("\n")
+    assert first == f"<{priority}>one\\ntwo"
+    assert [line[:7] for line in others] == [f"<{priority}>    "] * len(others)
+    assert [line.strip() for line in others[-2:]] == [
+        f"<{priority}>    ValueError: three",
+        f"<{priority}>    four",
+    ]
+
+
+def failure(text: str) -> tuple[type[BaseException], BaseException, TracebackType | None]:
+    """An exception with its traceback."""
+    try:
+        raise ValueError(text)
+    except ValueError as why:
+        return ValueError, why, why.__traceback__
+
+
+FORMATTERS = [LineFormatter("%(levelname)s %(message)s"), JournalFormatter("%(message)s"),
+              JsonFormatter()]  # fmt: skip
+EVIL = "\x1b]0;OWNED\x07\r\nFORGED\x9b31m\x7f\u202e\u2028\ud800" + "x" * 60_000
+
+
+@pytest.mark.parametrize("formatter", FORMATTERS, ids=lambda each: type(each).__name__)
+def test_no_record_has_control_over_a_terminal_or_looks_like_two(
+    formatter: logging.Formatter,
+) -> None:
+    made = record(logging.WARNING, "skipping %s", EVIL)
+    made.exc_info = failure(EVIL)
+    made.__dict__.update(fields(subnet=EVIL))
+    lines = formatter.format(made).split("\n")
+    for line in lines:
+        assert line.isprintable()
+        assert not line.startswith("FORGED")
+    assert "FORGED" in lines[0]
+    longest = (
+        2000 if not isinstance(formatter, JsonFormatter) else 100_000
+    )  # an exception is a text
+    assert max(map(len, lines)) < longest
+
+
+def test_an_exception_that_nothing_handles_has_no_control_over_a_terminal() -> None:
+    script = (
+        "import logging; from flannel import logs\n"
+        "logs.set_up(0, 'text', {})\n"
+        "logs.catch_mistakes(logging.getLogger('flannel'))\n"
+        "raise ValueError('\\x1b]0;OWNED\\x07\\nFORGED')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert lines[0].endswith("CRITICAL stopped by a bug")
+    assert lines[-2:] == [r"    ValueError: \x1b]0;OWNED\x07", "    FORGED"]
+    assert all(line.isprintable() for line in lines)
 
 
 def test_json_is_one_object_a_line() -> None:

@@ -3,13 +3,14 @@
 import io
 import json
 import re
+from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flannel.printable import LONGEST, as_json, printable, printable_json, say
+from flannel.printable import LONGEST, as_json, complain, printable, printable_json, say, say_whole
 
 EVIL = "\x1b]0;OWNED\x07\x1b[2J\r\nFORGED\x9b31m\x7f\u202e\u2028\ud800"
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2028\u2029\ud800-\udfff]")
@@ -47,20 +48,29 @@ class TestPrintable:
 
 
 class TestSay:
-    def said(self, text: str, encoding: str = "utf-8") -> str:
+    def said(self, *lines: str, encoding: str = "utf-8") -> str:
         raw = io.BytesIO()
         with io.TextIOWrapper(raw, encoding=encoding, write_through=True) as stream:
-            say(text, stream)
+            with redirect_stdout(stream), redirect_stderr(None):
+                say(*lines)
+                complain(*lines)  # to a closed one: nobody hears it
             return raw.getvalue().decode(encoding)
 
-    def test_lines_of_ours_stay_lines_and_each_is_cut(self) -> None:
-        assert self.said("one\ntwo") == "one\ntwo\n"
-        assert [len(line) for line in self.said("a" * 60_000 + "\nb").splitlines()] == [LONGEST, 1]
+    def test_each_text_is_one_line_and_cut(self) -> None:
+        assert self.said("one", "t\nwo") == "one\nt\\nwo\n"
+        lines = self.said("a" * 60_000, "b").splitlines()
+        assert [len(line) for line in lines] == [LONGEST, 1]
 
     @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
     def test_nothing_that_is_said_raises_or_controls(self, encoding: str) -> None:
-        said = self.said(EVIL + "\u0394", encoding)
-        assert not CONTROL.search(said.replace("\n", ""))
+        said = self.said(EVIL + "\u0394", encoding=encoding)
+        assert not CONTROL.search(said.removesuffix("\n"))
+
+    def test_a_whole_text_has_the_lines_it_has_and_none_is_cut(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        say_whole("a" * 60_000 + "\n\x1b\U000e0001")
+        assert capsys.readouterr().out == "a" * 60_000 + "\n\\x1b\\U000e0001\n"
 
 
 class TestJson:

@@ -94,9 +94,9 @@ async def check(context: Context) -> int:
     """Print what was found; exit status 1 if there is a fault."""
     findings = await examine(context)
     faults = [each for each in findings if KINDS[each.kind].severity == "fault"]
-    text = "\n".join(map(str, findings)) or "all is well"
+    lines = [str(each) for each in findings] or ["all is well"]
     document = {"healthy": not faults, "findings": [each.document() for each in findings]}
-    context.show(document, text)
+    context.show(document, *lines)
     return 1 if faults else 0
 
 

@@ -13,6 +13,7 @@ from flannel.health.pages import socket_path
 from flannel.kernel.host import is_ours
 from flannel.kernel.netlink import Netlink
 from flannel.kernel.rtnetlink import RtNetlink
+from flannel.printable import say
 
 _EVERYTHING = IPv4Network("0.0.0.0/0")
 
@@ -35,28 +36,28 @@ async def cleanup(context: Context) -> int:
                      *firewall.parts, *_files(context)]  # fmt: skip
             notes = [f"not seen: {why}" for why in firewall.unread + firewall.foreign]
             if not context.as_json:
-                print("\n".join([_found(parts), *notes]))
+                say(*_found(parts), *notes)
             question = "Containers here are cut off from the other hosts without it. Remove it?"
             if parts and not context.confirm(question):
                 return 1
             removed, failed = await _remove(parts)
     document = {"removed": removed, "failed": failed, "unread": firewall.unread + firewall.foreign}
-    context.show(document, _outcome(removed, failed))
+    context.show(document, *_outcome(removed, failed))
     return 1 if failed or firewall.unread else 0
 
 
-def _found(parts: list[Part]) -> str:
+def _found(parts: list[Part]) -> list[str]:
     if not parts:
-        return "there is nothing of ours on this host"
-    return "\n".join(["of ours on this host:", *(f"  {each.what}" for each in parts)])
+        return ["there is nothing of ours on this host"]
+    return ["of ours on this host:", *(f"  {each.what}" for each in parts)]
 
 
-def _outcome(removed: list[str], failed: list[str]) -> str:
+def _outcome(removed: list[str], failed: list[str]) -> list[str]:
     if failed:
-        return "\n".join(["NOT removed:", *(f"  {why}" for why in failed)])
+        return ["NOT removed:", *(f"  {why}" for why in failed)]
     if not removed:
-        return ""
-    return "removed; the lease stays in etcd until it ends, or: flannel release SUBNET"
+        return []
+    return ["removed; the lease stays in etcd until it ends, or: flannel release SUBNET"]
 
 
 async def _remove(parts: list[Part]) -> tuple[list[str], list[str]]:

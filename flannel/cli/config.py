@@ -1,6 +1,5 @@
 """flannel config get, check, set: the network config that the whole cluster agrees on."""
 
-import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,24 +8,24 @@ from typing import Any
 from flannel import backends
 from flannel.cli.context import Context
 from flannel.cli.range_report import range_lines, range_report
-from flannel.document import BadDocument, load
+from flannel.document import BadDocument, load, shown
 from flannel.errors import BadNetworkConfig, BadOption, StoreError
 from flannel.lease import Lease
 from flannel.network_config import NetworkConfig
+from flannel.printable import complain, printable, printable_json, say, say_whole
 
 
 async def get(context: Context) -> int:
     """Print the document as it stands in the store."""
     document = await context.config_document()
     if document is None:
-        print(
-            f"there is no network config at {context.options.etcd.prefix}/config", file=sys.stderr
-        )
+        key = f"{context.options.etcd.prefix}/config"
+        complain(f"there is no network config at {key}")
         return 1
     if context.as_json:
-        context.show({"config": document.text, "version": document.version}, "")
+        context.show({"config": document.text, "version": document.version})
     else:
-        print(document.text)
+        say_whole(printable_json(document.text))
     return 0
 
 
@@ -46,7 +45,7 @@ async def check(context: Context, source: str | None) -> int:
     except StoreError as why:
         context.show({"valid": True, "note": str(why)}, f"right; {why}")
         return 0
-    context.show({"valid": True, **report}, "\n".join(["right", *_lines(report)]))
+    context.show({"valid": True, **report}, "right", *_lines(report))
     return 0
 
 
@@ -66,7 +65,7 @@ async def set_config(context: Context, source: str) -> int:
         return 0
     report = await _report(context, text)
     if not context.as_json:
-        print("\n".join(_lines(report)))
+        say(*_lines(report))
     if not context.confirm("Write it?"):
         return 1
     await context.store.write_config(text, before)
@@ -149,7 +148,7 @@ def _flat(document: dict[str, Any], where: str = "") -> dict[str, Any]:
 
 def _lines(report: dict[str, Any]) -> list[str]:
     lines = [
-        f"  {each['member']}: {json.dumps(each['before'])} -> {json.dumps(each['after'])}"
+        f"  {printable(each['member'], 60)}: {shown(each['before'])} -> {shown(each['after'])}"
         for each in report["changes"]
     ] or ["  no change"]
     lines.append(f"  room for {report['subnets']} hosts; {report['leases']} have a lease")

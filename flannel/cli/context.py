@@ -16,13 +16,15 @@ from typing import Any
 from flannel.errors import BadOption, FlannelError
 from flannel.health.pages import socket_path
 from flannel.options.table import Options
-from flannel.printable import as_json
+from flannel.printable import LONGEST, as_json, printable, say, say_whole
 from flannel.stores import ConfigDocument, Store, open_store
 
 ENVIRONMENT_FILES = (Path("/etc/default/flanneld"), Path("/run/flannel/options.env"))
 """Where flanneld.service has its variables from: the operator's shell has none of them."""
 
 _PATIENCE = 3.0
+_WIDEST = 60
+"""Characters of a cell: of our own values none has more, and a foreign one moves no column away."""
 
 
 class DaemonDown(FlannelError):
@@ -67,12 +69,12 @@ class Context:
         """
         return await asyncio.to_thread(_ask, socket_path(self.options.subnet_file), path)
 
-    def show(self, document: Any, text: str) -> None:
+    def show(self, document: Any, *lines: str) -> None:
         """Print the one or the other."""
         if self.as_json:
-            print(as_json(document, indent=2))
-        elif text:
-            print(text)
+            say_whole(as_json(document, indent=2))
+        else:
+            say(*filter(None, lines))
 
     def confirm(self, question: str) -> bool:
         """Ask, unless --yes was given.
@@ -83,7 +85,7 @@ class Context:
             return True
         if not sys.stdin.isatty():
             raise BadOption("cannot ask whether to go on: this is no terminal; --yes says so")
-        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+        return input(f"{printable(question)} [y/N] ").strip().lower() in ("y", "yes")
 
 
 def _ask(path: Path, page: str) -> Any:
@@ -136,34 +138,34 @@ def _assignments(text: str) -> Iterator[tuple[str, str]]:
             yield match[1], value
 
 
-def table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> str:
-    """Columns as wide as what is in them; numbers stand to the right."""
+def table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> list[str]:
+    """Lines with columns as wide as what is in them; numbers stand to the right."""
     texts = [[_cell(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(head, *texts, strict=True)]
     right = [
         all(isinstance(row[n], (int, float)) or row[n] is None for row in rows) and bool(rows)
         for n in range(len(head))
     ]
-    return "\n".join(
+    return [
         "  ".join(
             cell.rjust(width) if to_right else cell.ljust(width)
             for cell, width, to_right in zip(line, widths, right, strict=True)
         ).rstrip()
         for line in [list(head), *texts]
-    )
+    ]
 
 
-def _cell(value: object) -> str:
+def _cell(value: object, widest: int = _WIDEST) -> str:
     if value is None:
         return "-"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    return f"{value:.2f}" if isinstance(value, float) else printable(str(value), widest)
 
 
-def facts(pairs: Iterable[tuple[str, object]]) -> str:
+def facts(pairs: Iterable[tuple[str, object]]) -> list[str]:
     """Lines of a name and a value; those without a value are left out."""
-    lines = [(name, _cell(value)) for name, value in pairs if value not in (None, "")]
+    lines = [(name, _cell(value, LONGEST)) for name, value in pairs if value not in (None, "")]
     width = max((len(name) for name, _ in lines), default=0)
-    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in lines)
+    return [f"{name.ljust(width)}  {value}" for name, value in lines]
 
 
 def duration(seconds: float | None) -> str:

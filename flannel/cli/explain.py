@@ -38,7 +38,7 @@ async def explain(
         "destination": str(destination),
         "steps": [step._asdict() for step in steps],
     }
-    context.show(document, facts((step.name, step.text) for step in steps))
+    context.show(document, *facts((step.name, step.text) for step in steps))
     return 1 if any(step.ends for step in steps) else 0
 
 

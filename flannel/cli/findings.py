@@ -3,6 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from flannel.printable import printable
+
+_LONGEST = 800
+"""Characters of what was found; why it matters and what to do about it follow."""
+
 Severity = Literal["fault", "warning"]
 
 
@@ -144,4 +149,5 @@ class Finding:
 
     def __str__(self) -> str:
         kind = KINDS[self.kind]
-        return f"{kind.severity.upper()} {self.kind}: {self.what}; {kind.why} -> {kind.cure}"
+        what = printable(self.what, _LONGEST)
+        return f"{kind.severity.upper()} {self.kind}: {what}; {kind.why} -> {kind.cure}"

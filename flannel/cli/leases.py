@@ -46,8 +46,8 @@ async def leases(context: Context) -> int:
         (each["subnet"], each["public_ip"], each["backend"], _left(each), _data(each))
         for each in documents
     ]
-    text = table(rows, ("SUBNET", "HOST", "BACKEND", "ENDS IN", "DATA"))
-    context.show({"leases": documents, "note": note}, text + (f"\n{note}" if note else ""))
+    lines = table(rows, ("SUBNET", "HOST", "BACKEND", "ENDS IN", "DATA"))
+    context.show({"leases": documents, "note": note}, *lines, note)
     return 0
 
 
@@ -58,8 +58,8 @@ def _left(document: dict[str, Any]) -> str:
 def _data(document: dict[str, Any]) -> str:
     data = document["backend_data"]
     if isinstance(data, dict):
-        return " ".join(f"{name}={value}" for name, value in data.items())[:60]
-    return "" if data is None else str(data)[:60]
+        return " ".join(f"{name}={value}" for name, value in data.items())
+    return "" if data is None else str(data)
 
 
 async def reserve(context: Context, public_ip: IPv4Address, subnet: IPv4Network | None) -> int:

@@ -17,8 +17,10 @@ from flannel import __version__
 from flannel.document import shown
 from flannel.errors import BadOption, FlannelError
 from flannel.handover import docker_opts
+from flannel.logs import LineFormatter, catch_mistakes
 from flannel.options.flags import Flag
 from flannel.options.table import FLAGS, Options, parse
+from flannel.printable import complain, say
 
 if TYPE_CHECKING:
     from flannel.cli.context import Context
@@ -47,7 +49,10 @@ class _Parser(argparse.ArgumentParser):
 
 def main() -> int:
     """Run `flannel` with the command line and environment of this process."""
-    logging.basicConfig(level=logging.WARNING, format="flannel: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter("flannel: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    catch_mistakes(logging.getLogger("flannel"))
     for name in ("asyncio", "etcd", "pyroute2", "urllib3"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     # Debian's su leaves the caller's $PATH, without these: a firewall whose program is not found
@@ -59,10 +64,10 @@ def main() -> int:
     try:
         return asyncio.run(_run(argv, os.environ))
     except BadOption as why:
-        print(f"flannel: {why}", file=sys.stderr)
+        complain(f"flannel: {why}")
         return 2
     except FlannelError as why:
-        print(f"flannel: {why}", file=sys.stderr)
+        complain(f"flannel: {why}")
         return 1
     except KeyboardInterrupt:
         return 130
@@ -74,7 +79,7 @@ def main() -> int:
 async def _run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     arguments = parser().parse_args(argv)
     if arguments.command == "version":
-        print(__version__)
+        say(__version__)
         return 0
     # Imported here: --help and --version answer without them, at once.
     from flannel.cli.context import Context, environment

@@ -68,9 +68,9 @@ async def peers(context: Context) -> int:
         (each.subnet, each.public_ip, each.backend, each.state, each.rtt, each.mtu)
         for each in found
     ]
-    text = table(rows, ("SUBNET", "HOST", "BACKEND", "STATE", "RTT ms", "MTU"))
+    lines = table(rows, ("SUBNET", "HOST", "BACKEND", "STATE", "RTT ms", "MTU"))
     document = {"peers": [each.document() for each in found], "note": note}
-    context.show(document, text + (f"\n{note}" if note else ""))
+    context.show(document, *lines, note)
     return 0 if all(each.rtt is not None for each in found) else 1
 
 

@@ -11,6 +11,7 @@ from flannel.errors import FlannelError, StoreError
 from flannel.health.status import lease_document
 from flannel.kernel.host import is_ours
 from flannel.kernel.netlink import Netlink
+from flannel.printable import clear
 
 _WATCH = 2.0
 
@@ -21,7 +22,7 @@ async def status(context: Context, *, watch: bool) -> int:
         return await _once(context)
     while True:
         if sys.stdout.isatty() and not context.as_json:
-            print("\x1b[H\x1b[2J", end="")  # ECMA-48: cursor home, erase all
+            clear()
         await _once(context)
         await asyncio.sleep(_WATCH)
 
@@ -36,7 +37,7 @@ async def _once(context: Context) -> int:
             "daemon_unseen": isinstance(why, DaemonUnseen),
             **await _without_daemon(context),
         }
-    context.show(found, _text(found))
+    context.show(found, *_lines(found))
     return 0 if found["daemon"] is not None and found["daemon"]["ready"] else 1
 
 
@@ -73,9 +74,9 @@ async def _without_daemon(context: Context) -> dict[str, Any]:
     return found
 
 
-def _text(found: dict[str, Any]) -> str:
+def _lines(found: dict[str, Any]) -> list[str]:
     if found["daemon"] is None:
-        return _text_without_daemon(found)
+        return _lines_without_daemon(found)
     daemon = found["daemon"]
     lease, etcd, repairs = daemon["lease"], daemon["etcd"], daemon["repairs"]
     interface = daemon["interface"]
@@ -143,7 +144,7 @@ def _etcd(etcd: dict[str, Any]) -> str:
     return f"{trouble}{etcd['endpoint']}, {answered}{errors}"
 
 
-def _text_without_daemon(found: dict[str, Any]) -> str:
+def _lines_without_daemon(found: dict[str, Any]) -> list[str]:
     env, lease, devices = found["subnet_env"], found["lease"], found["device"]
     error = found["daemon_error"]
     state = (

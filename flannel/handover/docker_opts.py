@@ -17,6 +17,7 @@ from flannel import atomic_file
 from flannel.document import shown
 from flannel.errors import BadOption, FlannelError
 from flannel.handover import subnet_env
+from flannel.printable import complain, say
 
 _USAGE = """\
 usage: mk-docker-opts [-f SUBNET-ENV] [-d DOCKER-ENV] [-i] [-c] [-m] [-k NAME]
@@ -49,11 +50,11 @@ def main(argv: Sequence[str] | None = None, program: str = "mk-docker-opts") -> 
     try:
         job = parse(sys.argv[1:] if argv is None else argv)
         if job is None:
-            print(_USAGE.replace("mk-docker-opts", program), end="")
+            say(*_USAGE.replace("mk-docker-opts", program).splitlines())
             return 0
         atomic_file.write(job.docker_env, render(job, os.environ).encode())
     except FlannelError as why:
-        print(f"{program}: {why}", file=sys.stderr)
+        complain(f"{program}: {why}")
         return 2 if isinstance(why, BadOption) else 1
     return 0
 

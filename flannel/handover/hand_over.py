@@ -23,6 +23,7 @@ from flannel.health.status import PARTS, Status
 from flannel.kernel.netlink import Netlink
 from flannel.lease import Lease
 from flannel.logs import fields
+from flannel.printable import printable
 from flannel.systemd import notify
 
 log = logging.getLogger(__name__)
@@ -161,4 +162,4 @@ class HandOver:
         self._missing.discard(part)
         if not self._missing and lease.subnet != self._notified:
             self._notified = lease.subnet
-            notify(f"READY=1\nSTATUS=lease {lease}", os.environ)
+            notify(f"READY=1\nSTATUS=lease {printable(str(lease))}", os.environ)

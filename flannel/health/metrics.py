@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from flannel import __version__
 from flannel.health.status import Status, device_traffic
+from flannel.printable import printable
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -125,4 +126,6 @@ def _counter(name: str, text: str, value: float) -> Metric:
 
 
 def _info(name: str, text: str, labels: dict[str, str]) -> Metric:
-    return InfoMetricFamily(name, text, value=labels)
+    return InfoMetricFamily(
+        name, text, value={key: printable(each) for key, each in labels.items()}
+    )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from flannel.document import shown
 from flannel.errors import BadOption
+from flannel.printable import say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +83,7 @@ def split(argv: Sequence[str], flags: Mapping[str, Flag]) -> dict[str, list[str]
             raise BadOption(_stray(word, last))
         name, equals, text = word[2 if word.startswith("--") else 1 :].partition("=")
         if name in ("h", "help"):
-            print(usage(flags.values()), end="")
+            say(*usage(flags.values()).splitlines())
             raise SystemExit(0)
         if name not in flags:
             unknown = shown(word.partition("=")[0])

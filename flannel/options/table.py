@@ -7,7 +7,6 @@ syntax are upstream's, so that what was written for upstream's daemon goes on wo
 
 import re
 import stat
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -20,6 +19,7 @@ from flannel.document import shown
 from flannel.errors import BadOption
 from flannel.options import values
 from flannel.options.flags import Flag, boolean, split
+from flannel.printable import complain
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +211,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
     """
     typed = split(argv, _BY_NAME)
     if "version" in typed and _BY_NAME["version"].value(typed["version"], "-version"):
-        print(__version__, file=sys.stderr)  # not stdout: as upstream
+        complain(__version__)  # not stdout: as upstream
         raise SystemExit(0)
     found, sources = _values(typed, environ)
     etcd = EtcdOptions(

@@ -134,11 +134,13 @@ def test_the_variables_of_the_unit_count_and_our_own_beat_them(tmp_path: Path) -
 
 
 def test_columns_are_as_wide_as_what_is_in_them() -> None:
-    assert table([("a", 1.5), ("long", None)], ("NAME", "MS")) == (
-        "NAME    MS\na     1.50\nlong     -"
-    )
-    assert table([], ("NAME", "MS")) == "NAME  MS"
-    assert facts([("a", "x"), ("long", "y"), ("none", None)]) == "a     x\nlong  y"
+    assert table([("a", 1.5), ("long", None)], ("NAME", "MS")) == [
+        "NAME    MS",
+        "a     1.50",
+        "long     -",
+    ]
+    assert table([], ("NAME", "MS")) == ["NAME  MS"]
+    assert facts([("a", "x"), ("long", "y"), ("none", None)]) == ["a     x", "long  y"]
 
 
 @pytest.mark.parametrize(
