@@ -10,13 +10,15 @@ import os
 import signal
 import sys
 
-from flannel import __version__, logs, privileges
+from flannel import __version__, logs, privileges, programs
 from flannel.errors import BadOption, KernelError
 from flannel.options.table import Options, parse
 from flannel.printable import complain
 
 log = logging.getLogger("flannel")
 
+_IGNORED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals that mean nothing to flanneld, and would end it; a reload is what SIGHUP asks for."""
 _START = 10.0
 """Seconds, after which a start is over as a rule."""
 _GARBAGE_AT_START = 100_000
@@ -32,6 +34,10 @@ costs next to nothing. With Python's own 10 and 10, old garbage would wait for 2
 def main() -> int:
     """Run flanneld with the command line and environment of this process."""
     gc.set_threshold(_GARBAGE_AT_START)
+    _open_standard_descriptors()
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    programs.wait_without_threads()
     try:
         options = parse(sys.argv[1:], os.environ)
         logs.set_up(options.v, options.log_format, os.environ)
@@ -39,11 +45,35 @@ def main() -> int:
         for warning in options.warnings:
             log.warning("%s", warning)
         _drop_privileges(options)
-        asyncio.run(_run(options))
+        _serve(options)
     except BadOption as why:
         complain(f"flanneld: {why}")
         return 2
     return 0
+
+
+def _serve(options: Options) -> None:
+    try:
+        asyncio.run(_run(options))
+    except RuntimeError as why:
+        # At the end asyncio waits for threads that write files, in a thread. Where it cannot have
+        # one, the interpreter waits for them.
+        if not str(why).startswith("can't start new thread"):
+            raise
+
+
+def _open_standard_descriptors() -> None:
+    """Open those that were closed when this program was started.
+
+    A log line would otherwise go to the first file or socket that gets the number of stderr.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if name == "stdin" else "w", closefd=False))  # noqa: SIM115 # for as long as this process runs
 
 
 def _drop_privileges(options: Options) -> None:
@@ -70,6 +100,8 @@ async def _run(options: Options) -> None:
     loop.call_later(_START, _start_is_over)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, serving.cancel)
+    for number in _IGNORED:
+        loop.add_signal_handler(number, _ignore, number)
     try:
         async with health.served(options, status):
             await serving
@@ -77,6 +109,14 @@ async def _run(options: Options) -> None:
         log.info("stopped; device and routes stay")
     finally:
         store.close()
+
+
+def _ignore(number: signal.Signals) -> None:
+    log.info(
+        "ignoring %s: there is nothing to reload; flags are read at the start, the network config "
+        "is followed",
+        number.name,
+    )
 
 
 def _start_is_over() -> None:

@@ -39,6 +39,8 @@ class Condition(StrEnum):
     """The route of -ip-blackhole-route cannot be added or removed."""
     SUBNET_ENV = "subnet.env"
     """subnet.env cannot be written."""
+    RESOURCES = "resources"
+    """The system has no descriptor, no memory or no thread for a task; it is started again."""
     STATE = "state"
     """What is served cannot be saved for a start without the store."""
     NFT = "nft"

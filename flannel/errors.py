@@ -21,6 +21,7 @@
     ├── CannotWrite           subnet.env or a file like it could not be written
     ├── CannotRun             another program cannot be started, or did not end in time
     ├── FirewallError         nft or iptables said no
+    ├── Shortage              no descriptor, no memory, no thread: wait, it passes
     └── KernelError           netlink or a file of the kernel said no
 
 Low modules translate a library's exceptions into these (``raise ... from``), the ones in the
@@ -125,6 +126,10 @@ class CannotRun(FlannelError):
 
 class FirewallError(FlannelError):
     """nft or iptables refused; the rules are what they were."""
+
+
+class Shortage(FlannelError):
+    """The system has no descriptor, no memory or no thread left for this process."""
 
 
 class KernelError(FlannelError):

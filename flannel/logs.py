@@ -46,6 +46,7 @@ def set_up(verbosity: int, form: str, environ: Mapping[str, str]) -> None:
         )
     # Libraries report through exceptions, which we classify; what else they say is for -v=2. They
     # inherit the root's level: pyroute2 resets its own when it is imported.
+    logging.raiseExceptions = False  # a line that cannot be written is no reason to write more
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(logging.DEBUG if verbosity > 1 else logging.CRITICAL)

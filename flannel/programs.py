@@ -11,11 +11,23 @@ what it has started ends with it when its time is over or nobody waits for it an
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
 from flannel.errors import CannotRun
+
+
+def wait_without_threads() -> None:
+    """Have the end of a program reported by a descriptor of the kernel (Linux 5.3).
+
+    Python 3.11 starts a thread for each program; later ones do this by themselves.
+    """
+    if sys.version_info < (3, 12):
+        with suppress(OSError):
+            os.close(os.pidfd_open(os.getpid()))
+            asyncio.set_child_watcher(asyncio.PidfdChildWatcher())
 
 
 class Done(NamedTuple):
@@ -60,7 +72,7 @@ async def run(
             env=environ,
             start_new_session=True,
         )
-    except (OSError, ValueError) as why:  # ValueError: a NUL in a word
+    except (OSError, ValueError, RuntimeError) as why:  # a NUL in a word; "can't start new thread"
         reason = why.strerror if isinstance(why, OSError) else why
         raise CannotRun(f"cannot run {argv[0]}: {reason}") from why
     try:

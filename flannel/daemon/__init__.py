@@ -4,6 +4,7 @@ daemon           one run of the network after another
 reactions        what each error leads to that ends a run: a table
 life             one run of the network: its tasks
 range_check      whether the network's range is free on this host
+lasting          a task that outlives errors of resources
 preparation      what a run of the network is about: interface, config, backend
 config_follower  the network config in the store: waited for, then watched
 lease_keeper     our lease renewed, the peers' leases followed and saved

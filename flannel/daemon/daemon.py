@@ -15,6 +15,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Collection
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from ipaddress import IPv4Address
 from time import monotonic
@@ -23,12 +24,13 @@ from flannel.backoff import Backoff
 from flannel.conditions import Condition
 from flannel.daemon import identity
 from flannel.daemon.config_follower import ConfigFollower
+from flannel.daemon.lasting import reason, shortage_in
 from flannel.daemon.life import Life, Shared
 from flannel.daemon.preparation import Preparation
 from flannel.daemon.reactions import After, Pause, Reaction, reaction_to
 from flannel.daemon.state_file import StateFile
 from flannel.daemon.underlay import Underlay
-from flannel.errors import FlannelError, StoreUnreachable
+from flannel.errors import FlannelError, KernelError, Shortage, StoreUnreachable
 from flannel.handover.hand_over import HandOver
 from flannel.health.status import Status
 from flannel.kernel.doors import Kernel
@@ -53,11 +55,28 @@ _GOOD_RUN = 10.0
 
 async def run(options: Options, store: Store, status: Status) -> None:
     """Serve until cancelled."""
-    async with Netlink() as netlink:
-        with RtNetlink() as tables:
-            mark = options.guard_mark if options.guard else 0
-            kernel = Kernel(netlink, tables, status.repairs, FdStore(os.environ), mark)
-            await Daemon(options, store, kernel, status).run()
+    async with AsyncExitStack() as stack:
+        netlink, tables = await _open(stack, status)
+        mark = options.guard_mark if options.guard else 0
+        kernel = Kernel(netlink, tables, status.repairs, FdStore(os.environ), mark)
+        await Daemon(options, store, kernel, status).run()
+
+
+async def _open(stack: AsyncExitStack, status: Status) -> tuple[Netlink, RtNetlink]:
+    """Open both doors to the kernel, as soon as it has descriptors for them."""
+    backoff = Backoff()
+    while True:
+        try:
+            netlink = await stack.enter_async_context(Netlink())
+            tables = stack.enter_context(RtNetlink())
+        except (OSError, KernelError) as why:
+            await stack.aclose()
+            text = why.strerror if isinstance(why, OSError) else why
+            status.conditions.report(Condition.KERNEL, f"cannot use netlink: {text}; trying again")
+            await backoff.wait()
+        else:
+            status.conditions.clear(Condition.KERNEL)
+            return netlink, tables
 
 
 class Daemon:
@@ -136,7 +155,7 @@ class Daemon:
         began = monotonic()
         error: FlannelError | None = None
         try:
-            await asyncio.create_task(self._run_once())
+            await asyncio.create_task(self._without_shortage())
         except* FlannelError as group:
             error = _first(group)
         # Before Python 3.13 a `TaskGroup` with an error of its own forgets that its task was
@@ -149,6 +168,15 @@ class Daemon:
             self._report(error, reaction)
             await self._prepare_next(reaction.after)
             await self._pause(reaction.pause, lasted=monotonic() - began)
+
+    async def _without_shortage(self) -> None:
+        try:
+            await self._run_once()
+        except Exception as why:
+            shortage = shortage_in(why)
+            if shortage is None:
+                raise
+            raise Shortage(f"cannot serve the network: {reason(shortage)}") from why
 
     async def _run_once(self) -> None:
         plan = await self._preparation.wait(self._shared.state.current)

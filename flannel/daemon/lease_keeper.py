@@ -37,6 +37,8 @@ _SAY_PAUSE = 10.0
 _NAMED = 5
 """Subnets that a line names; of more, it says how many."""
 
+_SAVE_RETRY = 10.0
+"""Seconds after a saving that has failed."""
 _SAVE_PAUSE, _SAVE_SHARE, _LONGEST_SAVE_PAUSE = 1.0, 50, 60.0
 """Seconds between two savings; at least this many times what the last one took; but no more than
 this: it may have taken so long because the process was paused."""
@@ -56,7 +58,7 @@ class LeaseKeeper:
         status: Status,
         *,
         tell: Callable[[set[IPv4Network]], None],
-        save: Callable[[], Awaitable[None]],
+        save: Callable[[], Awaitable[bool]],
         margin: float,
     ) -> None:
         self._subnets = subnets
@@ -152,7 +154,10 @@ class LeaseKeeper:
                 await self._unsaved.wait()
                 self._unsaved.clear()
                 began = monotonic()
-                await self._save()
+                if not await self._save():
+                    self._unsaved.set()
+                    await asyncio.sleep(_SAVE_RETRY)
+                    continue
                 pause = _SAVE_SHARE * (monotonic() - began)
                 await asyncio.sleep(min(max(_SAVE_PAUSE, pause), _LONGEST_SAVE_PAUSE))
         finally:

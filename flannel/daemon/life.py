@@ -24,6 +24,7 @@ from ipaddress import IPv4Network
 from flannel.backends import Network, load
 from flannel.conditions import Condition
 from flannel.daemon.config_follower import ConfigFollower
+from flannel.daemon.lasting import Lasting
 from flannel.daemon.lease_keeper import LeaseKeeper
 from flannel.daemon.preparation import Plan
 from flannel.daemon.range_check import check_range
@@ -129,18 +130,19 @@ class Life:
         upkeep, firewall = self._upkeep(network), self._firewall(network)
         keeper = self._lease_keeper(upkeep, firewall)
         status.serve(plan.config, plan.interface, self.subnets, network, firewall)
+        lasting = Lasting(status.conditions)
         async with asyncio.TaskGroup() as tasks:
-            for each in (
-                self._hand_over(network),
-                keeper.run(),
-                upkeep.run(plan.config.network),
-                firewall.keep(lambda: self._has("firewall")),
-                network.run(),
-                self._blackhole(),
-                answer_peers(lease, shared.options.probe_port, status.unready),
-                shared.config.watch(plan.text, self._change),
+            for name, work in (
+                ("hand the lease over", lambda: self._hand_over(network)),
+                ("keep the leases", keeper.run),
+                ("keep the kernel's tables", lambda: upkeep.run(plan.config.network)),
+                ("keep the firewall", lambda: firewall.keep(lambda: self._has("firewall"))),
+                ("carry packets", network.run),
+                ("keep the blackhole route", self._blackhole),
+                ("answer probes", lambda: self._answer(lease)),
+                ("watch the network config", lambda: shared.config.watch(plan.text, self._change)),
             ):
-                tasks.create_task(each)
+                tasks.create_task(lasting.run(name, work))
 
     def _upkeep(self, network: Network) -> Upkeep:
         shared = self._shared
@@ -192,6 +194,9 @@ class Life:
             self._plan.config.network, self.subnets.own, network.mtu, masquerade
         )
 
+    async def _answer(self, lease: Lease) -> None:
+        await answer_peers(lease, self._shared.options.probe_port, self._shared.status.unready)
+
     async def _blackhole(self) -> None:
         shared = self._shared
         subnet = self.subnets.own.subnet if shared.options.ip_blackhole_route else None
@@ -200,10 +205,12 @@ class Life:
     def _has(self, part: str) -> None:
         self._shared.hand_over.has(part, self.subnets.own)
 
-    async def _save(self) -> None:
+    async def _save(self) -> bool:
         peers = tuple(self.subnets.peers.values())
         prefix = self._shared.options.etcd.prefix
-        await self._shared.state.keep(SavedState(prefix, self._plan.text, self.subnets.own, peers))
+        return await self._shared.state.keep(
+            SavedState(prefix, self._plan.text, self.subnets.own, peers)
+        )
 
     async def _change(self, text: str) -> None:
         """Deal with a different network config.

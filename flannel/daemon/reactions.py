@@ -26,6 +26,7 @@ from flannel.errors import (
     NetworkInUse,
     NoFreeSubnet,
     NoInterface,
+    Shortage,
     StoreDenied,
     StoreError,
     StoreUnavailable,
@@ -107,6 +108,7 @@ INHERITED: dict[type[FlannelError], type[FlannelError]] = {
     LeaseTaken: FlannelError,
     NetworkInUse: FlannelError,
     NoInterface: FlannelError,
+    Shortage: FlannelError,
     NoFreeSubnet: FlannelError,
     # The place that meets one of these deals with it: none of them ends a run.
     BadLease: FlannelError,

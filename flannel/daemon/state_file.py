@@ -6,6 +6,7 @@ from pathlib import Path
 
 from flannel.conditions import Condition, Conditions
 from flannel.daemon import saved_state
+from flannel.daemon.lasting import is_shortage
 from flannel.daemon.saved_state import SavedState
 from flannel.errors import CannotWrite
 
@@ -24,16 +25,23 @@ class StateFile:
         self._writing = threading.Lock()
         self.current = saved_state.read(self._path, prefix)
 
-    async def keep(self, state: SavedState) -> None:
-        """Make ``state`` the current one and write it; report a file that cannot be written."""
+    async def keep(self, state: SavedState) -> bool:
+        """Make ``state`` the current one and write it; report a file that cannot be written.
+
+        :return: whether it was written.
+        """
         self.current = state
         try:
             await asyncio.to_thread(self._write)
-            self._conditions.clear(Condition.STATE)
-        except CannotWrite as why:
+        except (CannotWrite, RuntimeError) as why:
+            if not isinstance(why, CannotWrite) and not is_shortage(why):
+                raise
             self._conditions.report(
                 Condition.STATE, f"{why}; without it, no start while etcd is away"
             )
+            return False
+        self._conditions.clear(Condition.STATE)
+        return True
 
     def remove(self) -> None:
         """Delete the file: the lease in it was given up.

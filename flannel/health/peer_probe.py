@@ -59,20 +59,28 @@ async def answer_peers(lease: Lease, port: int, unready: Callable[[], str]) -> N
     address = str(overlay_address(lease) or "")
     said = False
     while address and port:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
-            # The address may come later, and go: a device is rebuilt.
-            sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
-            try:
-                sock.bind((address, port))
-            except OSError as why:
-                if not said:
-                    log.warning(
-                        "cannot answer probes at UDP port %d of %s: %s", port, address, why.strerror
-                    )
-                said = True
-                await asyncio.sleep(_RETRY)
-            else:
+        try:
+            with _bound(address, port) as sock:
                 await _answer(sock, unready)
+        except OSError as why:
+            if not said:
+                log.warning(
+                    "cannot answer probes at UDP port %d of %s: %s", port, address, why.strerror
+                )
+            said = True
+            await asyncio.sleep(_RETRY)
+
+
+def _bound(address: str, port: int) -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    try:
+        # The address may come later, and go: a device is rebuilt.
+        sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+        sock.bind((address, port))
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 async def _answer(sock: socket.socket, unready: Callable[[], str]) -> None:

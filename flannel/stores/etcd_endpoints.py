@@ -213,6 +213,10 @@ class Endpoints:
             self._current = (number + 1) % len(self._clients)
         return self._endpoints[number]
 
+    def miss(self) -> None:
+        """Count a request that could not even be sent: nobody hangs, this host lacks something."""
+        self._failed()
+
     def health(self) -> StoreHealth:
         """How the members answer."""
         endpoint = self._endpoints[self._current]

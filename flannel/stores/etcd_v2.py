@@ -345,6 +345,7 @@ class EtcdV2Store:
             left = self._members.leave(first)
             raise StoreUnavailable(f"cannot {doing}: {left}: no answer in time") from None
         except NoThread as why:
+            self._members.miss()
             raise StoreUnavailable(f"cannot {doing}: {why}") from None
 
 

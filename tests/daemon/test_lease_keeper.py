@@ -40,14 +40,15 @@ class Made:
         self.status = Status(parse([], {}), cast(Any, None))
         self.told: list[set[IPv4Network]] = []
         self.saved: list[tuple[float, int]] = []
-        self.save_takes = 0.0
+        self.save_takes, self.can_save = 0.0, True
         self.keeper = LeaseKeeper(
             self.subnets, self.status, tell=self.told.append, save=self._save, margin=MARGIN
         )
 
-    async def _save(self) -> None:
+    async def _save(self) -> bool:
         self.saved.append((self.clock.now, len(self.subnets.peers)))
         await asyncio.sleep(self.save_takes)
+        return self.can_save
 
     def condition(self, which: Condition) -> str:
         return self.status.conditions.text(which)
@@ -260,6 +261,23 @@ def test_a_pause_of_the_process_while_it_saves_does_not_end_the_saving(made: Mad
         made.store.remove(PEER)
         await asyncio.sleep(61)
         assert [n for _, n in made.saved] == [0]
+
+    made.run(work)
+
+
+def test_a_saving_that_fails_is_tried_again(made: Made) -> None:
+    async def work() -> None:
+        await asyncio.sleep(5)
+        made.can_save = False
+        made.saved.clear()
+        made.store.put(PEER, OTHER, TTL)
+        await asyncio.sleep(35)
+        assert len(made.saved) == 4
+        made.can_save = True
+        await asyncio.sleep(11)
+        made.saved.clear()
+        await asyncio.sleep(60)
+        assert made.saved == []
 
     made.run(work)
 

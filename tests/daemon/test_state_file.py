@@ -47,6 +47,25 @@ def test_a_file_that_cannot_be_written_is_a_condition_until_it_can(
     assert conditions.text(Condition.STATE) == ""
 
 
+def test_without_a_thread_to_write_it_that_is_reported_and_nothing_ends(
+    tmp_path: Path, conditions: Conditions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def scenario() -> None:
+        with monkeypatch.context() as refused:
+            refused.setattr(threading.Thread, "start", refuse)
+            assert not await file.keep(state("a"))
+            assert "can't start new thread; without it" in conditions.text(Condition.STATE)
+        assert await file.keep(state("b"))
+
+    file = StateFile(tmp_path, PREFIX, conditions)
+    asyncio.run(scenario())
+    assert conditions.text(Condition.STATE) == ""
+    assert StateFile(tmp_path, PREFIX, conditions).current == state("b")
+
+
 def test_what_was_true_last_is_written_last(
     tmp_path: Path, conditions: Conditions, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -255,7 +255,10 @@ def _reason(error: BaseException | None) -> Exception:
 
 @contextmanager
 def _event() -> Iterator[int]:
-    event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    try:
+        event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    except OSError as error:
+        raise KernelError("make an event descriptor", error.errno or errno.EIO) from error
     try:
         yield event
     finally:

@@ -1,0 +1,76 @@
+"""flanneld as a process: signals that mean nothing, and descriptors that are not there."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flannel import __main__ as program
+
+SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def test_signals_without_a_meaning_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    for number in SIGNALS:
+        program._ignore(number)
+    assert [line.partition(";")[0] for line in caplog.messages] == [
+        f"ignoring {number.name}: there is nothing to reload" for number in SIGNALS
+    ]
+
+
+def test_one_that_comes_while_it_starts_ends_nothing_either(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys\n"
+        "from flannel import __main__ as program\n"
+        "def parse(*_):\n"
+        "    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):\n"
+        "        os.kill(os.getpid(), number)\n"
+        "    raise program.BadOption('cannot use it')\n"
+        "program.parse = parse\n"
+        "sys.exit(program.main())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "flanneld: cannot use it\n")
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_descriptors_are_opened_so_that_no_file_gets_the_log(
+    tmp_path: Path, closed: str
+) -> None:
+    script = (
+        "import json, os, sys\n"
+        "from flannel import __main__ as program, logs\n"
+        "program._open_standard_descriptors()\n"
+        "logs.set_up(0, 'text', {})\n"
+        "made = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT)\n"
+        "program.log.warning('a line')\n"
+        "os.write(made, json.dumps([made, os.readlink('/proc/self/fd/2')]).encode())\n"
+    )
+    path = tmp_path / "made"
+    command = f'exec "$0" -c "$1" "$2" {closed}'
+    done = subprocess.run(["sh", "-c", command, sys.executable, script, str(path)])
+    assert done.returncode == 0
+    number, stderr = json.loads(path.read_text())
+    assert number > 2
+    assert stderr == os.devnull
+
+
+def test_a_log_that_nobody_reads_any_more_ends_nothing(tmp_path: Path) -> None:
+    script = (
+        "import os, sys\n"
+        "from flannel import __main__ as program, logs\n"
+        "logs.set_up(0, 'text', {})\n"
+        "read, write = os.pipe()\n"
+        "os.dup2(write, 2)\n"
+        "os.close(read)\n"
+        "program.log.warning('a line')\n"
+        "os.write(1, b'it goes on')\n"
+        "os._exit(0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "it goes on")
