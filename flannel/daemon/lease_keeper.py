@@ -25,6 +25,8 @@ from flannel.logs import fields
 
 log = logging.getLogger(__name__)
 
+_STEADY = 2.0
+"""Seconds for which the leases have to be followed before that is taken to work again."""
 _QUIET = 60.0
 """Seconds after which another loss of our lease is not taken for a quarrel with somebody who
 removes it again and again; within them, pauses grow..."""
@@ -125,18 +127,29 @@ class LeaseKeeper:
     async def follow(self) -> None:
         """Keep the peers up to date."""
         backoff = self._backoff()
+        loop = asyncio.get_running_loop()
         while True:
+            steady: asyncio.TimerHandle | None = None
+            began = monotonic()
             try:
                 async for changed in self._subnets.follow():
                     self._hear(changed)
-                    backoff = self._backoff()
                     self._conditions.clear(Condition.RESUMED)
-                    if self._conditions.clear(Condition.WATCH):
-                        log.info("following the leases again")
+                    # The list that comes first says nothing of the watch, which may fail at once.
+                    steady = steady or loop.call_later(_STEADY, self._is_steady)
             except StoreUnreachable as why:
                 message = f"cannot follow the leases: {why}; packets flow on"
                 self._conditions.report(Condition.WATCH, message, about=type(why))
+            finally:
+                if steady is not None:
+                    steady.cancel()
+            if monotonic() - began > _STEADY:
+                backoff = self._backoff()
             await backoff.wait()
+
+    def _is_steady(self) -> None:
+        if self._conditions.clear(Condition.WATCH):
+            log.info("following the leases again")
 
     async def expire(self) -> None:
         """Look after leases that the store has forgotten."""

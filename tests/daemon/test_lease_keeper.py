@@ -1,7 +1,7 @@
 """LeaseKeeper: our lease stays in the store, the peers' are followed, both outlive the store."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from ipaddress import IPv4Address, IPv4Network
 from random import Random
 from typing import Any, cast
@@ -146,7 +146,7 @@ def test_a_store_that_does_not_answer_is_a_condition_and_asked_until_it_does(
         assert "cannot keep the lease yet: cannot read it" in made.condition(Condition.LEASE)
         assert "refused; packets flow on" in made.condition(Condition.WATCH)
         made.store.refusal = None
-        await asyncio.sleep(2)
+        await asyncio.sleep(5)
         assert made.store.renewals >= 1
         assert made.condition(Condition.LEASE) == made.condition(Condition.WATCH) == ""
 
@@ -157,6 +157,28 @@ def test_a_store_that_does_not_answer_is_a_condition_and_asked_until_it_does(
         f"cannot keep the lease yet: {REFUSED}",
         "following the leases again",
     ]
+
+
+def test_a_watch_that_fails_after_each_list_is_one_line_and_grows_quiet(
+    made: Made, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lists = []
+
+    async def follow() -> AsyncIterator[set[IPv4Network]]:
+        lists.append(made.clock.now)
+        yield set()
+        raise REFUSED
+
+    caplog.set_level("INFO")
+    monkeypatch.setattr(made.subnets, "follow", follow)
+
+    async def work() -> None:
+        await asyncio.sleep(60)
+        assert len(lists) < 60 / 0.25
+        assert made.condition(Condition.WATCH)
+
+    made.run(work)
+    assert caplog.messages == [f"cannot follow the leases: {REFUSED}; packets flow on"]
 
 
 def test_a_different_kind_of_refusal_is_news(made: Made, caplog: pytest.LogCaptureFixture) -> None:
