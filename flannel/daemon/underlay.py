@@ -239,5 +239,7 @@ def _difference(before: ExternalInterface, now: ExternalInterface) -> str:
         return f"the address of {now.name} is {now.address} now, it was {before.address}"
     if before.mtu != now.mtu:
         return f"the MTU of {now.name} is {now.mtu} now, it was {before.mtu}"
+    if before.siblings != now.siblings:
+        return f"packets of peers may arrive on {', '.join(now.uplinks)} now"
     networks = ", ".join(str(each) for each in now.networks)
     return f"the networks of {now.name} are {networks} now"

@@ -21,6 +21,7 @@ comes after all that change marks at postrouting, `output` before mangle, whose 
 (``CONNMARK --restore-mark``) would take the bit away.
 """
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from ipaddress import IPv4Network
 from typing import NamedTuple
@@ -30,6 +31,9 @@ from flannel.firewall.rules import KUBE_MARK, MULTICAST, Guard, Rules
 
 TABLE = "flannel"
 OURS = f"table ip {TABLE}"
+
+_NAME = re.compile(r"[\w.@-]+", re.ASCII)
+"""Names of links that nft reads as they are: no quotes, no ``*`` for all that begin alike."""
 
 
 class Counter(NamedTuple):
@@ -156,6 +160,8 @@ def _receiving(rules: Rules, guard: Guard, abilities: Abilities) -> list[str]:
     ours = f"udp dport {guard.port} @th,96,24 {guard.vni}"
     inner = f"@th,336,32 & {int(rules.subnet.netmask):#x}"
     own = ", ".join(map(str, guard.addresses))
+    uplinks = [f'"{each}"' for each in (guard.interface, *guard.siblings) if _NAME.fullmatch(each)]
+    elsewhere = f"iifname != {{ {', '.join(uplinks)} }} " if uplinks else ""
     return [
         # On every interface: the socket of a VXLAN link hears them all. Reassembled by here.
         *_chain("input", "filter hook input priority filter - 10", [f"{ours} jump received"]),
@@ -169,8 +175,9 @@ def _receiving(rules: Rules, guard: Guard, abilities: Abilities) -> list[str]:
                 if abilities.pairs
                 else _drop(f"ip saddr != @{PEERS}", "unknown_peer"),
                 *([_drop(f"ip daddr != {{ {own} }}", "other_address")] if own else []),
-                # A container may forge a peer's address, but not the way by which it is reached.
-                _drop("fib saddr . iif oif missing", "wrong_interface"),
+                # A container may forge a peer's address, but not the way by which it is reached. On
+                # two links to one network the kernel knows one way only, and peers may use both.
+                _drop(f"{elsewhere}fib saddr . iif oif missing", "wrong_interface"),
             ],
         ),
         *_chain(

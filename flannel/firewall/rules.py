@@ -19,6 +19,7 @@ class Guard:
     :ivar port: the UDP port of the tunnel, the same on all hosts; 0: there is no tunnel.
     :ivar vni: of a VXLAN tunnel, for which the kernel takes packets from any sender, and whose
         port other tunnels of this host may share; None: no VXLAN.
+    :ivar siblings: other links on which packets of peers may arrive.
     :ivar routed: peers, or some of them, are reached by plain routes.
     """
 
@@ -28,6 +29,7 @@ class Guard:
     port: int = 0
     vni: int | None = None
     routed: bool = False
+    siblings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

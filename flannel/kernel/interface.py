@@ -42,6 +42,9 @@ class ExternalInterface:
     :ivar public_ip: the address that peers send to: the same, unless this host is behind NAT.
     :ivar networks: the link's own networks with our address in each; hosts inside one of them are
         reached without a router.
+    :ivar siblings: the names of other links on which packets of peers may arrive: each link with an
+        address in one of `networks` answers ARP requests for ours as well (arp_ignore in
+        ip-sysctl.rst), and those to an address of loopback come in on any default route's.
     """
 
     link: int
@@ -50,6 +53,12 @@ class ExternalInterface:
     address: IPv4Address
     public_ip: IPv4Address
     networks: tuple[IPv4Interface, ...]
+    siblings: tuple[str, ...] = ()
+
+    @property
+    def uplinks(self) -> tuple[str, ...]:
+        """The names of all links on which packets of peers may arrive."""
+        return self.name, *self.siblings
 
     def is_on_link(self, address: IPv4Address) -> bool:
         """Whether ``address`` is on a network of this link."""

@@ -190,6 +190,29 @@ def _external(
         address,
         public_ip,
         tuple(each.interface for each in networks),
+        _siblings(host, overlay, first, address),
+    )
+
+
+def _siblings(
+    host: Surroundings, overlay: Overlay, first: Link, address: IPv4Address
+) -> tuple[str, ...]:
+    """The other links on which packets of peers may arrive, by name and in order."""
+    networks = [each.interface.network for each in host.on(first.index)]
+    indexes = {
+        each.link
+        for each in host.addresses
+        if any(network.prefixlen < 32 and each.interface.ip in network for network in networks)
+    }
+    if any(_is_loopback(host.links.get(each.link)) for each in host.having(address)):
+        indexes.update(n for route in host.default_routes() for n in route.links)
+    found = [host.links[n] for n in indexes - {first.index} if n in host.links]
+    return tuple(
+        sorted(
+            each.name
+            for each in found
+            if not _is_loopback(each) and not refusal_of(host, each, overlay)
+        )
     )
 
 

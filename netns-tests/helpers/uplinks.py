@@ -41,6 +41,13 @@ def index_of(host: Host, link: str) -> int:
     return index
 
 
+def mac_of(host: Host, link: str) -> str:
+    """A link's hardware address."""
+    shown = json.loads(host.run("ip", "-j", "link", "show", link))
+    mac: str = shown[0]["address"]
+    return mac
+
+
 def start_by_default_route(world: World, config: dict[str, Any]) -> Pair:
     """Two hosts whose flanneld is told nothing about the interface."""
     world.configure(config)

@@ -89,8 +89,23 @@ class TestReceiving:
             "@th,224,16 != 0x0800 counter name not_ipv4 drop",
             "ip saddr . (@th,336,32 & 0xffffff00) != @leases jump stranger",
             "ip daddr != { 192.0.2.5 } counter name other_address drop",
-            "fib saddr . iif oif missing counter name wrong_interface drop",
+            'iifname != { "eth0" } fib saddr . iif oif missing counter name wrong_interface drop',
         ]
+
+    @pytest.mark.parametrize(
+        ("links", "expected"),
+        [
+            (("eth0", "eth1.5"), 'iifname != { "eth0", "eth1.5" } fib'),
+            (('e"h0', "eth1"), 'iifname != { "eth1" } fib'),
+            (("eth*",), "fib"),
+        ],
+    )
+    def test_peers_may_be_heard_on_each_link_to_their_network(
+        self, links: tuple[str, ...], expected: str
+    ) -> None:
+        guard = replace(VXLAN, interface=links[0], siblings=links[1:])
+        (rule,) = rules_of("received", document(guarded(guard)))[-1:]
+        assert rule == f"{expected} saddr . iif oif missing counter name wrong_interface drop"
 
     def test_an_nft_without_pairs_has_addresses_only(self) -> None:
         abilities = Abilities(pairs=False)

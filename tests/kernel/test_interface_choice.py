@@ -133,6 +133,29 @@ class TestTheDefaultRoute:
         assert choose(down, InterfaceChoice()).name == "eth1"
 
     @pytest.mark.parametrize(
+        ("addresses", "expected"),
+        [
+            ([address(ETH1, "192.0.2.8/24"), address(DOCKER0, "172.17.0.1/16")], ("eth1",)),
+            ([address(ETH1, "192.0.2.8/32")], ("eth1",)),
+            ([address(ETH1, "198.51.100.7/24")], ()),
+            ([address(DOCKER0, "192.0.2.8/24")], ()),
+        ],
+        ids=["same network", "floating", "other network", "bridge for containers"],
+    )
+    def test_links_to_the_same_network_are_its_siblings(
+        self, addresses: list[Address], expected: tuple[str, ...]
+    ) -> None:
+        here = host(addresses=[address(ETH0, "192.0.2.7/24"), *addresses], routes=[default(ETH0)])
+        found = choose(here, InterfaceChoice())
+        assert found.uplinks == ("eth0", *expected)
+
+    def test_to_an_address_of_loopback_every_default_route_s_link_leads(self) -> None:
+        addresses = [*ADDRESSES, address(LO, "203.0.113.1/32")]
+        routes = [default(ETH0, source="203.0.113.1"), default(ETH1, 900)]
+        found = choose(host(addresses=addresses, routes=routes), InterfaceChoice())
+        assert (str(found.address), found.uplinks) == ("203.0.113.1", ("eth0", "eth1"))
+
+    @pytest.mark.parametrize(
         ("name", "kind"),
         [("br0", "bridge"), ("bond0", "bond"), ("eth0.7", "vlan"), ("wg0", "wireguard"),
          ("tun0", "tun"), ("ppp0", "ppp"), ("virbr0", "bridge"), ("vxlan7", "vxlan")],

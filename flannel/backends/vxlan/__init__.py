@@ -138,6 +138,7 @@ class VxlanBackend:
             port=vxlan.port,
             vni=vxlan.vni,
             routed=vxlan.direct_routing,
+            siblings=interface.siblings,
         )
 
     async def _ensure_device(self, *, published: bool) -> Link:
