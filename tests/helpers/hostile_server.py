@@ -83,10 +83,15 @@ def compressed_bomb(client: "Client") -> None:
     client.send(head + _BOMB)
 
 
+TRICKLING: tuple[Callable[["Client"], None], ...] = (
+    trickled_headers, trickled_body, trickled_chunks
+)  # fmt: skip
+"""Those that take all the time that they are given."""
+
 KINDS: tuple[Callable[["Client"], None], ...] = (
     endless_body, announced_body, announced_chunk, endless_chunks, endless_chunk_extension,
-    endless_trailers, endless_header, endless_headers, endless_continues, trickled_headers,
-    trickled_body, trickled_chunks, redirect_loop, compressed_bomb,
+    endless_trailers, endless_header, endless_headers, endless_continues, *TRICKLING,
+    redirect_loop, compressed_bomb,
 )  # fmt: skip
 
 
