@@ -24,9 +24,10 @@ INSTALLS_FROM := pyproject.toml setup.py MANIFEST.in $(wildcard csrc/*)
 PYTEST = -m pytest
 # Where tests do not need the whole machine to themselves: as many at a time as there are cores.
 SIDE_BY_SIDE = -n auto
-# The linters judge the same text whatever Python runs them, and fuzzing runs none: once is enough.
 UNIT = tests --ignore=tests/project/test_linters.py
-UNIT_AGAIN = $(UNIT) --ignore=tests/csrc/test_fuzz.py
+# On another Python: not what is the same on all of them, C and the texts of the project.
+UNIT_AGAIN = tests --ignore=tests/project --ignore=tests/csrc \
+	--ignore=tests/cli/rulesets/test_readers_fuzz.py
 COVERAGE = $(CURDIR)/build/coverage
 # $(call measure,NAME): pytest, with what it reaches left in build/coverage/NAME/.
 measure = rm -rf $(COVERAGE)/$(1) && mkdir -p $(COVERAGE)/$(1) && \
