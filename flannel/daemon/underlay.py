@@ -37,6 +37,11 @@ _DOUBTFUL = 10.0
 """...and the same while the interface in use may well return by itself, or its successor leave:
 a cable without a carrier, an address that is floating or link-local."""
 
+_FLAP = 300.0
+"""Seconds for which an address that went from its link is returned to, should it be back beside one
+that is no worse. A DHCP client needs a minute or two after a link has restarted; an address that
+was away for longer may be one that moves between hosts."""
+
 
 class Underlay:
     """The external interface of this host, for as long as the daemon runs.
@@ -54,6 +59,9 @@ class Underlay:
         self._used: ExternalInterface | None = None
         self._homes: dict[IPv4Address, None] = {}
         """The addresses that our lease has published; earlier ones are returned to."""
+        self._left: dict[IPv4Address, float] = {}
+        """When they were left; those of an earlier process, when this one began."""
+        self._began = monotonic()
 
     def look(self) -> None:
         """Look soon: something about links, addresses or routes may have changed."""
@@ -108,6 +116,7 @@ class Underlay:
                 other, due = found, monotonic() + patience
             elif monotonic() >= due:
                 self._used = found
+                self._left[used.address] = monotonic()
                 raise UnderlayChanged(_difference(used, found))
 
     async def _wait_for_hint(self, due: float | None) -> None:
@@ -163,9 +172,18 @@ class Underlay:
         for home in takewhile(lambda each: each != used.address, homes):
             with suppress(NoInterface):
                 again = self._fresh(host, Past(None, self._with_links([home]), [home]))
-                if again.address == home and _is_worth_a_return(host, used, again):
+                if again.address == home and self._is_worth_a_return(host, used, again):
                     return again
         return found
+
+    def _is_worth_a_return(
+        self, host: Surroundings, used: ExternalInterface, again: ExternalInterface
+    ) -> bool:
+        here, there = (_standing(host, each.address) for each in (used, again))
+        if here != there:
+            return there < here
+        was_short = monotonic() - self._left.get(again.address, self._began) < _FLAP
+        return again.link != used.link or was_short
 
     def _fresh(self, host: Surroundings, past: Past) -> ExternalInterface:
         return choose(host, self._choice, self.overlay, past)
@@ -207,19 +225,15 @@ def _standing(host: Surroundings, ip: IPv4Address) -> tuple[bool, bool]:
     return min((standing(each) for each in host.having(ip)), default=(True, True))
 
 
-def _is_worth_a_return(
-    host: Surroundings, used: ExternalInterface, again: ExternalInterface
-) -> bool:
-    here, there = (_standing(host, each.address) for each in (used, again))
-    return there < here or (there == here and again.link != used.link)
-
-
 def _patience(host: Surroundings, used: ExternalInterface, found: ExternalInterface) -> float:
     """For how long ``found``, a different link or address, has to stay the choice."""
-    link = host.links.get(used.link)
-    has_moved = found.address == used.address
-    is_there = link is not None and link.up and bool(host.having(used.address)) and not has_moved
-    return _DOUBTFUL if is_there or any(_standing(host, found.address)) else _SETTLED
+    here, there = (_standing(host, each.address) for each in (used, found))
+    link, has_address = host.links.get(used.link), bool(host.having(used.address))
+    is_better = found.link == used.link and has_address and there < here
+    if found.address == used.address or is_better:
+        return _SETTLED
+    is_there = link is not None and link.up and has_address
+    return _DOUBTFUL if is_there or any(there) else _SETTLED
 
 
 def _reachable(interface: ExternalInterface) -> set[IPv4Network]:

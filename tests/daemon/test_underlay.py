@@ -265,7 +265,28 @@ class TestAddresses:
         assert 15 <= seconds <= 17
         used = host.start()
         back = (5, lambda: host.netlink.address(2, "192.0.2.1/24"))
-        why, _ = host.watch(back, used=used)
+        why, seconds = host.watch(back, used=used)
+        assert why.startswith("the address of eth0 is 192.0.2.1 now")
+        assert 6 <= seconds <= 8
+
+    @pytest.mark.parametrize(("away", "is_returned_to"), [(60, True), (1000, False)])
+    def test_one_that_is_as_good_is_left_again_after_a_short_time_only(
+        self, host: Host, away: float, is_returned_to: bool
+    ) -> None:
+        host.netlink.address(2, "192.0.2.100/24")
+        why, _ = host.watch((5, lambda: host.remove_address("192.0.2.1/24")))
+        assert why.startswith("the address of eth0 is 192.0.2.100 now")
+        used = host.start()
+        why, _ = host.watch((away, lambda: host.netlink.address(2, "192.0.2.1/24")), used=used)
+        assert why.startswith("the address of eth0 is 192.0.2.1 now") is is_returned_to
+
+    def test_one_that_was_published_before_this_process_is_returned_to(self, host: Host) -> None:
+        host.underlay.prefer([ETH0.address])
+        host.remove_address("192.0.2.1/24")
+        host.netlink.address(2, "192.0.2.100/24")
+        used = host.start()
+        assert str(used.address) == "192.0.2.100"
+        why, _ = host.watch((30, lambda: host.netlink.address(2, "192.0.2.1/24")), used=used)
         assert why.startswith("the address of eth0 is 192.0.2.1 now")
 
     def test_ours_is_back_before_a_floating_one_counts(self, host: Host) -> None:
