@@ -1,4 +1,4 @@
-"""What happens to the external interface, and how the network follows it, while containers talk."""
+"""The network follows changes of its external interface while containers talk."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from test_repair import BACKENDS, Pair, state
 from world import World, ping, wait_for
 
 
-def test_the_default_route_leads_the_network_to_another_interface(world: World) -> None:
+def test_the_network_moves_to_the_new_default_route_when_its_address_goes(world: World) -> None:
     one, other = world.add_host("h1"), world.add_host("h2")
     world.net.ip(f"link add q11 type veth peer name eth1 netns {one.name}",
                  "link set q11 master br0 up")  # fmt: skip
@@ -42,7 +42,7 @@ def follows(pair: Pair) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("damage", "mending"),
+    ("damage", "repair"),
     [
         (("link set eth0 down",), ("link set eth0 up",)),
         (("addr del {}/24 dev eth0",), ("addr add {}/24 dev eth0",)),
@@ -52,24 +52,26 @@ def follows(pair: Pair) -> bool:
     ids=["down and up", "address gone and back", "both"],
 )  # fmt: skip
 def test_an_interface_that_comes_back_is_used_again(
-    pair: Pair, damage: tuple[str, ...], mending: tuple[str, ...]
+    pair: Pair, damage: tuple[str, ...], repair: tuple[str, ...]
 ) -> None:
     one = pair.one
     subnet, before = one.subnet, state(one, pair.device)
     lives = one.daemon.log.count("adapting to it")
     missed, back = (one.daemon.log.count(text) for text in ("cannot use interface", "is back"))
     one.ip(*(command.format(one.address) for command in damage))
-    wait_for(lambda: one.daemon.log.count("cannot use interface") > missed, 30, "a complaint")
-    one.ip(*(command.format(one.address) for command in mending))
+    wait_for(
+        lambda: one.daemon.log.count("cannot use interface") > missed, 30, "the reason in the log"
+    )
+    one.ip(*(command.format(one.address) for command in repair))
     assert follows(pair)
     wait_for(lambda: state(one, pair.device) == before, 30, f"{before}")
     assert one.subnet == subnet
-    wait_for(lambda: one.daemon.log.count("is back") > back, 30, "a word that it is back")
+    wait_for(lambda: one.daemon.log.count("is back") > back, 30, "the return in the log")
     assert one.daemon.log.count("adapting to it") == lives
     assert one.daemon.is_running
 
 
-def test_another_mtu_is_taken_over_everywhere_and_docker_has_to_be_told(pair: Pair) -> None:
+def test_another_mtu_is_taken_over_everywhere_and_docker_has_to_be_restarted(pair: Pair) -> None:
     one = pair.one
     mtu = int(one.subnet_env["FLANNEL_MTU"])
     one.ip("link set eth0 mtu 1400")
@@ -82,7 +84,7 @@ def test_another_mtu_is_taken_over_everywhere_and_docker_has_to_be_told(pair: Pa
     assert follows(pair)
 
 
-def test_another_address_beside_ours_changes_nothing_another_network_does(pair: Pair) -> None:
+def test_another_address_beside_ours_changes_nothing_but_another_network_does(pair: Pair) -> None:
     one = pair.one
     lives, leases = (one.daemon.log.count(text) for text in ("adapting to it", "INFO lease"))
     one.ip("addr add 192.0.2.200/24 dev eth0", "addr add 192.0.2.201/32 dev eth0",
