@@ -78,7 +78,7 @@ class Conditions:
 
     def text(self, condition: Condition) -> str:
         """What was reported of ``condition``; "" if it does not hold."""
-        return self._once.told(condition)
+        return self._once.message_of(condition)
 
     def document(self) -> dict[str, str]:
         """All that hold, for JSON: texts by name."""

@@ -62,8 +62,8 @@ class Once:
         if self._about.get(key) == value:
             return
         if key not in self._about and len(self._about) >= _MAX_REMEMBERED:
-            # It cannot be told whether this one was met before: to count it would be to count
-            # the same ones at every look.
+            # Whether this one was met before is unknown: counting it would count the same ones at
+            # every look.
             if not self._is_full:
                 self._is_full = True
                 self._log.warning(
@@ -107,8 +107,8 @@ class Once:
             self._summarized_at = now
             self._unnamed = 0
 
-    def told(self, subject: object) -> str:
-        """What stands of ``subject``; "" if nothing does."""
+    def message_of(self, subject: object) -> str:
+        """The message that was logged last of ``subject`` and holds; "" if none does."""
         return self._texts.get(_key(subject), "")
 
     def forget(self, subject: object) -> bool:

@@ -105,8 +105,8 @@ class TestMany:
         once = Once(logging.getLogger("nobody.listens"))
         for number in range(2_000):
             once.warn(number, "x")
-        assert once.told(0) == "x"
-        assert once.told(1_999) == ""
+        assert once.message_of(0) == "x"
+        assert once.message_of(1_999) == ""
         assert once.forget(1_999)
         assert not once.forget(1_999)
 

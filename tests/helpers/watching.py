@@ -81,7 +81,7 @@ class Watching:
             with Monitor(OWN_PORT, subscribe) as self.monitor:
                 network = IPv4Network("10.5.0.0/16")
                 watched = Watched(network, self.device, "eth0", self.held.get)
-                self.monitor.watch(watched, self._on_hint)
+                self.monitor.watch(watched, self.note)
                 await asyncio.wait_for(scenario(), 30)
 
         try:
@@ -90,7 +90,8 @@ class Watching:
             self.wire.close()
         return self.hints
 
-    def _on_hint(self, hint: Hint) -> None:
+    def note(self, hint: Hint) -> None:
+        """Remember a hint."""
         self.hints.append(hint)
         self._told.set()
 

@@ -194,6 +194,47 @@ def test_before_something_is_watched_there_are_no_hints(watching: Watching) -> N
     watching.run(scenario)
 
 
+def test_entries_that_were_judged_are_not_judged_again(watching: Watching) -> None:
+    async def scenario() -> None:
+        watching.wire.send("fdb removed")
+        assert await watching.hint() == Hint.OVERLAY
+        watching.wire.send("default route")
+        assert await watching.hint() == Hint.UNDERLAY
+
+    watching.held[key(FDB)] = FDB  # not yet put back
+    watching.run(scenario)
+
+
+def test_messages_about_what_was_watched_before_say_nothing_about_what_is_now(
+    watching: Watching,
+) -> None:
+    async def scenario() -> None:
+        monitor = watching.monitor
+        watching.wire.send("fdb removed")
+        await until(lambda: bool(monitor._unsigned))
+        watched = monitor._watched
+        assert watched is not None
+        monitor.watch(watched, watching.note)
+        watching.wire.send("default route")
+        assert await watching.hint() == Hint.UNDERLAY
+
+    watching.held[key(FDB)] = FDB
+    watching.run(scenario)
+
+
+def test_nothing_is_reported_after_the_end(watching: Watching) -> None:
+    async def scenario() -> None:
+        monitor = watching.monitor
+        watching.wire.send("default route")
+        await until(lambda: monitor._timer is not None)
+        monitor.__exit__()
+        assert monitor._timer is not None
+        assert monitor._timer.cancelled()
+        assert not watching.hints
+
+    watching.run(scenario)
+
+
 def test_more_messages_than_one_turn_reads_are_read_in_the_next(
     watching: Watching, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,8 +79,8 @@ class UdpNetwork:
         """See `flannel.backends.Network`."""
         if self._carrying.is_set():
             return ""
-        if self._warned.told("run") or not self._peers_known.is_set():
-            return self._warned.told("run")
+        if self._warned.message_of("run") or not self._peers_known.is_set():
+            return self._warned.message_of("run")
         return "the packet loop is not running"
 
     async def apply(self, peers: Peers, changed: Collection[IPv4Network] | None = None) -> None:

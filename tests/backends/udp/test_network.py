@@ -170,7 +170,7 @@ class TestRunning:
                 await asyncio.sleep(0.1)
                 host.driver.refuses.clear()
                 await network.apply(PEERS)
-                await until(lambda: not network._warned.told("run"), "end of the trouble")
+                await until(lambda: not network._warned.message_of("run"), "end of the trouble")
                 assert network.trouble() == ""
 
         asyncio.run(main())
