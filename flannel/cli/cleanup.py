@@ -1,4 +1,4 @@
-"""flannel cleanup: remove all that is ours from this host. The lease stays in etcd."""
+"""flannel cleanup: remove everything of flannel's from this host. The lease stays in etcd."""
 
 import asyncio
 from functools import partial
@@ -10,6 +10,7 @@ from flannel.daemon import identity, saved_state
 from flannel.errors import BadOption, CannotWrite, FlannelError, KernelError
 from flannel.firewall.removal import Part, find_ours
 from flannel.health.pages import socket_path
+from flannel.kernel.doors import Kernel
 from flannel.kernel.host import is_ours
 from flannel.kernel.netlink import Netlink
 from flannel.kernel.rtnetlink import RtNetlink
@@ -19,9 +20,9 @@ _EVERYTHING = IPv4Network("0.0.0.0/0")
 
 
 async def cleanup(context: Context) -> int:
-    """Show what is ours, ask, remove it; exit status 1 if something stays.
+    """Show what is ours, ask, and remove it; exit status 1 if something is left.
 
-    :raises BadOption: flanneld runs.
+    :raises BadOption: flanneld is running.
     """
     try:
         await context.ask_daemon("/status")
@@ -29,18 +30,17 @@ async def cleanup(context: Context) -> int:
         pass
     else:
         raise BadOption("cannot clean up: flanneld runs, and would put it back; stop it first")
-    async with Netlink() as netlink:
-        with RtNetlink() as tables:
-            firewall = await find_ours()
-            parts = [*await _links(netlink), *_entries(tables), *_blackholes(netlink, tables),
-                     *firewall.parts, *_files(context)]  # fmt: skip
-            notes = [f"not seen: {why}" for why in firewall.unread + firewall.foreign]
-            if not context.as_json:
-                say(*_found(parts), *notes)
-            question = "Containers here are cut off from the other hosts without it. Remove it?"
-            if parts and not context.confirm(question):
-                return 1
-            removed, failed = await _remove(parts)
+    async with context.kernel() as kernel:
+        firewall = await find_ours()
+        parts = [*await _links(kernel.netlink), *_entries(kernel.tables), *_blackholes(kernel),
+                 *firewall.parts, *_files(context)]  # fmt: skip
+        notes = [f"not seen: {why}" for why in firewall.unread + firewall.foreign]
+        if not context.as_json:
+            say(*_found(parts), *notes)
+        question = "Containers here are cut off from the other hosts without it. Remove it?"
+        if parts and not context.confirm(question):
+            return 1
+        removed, failed = await _remove(parts)
     document = {"removed": removed, "failed": failed, "unread": firewall.unread + firewall.foreign}
     context.show(document, *_outcome(removed, failed))
     return 1 if failed or firewall.unread else 0
@@ -61,7 +61,7 @@ def _outcome(removed: list[str], failed: list[str]) -> list[str]:
 
 
 async def _remove(parts: list[Part]) -> tuple[list[str], list[str]]:
-    """Remove all that can be; return what was, and why the rest was not."""
+    """Remove each part; return the names of those removed, and the reasons for the rest."""
     removed, failed = [], []
     for each in parts:
         try:
@@ -92,10 +92,10 @@ def _entries(tables: RtNetlink) -> list[Part]:
     return [Part(f"{len(entries)} routes and nexthops", remove)] if entries else []
 
 
-def _blackholes(netlink: Netlink, tables: RtNetlink) -> list[Part]:
+def _blackholes(kernel: Kernel) -> list[Part]:
     return [
-        Part(f"blackhole route {dst}", partial(netlink.delete_blackhole, dst))
-        for dst in sorted(tables.list_blackholes())
+        Part(f"blackhole route {dst}", partial(kernel.netlink.delete_blackhole, dst))
+        for dst in sorted(kernel.tables.list_blackholes())
     ]
 
 

@@ -1,4 +1,4 @@
-"""What every command is given."""
+"""Context: what every command receives: options, the store, the daemon, this host, output."""
 
 import asyncio
 import http.client
@@ -7,24 +7,38 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
+from flannel.cli import probe
+from flannel.cli.host_view import Host
 from flannel.errors import BadOption, FlannelError
 from flannel.health.pages import socket_path
+from flannel.kernel.doors import Kernel
+from flannel.kernel.netlink import Netlink
+from flannel.kernel.rtnetlink import RtNetlink
 from flannel.options.table import Options
 from flannel.printable import LONGEST, as_json, printable, say, say_whole
 from flannel.stores import ConfigDocument, Store, open_store
 
 ENVIRONMENT_FILES = (Path("/etc/default/flanneld"), Path("/run/flannel/options.env"))
-"""Where flanneld.service has its variables from: the operator's shell has none of them."""
+"""The files of variables that flanneld.service reads: the operator's shell has none of them."""
 
 _PATIENCE = 3.0
 _WIDEST = 60
-"""Characters of a cell: of our own values none has more, and a foreign one moves no column away."""
+"""Characters of a cell: our own values are shorter, and a long foreign one is cut."""
 
 
 class DaemonDown(FlannelError):
@@ -32,12 +46,12 @@ class DaemonDown(FlannelError):
 
 
 class DaemonUnseen(DaemonDown):
-    """It may be asked by root only: nobody knows whether it would answer."""
+    """Only root may ask it, so it is not known whether it would answer."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a command works with.
+    """All doors of a command to the world. Tests hand in others.
 
     :ivar as_json: print one JSON document instead of text for people.
     :ivar yes: do not ask.
@@ -65,26 +79,64 @@ class Context:
         """A document of the running flanneld: ``/status`` or ``/peers``.
 
         :raises DaemonDown: it does not answer.
-        :raises DaemonUnseen: we may not ask.
+        :raises DaemonUnseen: this process may not ask.
         """
         return await asyncio.to_thread(_ask, socket_path(self.options.subnet_file), path)
 
+    @asynccontextmanager
+    async def kernel(self) -> AsyncIterator[Kernel]:
+        """The doors to the kernel of this host, open while the body runs.
+
+        :raises KernelError: they cannot be opened.
+        """
+        async with Netlink() as netlink:
+            with RtNetlink() as tables:
+                yield Kernel(netlink, tables)
+
+    @asynccontextmanager
+    async def host(self) -> AsyncIterator[Host]:
+        """This host with its links, addresses and firewall, while the body runs.
+
+        :raises KernelError: links or addresses cannot be read.
+        """
+        async with self.kernel() as kernel:
+            host = await Host.look(kernel.netlink, kernel.tables)
+            await host.read_firewall(self.options.guard_mark)
+            yield host
+
+    def pinger(self) -> probe.Pinger:
+        """Sends echoes.
+
+        :raises KernelError: this process may not.
+        """
+        return probe.Pinger()
+
+    async def ask_peers(
+        self, addresses: Collection[IPv4Address]
+    ) -> dict[IPv4Address, probe.PortAnswer]:
+        """Ask the flannelds at these addresses of the overlay whether they are ready."""
+        return await probe.ask_peers(addresses, self.options.probe_port)
+
+    async def ask_port(self, address: IPv4Address, port: int) -> probe.PortAnswer:
+        """Ask whether a UDP port of another host is closed."""
+        return await probe.ask_port(address, port, self.options.guard_mark)
+
     def show(self, document: Any, *lines: str) -> None:
-        """Print the one or the other."""
+        """Print the document as JSON, or the lines that are not empty."""
         if self.as_json:
             say_whole(as_json(document, indent=2))
         else:
             say(*filter(None, lines))
 
     def confirm(self, question: str) -> bool:
-        """Ask, unless --yes was given.
+        """Ask the operator, unless --yes was given.
 
-        :raises BadOption: there is nobody to ask.
+        :raises BadOption: stdin is not a terminal.
         """
         if self.yes:
             return True
         if not sys.stdin.isatty():
-            raise BadOption("cannot ask whether to go on: this is no terminal; --yes says so")
+            raise BadOption("cannot ask whether to go on: stdin is not a terminal; --yes says so")
         return input(f"{printable(question)} [y/N] ").strip().lower() in ("y", "yes")
 
 
@@ -107,7 +159,7 @@ def _ask(path: Path, page: str) -> Any:
 def environment(
     environ: Mapping[str, str], files: Sequence[Path] = ENVIRONMENT_FILES
 ) -> dict[str, str]:
-    """The variables that flanneld gets: those of its unit's files, and over them our own.
+    """flanneld's variables: those of its unit's files, overridden by our own.
 
     :raises BadOption: a file cannot be read.
     """
@@ -139,7 +191,7 @@ def _assignments(text: str) -> Iterator[tuple[str, str]]:
 
 
 def table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> list[str]:
-    """Lines with columns as wide as what is in them; numbers stand to the right."""
+    """Lines with columns as wide as their widest cell; numbers are aligned right."""
     texts = [[_cell(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(head, *texts, strict=True)]
     right = [
@@ -161,9 +213,9 @@ def _cell(value: object, widest: int = _WIDEST) -> str:
     return f"{value:.2f}" if isinstance(value, float) else printable(str(value), widest)
 
 
-def facts(pairs: Iterable[tuple[str, object]]) -> list[str]:
+def pairs(values: Iterable[tuple[str, object]]) -> list[str]:
     """Lines of a name and a value; those without a value are left out."""
-    lines = [(name, _cell(value, LONGEST)) for name, value in pairs if value not in (None, "")]
+    lines = [(name, _cell(value, LONGEST)) for name, value in values if value not in (None, "")]
     width = max((len(name) for name, _ in lines), default=0)
     return [f"{name.ljust(width)}  {value}" for name, value in lines]
 

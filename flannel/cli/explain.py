@@ -5,20 +5,21 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, NamedTuple
 
-from flannel.cli.context import Context, DaemonDown, facts
-from flannel.cli.host_view import Host, first_container, saved_subnet, sysctl
+from flannel.cli.context import Context, DaemonDown, pairs
+from flannel.cli.host_view import Host, first_container, saved_subnet
 from flannel.cli.leases import list_leases
 from flannel.cli.rulesets.verdict import FORWARDED, SENT, TRANSLATED, Packet, Verdict, judge
 from flannel.errors import StoreError
-from flannel.kernel.links import Link, Way
-from flannel.kernel.netlink import Netlink
-from flannel.kernel.rtnetlink import RtNetlink
+from flannel.kernel.links import Link, VxlanSettings, Way
 
 _BRIDGE = "docker0"
 
 
 class Step(NamedTuple):
-    """One line of the explanation. ``ends`` says that the packet gets no further."""
+    """One line of the explanation.
+
+    :ivar ends: the packet gets no further.
+    """
 
     name: str
     text: str
@@ -38,7 +39,7 @@ async def explain(
         "destination": str(destination),
         "steps": [step._asdict() for step in steps],
     }
-    context.show(document, *facts((step.name, step.text) for step in steps))
+    context.show(document, *pairs((step.name, step.text) for step in steps))
     return 1 if any(step.ends for step in steps) else 0
 
 
@@ -51,33 +52,25 @@ async def _steps(
     if source is not None:
         yield Step("packet", f"{source} -> {destination}")
     yield await _lease(context, destination)
-    async with Netlink() as netlink:
-        with RtNetlink() as tables:
-            host = await Host.look(netlink, tables)
-            await host.read_firewall()
-            way = await netlink.find_way(destination)
-            if way is None:
-                yield Step(
-                    "route", "none: the sender is told that the network is unreachable", True
-                )
-                return
-            if way.local:
-                yield Step("route", "the address is this host's own: delivered here")
-                return
-            yield _route(host, way)
-            is_forwarded = source is not None and all(
-                source != each.interface.ip for each in host.addresses
-            )
-            if is_forwarded and source is not None:
-                for step in _forwarded(host, source, destination, way):
-                    yield step
-            link = host.links.get(way.link)
-            if link is not None and link.vxlan is not None:
-                async for step in _tunnel(host, link, way.via or destination):
-                    yield step
-            elif link is not None and link.kind == "tun":
-                yield Step("tunnel", f"flanneld reads it from {link.name} and sends it in UDP to "
-                           "the host of the lease")  # fmt: skip
+    async with context.host() as host:
+        way = await host.netlink.find_way(destination)
+        if way is None:
+            yield Step("route", "none: the sender is told that the network is unreachable", True)
+            return
+        if way.local:
+            yield Step("route", "the address is this host's own: delivered here")
+            return
+        yield _route(host, way)
+        if source is not None and all(source != each.interface.ip for each in host.addresses):
+            for step in _forwarded(host, source, destination, way):
+                yield step
+        link = host.links.get(way.link)
+        if link is not None and link.vxlan is not None:
+            async for step in _tunnel(host, link, link.vxlan, way.via or destination):
+                yield step
+        elif link is not None and link.kind == "tun":
+            yield Step("tunnel", f"flanneld reads it from {link.name} and sends it in UDP to "
+                       "the host of the lease")  # fmt: skip
 
 
 async def _lease(context: Context, destination: IPv4Address) -> Step:
@@ -111,7 +104,7 @@ def _route(host: Host, way: Way) -> Step:
 
 def _forwarded(host: Host, source: IPv4Address, destination: IPv4Address, way: Way) -> list[Step]:
     steps = []
-    if sysctl("ip_forward") == 0:
+    if host.sysctl("ip_forward") == 0:
         steps.append(Step("forwarding", "net.ipv4.ip_forward is 0: dropped", True))
     packet = Packet(source, destination, _BRIDGE, host.name(way.link), "tcp")
     verdict = judge(host.chains, FORWARDED, packet)
@@ -143,7 +136,9 @@ def _doubt(host: Host, verdict: Verdict) -> str:
     return "" if verdict.sure else " (perhaps: some rules could not be understood)"
 
 
-async def _tunnel(host: Host, link: Link, hop: IPv4Address) -> AsyncIterator[Step]:
+async def _tunnel(
+    host: Host, link: Link, vxlan: VxlanSettings, hop: IPv4Address
+) -> AsyncIterator[Step]:
     """The entries of a VXLAN link on the way to ``hop``, and the outer packet."""
     neighbours = host.tables.list_neighbours(link.index)
     neighbour = next((each for each in neighbours if each.ip == hop.packed), None)
@@ -159,8 +154,6 @@ async def _tunnel(host: Host, link: Link, hop: IPv4Address) -> AsyncIterator[Ste
         yield Step("FDB", f"{mac} is not known on {link.name}: dropped", True)
         return
     outer = IPv4Address(fdb.dst)
-    assert link.vxlan is not None
-    vxlan = link.vxlan
     yield Step("FDB", f"{mac} is behind {outer}")
     way = await host.netlink.find_way(outer)
     if way is None:

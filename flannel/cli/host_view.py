@@ -1,4 +1,4 @@
-"""What this host has, as the kernel and its tools tell."""
+"""Host: what this host has, as the kernel and the programs of the firewall report it."""
 
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
@@ -24,6 +24,7 @@ class Host:
     :ivar chains: the firewall's, by table.
     :ivar marking: the rules of others that use the guard's bit of the packet mark.
     :ivar unseen: the parts of the firewall that could not be read, and why.
+    :ivar sysctls: the directory of the kernel's settings for IPv4.
     """
 
     netlink: Netlink
@@ -33,12 +34,23 @@ class Host:
     chains: dict[str, dict[str, Chain]] = field(default_factory=dict)
     unseen: list[str] = field(default_factory=list)
     marking: list[str] = field(default_factory=list)
+    sysctls: Path = Path("/proc/sys/net/ipv4")
 
     @classmethod
     async def look(cls, netlink: Netlink, tables: RtNetlink) -> "Host":
-        """Read links and addresses."""
+        """Read links and addresses.
+
+        :raises KernelError: they cannot be read.
+        """
         links = {link.index: link for link in await netlink.list_links()}
         return cls(netlink, tables, links, await netlink.list_addresses())
+
+    def sysctl(self, name: str) -> int | None:
+        """A number below ``net.ipv4``; None: this kernel does not have it."""
+        try:
+            return int((self.sysctls / name).read_text())
+        except (OSError, ValueError):
+            return None
 
     def link(self, name: str) -> Link | None:
         """The link called ``name``."""
@@ -68,16 +80,8 @@ class Host:
         self.chains = without_guard(self.chains)
 
 
-def sysctl(name: str) -> int | None:
-    """A number below /proc/sys/net/ipv4; None: there is no such file."""
-    try:
-        return int(Path("/proc/sys/net/ipv4", name).read_text())
-    except (OSError, ValueError):
-        return None
-
-
 def saved_subnet(path: Path) -> subnet_env.SubnetEnv | None:
-    """What subnet.env says; None if it is not there."""
+    """The content of subnet.env; None if the file is missing or of no use."""
     return subnet_env.read(path)
 
 

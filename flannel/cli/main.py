@@ -9,9 +9,9 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from flannel import __version__
 from flannel.document import shown
@@ -41,10 +41,10 @@ SHARED = (
 
 
 class _Parser(argparse.ArgumentParser):
-    """Mistakes are told in one line."""
+    """Raises `BadOption` with one line for a mistake, instead of printing a usage text."""
 
     def error(self, message: str) -> NoReturn:
-        raise BadOption(f"cannot use this command line: {message}; {self.prog} --help tells")
+        raise BadOption(f"cannot use this command line: {message}; see {self.prog} --help")
 
 
 def main() -> int:
@@ -55,14 +55,19 @@ def main() -> int:
     catch_mistakes(logging.getLogger("flannel"))
     for name in ("asyncio", "etcd", "pyroute2", "urllib3"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    # Debian's su leaves the caller's $PATH, without these: a firewall whose program is not found
-    # would be said to be none, and be left behind by cleanup.
+    # Debian's su keeps the caller's $PATH, which lacks these: nft would not be found, and cleanup
+    # would leave its table behind.
     os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     argv = sys.argv[1:]
-    if argv[:1] == ["docker-opts"]:  # it has a command line of its own, upstream's
+    if argv[:1] == ["docker-opts"]:  # it has upstream's command line
         return docker_opts.main(argv[1:], "flannel docker-opts")
+    return exit_status(_run(argv, os.environ))
+
+
+def exit_status(command: Coroutine[Any, Any, int]) -> int:
+    """Run a command; print the error that ends it as one line."""
     try:
-        return asyncio.run(_run(argv, os.environ))
+        return asyncio.run(command)
     except BadOption as why:
         complain(f"flannel: {why}")
         return 2
@@ -89,10 +94,11 @@ async def _run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         as_json=arguments.json,
         yes=getattr(arguments, "yes", False),
     )
-    return await _command(context, arguments)
+    return await run(context, arguments)
 
 
-async def _command(context: "Context", arguments: argparse.Namespace) -> int:
+async def run(context: "Context", arguments: argparse.Namespace) -> int:
+    """Run the command that ``arguments`` name; return its exit status."""
     from flannel.cli import check, cleanup, config, explain, leases, peers, status
 
     match arguments.command:
@@ -122,7 +128,7 @@ async def _command(context: "Context", arguments: argparse.Namespace) -> int:
 
 
 def _options(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Options:
-    """The options of flanneld, of which the shared ones may be typed here."""
+    """flanneld's options; the shared ones can be typed here as well."""
     given = [
         f"-{name}={text}"
         for name in SHARED
@@ -132,11 +138,11 @@ def _options(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Optio
 
 
 def parser() -> argparse.ArgumentParser:
-    """The whole command line, which --help, the man page and completion tell of as well."""
+    """The whole command line; the man page and the completion are made of it as well."""
     common = _common()
     top = _Parser(
         prog="flannel",
-        description="See and mend the overlay network of this host.",
+        description="Inspect and repair the overlay network of this host.",
         epilog="Exit status: 0 if all is well, 1 if not, 2 for a mistake on the command line.",
         allow_abbrev=False,
     )
@@ -151,18 +157,18 @@ def parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )  # fmt: skip
 
-    status = add("status", "how the overlay does on this host")
-    status.add_argument("--watch", action="store_true", help="again every two seconds")
-    add("leases", "all leases: who holds which subnet")
-    add("peers", "the other hosts: who answers, how quickly, up to which size")
-    add("check", "find what is wrong, why it matters, and what to do")
-    explain = add("explain", "what happens to a packet, hop by hop")
-    explain.add_argument("address", metavar="ADDRESS", type=_address, help="where it goes to")
+    status = add("status", "show the state of the overlay on this host")
+    status.add_argument("--watch", action="store_true", help="repeat every two seconds")
+    add("leases", "list all leases: which host holds which subnet")
+    add("peers", "probe the other hosts: which answer, how quickly, and packets up to which size")
+    add("check", "find out what is wrong, why it matters, and what to do")
+    explain = add("explain", "show what happens to a packet, hop by hop")
+    explain.add_argument("address", metavar="ADDRESS", type=_address, help="the destination")
     explain.add_argument(
         "--source", metavar="ADDRESS", type=_address,
-        help="where it comes from; default: the first container of this host",
+        help="the source; default: the first container of this host",
     )  # fmt: skip
-    reserve = add("reserve", "keep a subnet for a host, for good")
+    reserve = add("reserve", "reserve a subnet for a host; a reservation never expires")
     reserve.add_argument("host", metavar="HOST", type=_address, help="its public address")
     reserve.add_argument(
         "subnet", metavar="SUBNET", type=_network, nargs="?", help="default: any that is free"
@@ -175,25 +181,27 @@ def parser() -> argparse.ArgumentParser:
     actions = config.add_subparsers(dest="action", metavar="ACTION", required=True)
     add("get", "print the network config", actions)
     document = "JSON, the name of a file, or - for standard input"
-    check = add("check", "say whether a network config is right, and what it would change", actions)
+    check = add(
+        "check", "check whether a network config is valid, and what it would change", actions
+    )
     check.add_argument(
         "document", metavar="DOCUMENT", nargs="?", help=f"{document}; default: what is in etcd"
     )
     set_config = add("set", "write the network config, after a check", actions)
     set_config.add_argument("document", metavar="DOCUMENT", help=document)
-    cleanup = add("cleanup", "remove all that is flannel's from this host, after asking")
+    cleanup = add("cleanup", "remove everything of flannel's from this host, after asking")
     for each in (release, set_config, cleanup):
         each.add_argument("--yes", action="store_true", help="do not ask")
-    add("docker-opts", "options for docker from subnet.env; has flags of its own, see -h")
+    add("docker-opts", "make options for docker from subnet.env; it has its own flags, see -h")
     add("version", "print the version")
     return top
 
 
 def _common() -> _Parser:
-    """What every command takes."""
+    """The flags of every command."""
     common = _Parser(add_help=False, allow_abbrev=False)
     common.add_argument("--json", action="store_true", help="print a JSON document")
-    shared = common.add_argument_group("as flanneld has them; FLANNELD_* variables count as well")
+    shared = common.add_argument_group("the same as flanneld's; FLANNELD_* variables count as well")
     for flag in shared_flags():
         shared.add_argument(
             f"-{flag.name}",

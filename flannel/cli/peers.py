@@ -9,7 +9,7 @@ from flannel.backends.traits import Carrier, traits
 from flannel.cli.context import Context, DaemonDown, table
 from flannel.cli.host_view import saved_subnet
 from flannel.cli.leases import list_leases
-from flannel.cli.probe import Answer, Pinger, ask_peers
+from flannel.cli.probe import PortAnswer
 from flannel.errors import BadNetworkConfig, StoreError
 from flannel.health.peer_probe import overlay_address
 from flannel.lease import Lease, LeaseAttrs
@@ -43,7 +43,7 @@ class Peer:
     underlay_rtt: float | None
     mtu: int | None
     full_size: bool | None
-    probe: Answer | None
+    probe: PortAnswer | None
 
     @property
     def state(self) -> str:
@@ -97,7 +97,7 @@ async def probe_peers(context: Context) -> tuple[list[Peer], str]:
         for each in documents
         if each["subnet"] != own.subnet and each["public_ip"] != own.public_ip
     ]
-    return await _probe(leases, own.mtu, context.options.probe_port), note
+    return await _probe(context, leases, own.mtu), note
 
 
 class _Own(NamedTuple):
@@ -130,11 +130,11 @@ async def _agreed_backend(context: Context) -> str:
         return ""
 
 
-async def _probe(leases: list[Lease], mtu: int | None, port: int) -> list[Peer]:
+async def _probe(context: Context, leases: list[Lease], mtu: int | None) -> list[Peer]:
     # Without a tunnel, the way to the host is the way to its containers.
     addresses = [overlay_address(lease) or lease.attrs.public_ip for lease in leases]
     answering = {overlay_address(lease) for lease in leases}
-    with Pinger() as pinger:
+    with context.pinger() as pinger:
         rtts = await pinger.ping(addresses)
         silent = [
             lease.attrs.public_ip
@@ -143,7 +143,7 @@ async def _probe(leases: list[Lease], mtu: int | None, port: int) -> list[Peer]:
         ]
         beside = await pinger.ping(silent) if silent else {}
         whole = await pinger.ping(list(rtts), mtu) if mtu is not None else {}
-        answers = await ask_peers([each for each in rtts if each in answering], port)
+        answers = await context.ask_peers([each for each in rtts if each in answering])
         found, searches = [], _SEARCHES
         for lease, address in zip(leases, addresses, strict=True):
             largest = mtu if address in whole else None

@@ -1,7 +1,8 @@
-"""Echoes: does an address answer, how quickly, and packets up to which size get there and back?
+"""Probes of other hosts: ICMP echo, and questions to UDP ports.
 
-ICMP echo over one raw socket, to many addresses at once; don't-fragment is set, and what this host
-believes of the path's MTU is left aside, so that it is the path that answers. An answer proves both
+The echoes show whether an address answers, how quickly, and the size of the largest packet that
+gets there and back. One raw socket asks many addresses at once. Don't-fragment is set, and the path
+MTU that this host has cached is ignored, so that the path itself answers. An answer proves both
 directions.
 """
 
@@ -34,18 +35,32 @@ _MAX_QUEUED = 4096
 the buffer (socket(7)), and counts at least 512 bytes for each."""
 
 
-class Pinger:
-    """``with Pinger() as pinger: rtts = await pinger.ping(addresses, 1450)``."""
+def open_icmp_socket() -> socket.socket:
+    """The socket of a `Pinger`.
 
-    def __init__(self) -> None:
-        try:
-            self._socket = socket.socket(
-                socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMP
-            )
-        except PermissionError as why:
-            raise KernelError("open a raw socket", why.errno or 1) from why
-        self._socket.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+    :raises KernelError: this process may not open a raw socket.
+    """
+    try:
+        opened = socket.socket(
+            socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMP
+        )
+    except PermissionError as why:
+        raise KernelError("open a raw socket", why.errno or 1) from why
+    opened.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+    return opened
+
+
+class Pinger:
+    """``with Pinger() as pinger: rtts = await pinger.ping(addresses, 1450)``.
+
+    :param sock: sends and receives ICMP; not blocking. The Pinger closes it.
+    :param patience: seconds to wait for an answer.
+    """
+
+    def __init__(self, sock: socket.socket | None = None, patience: float = PATIENCE) -> None:
+        self._socket = open_icmp_socket() if sock is None else sock
+        self._patience = patience
         self._id = int.from_bytes(os.urandom(2), "big")
         self._sequence = 0
 
@@ -58,7 +73,7 @@ class Pinger:
     async def ping(
         self, addresses: Collection[IPv4Address], size: int = 64
     ) -> dict[IPv4Address, float]:
-        """Seconds that the answers took, by address; who does not answer is not there.
+        """Seconds that the answers took, by address; an address that does not answer is left out.
 
         :param size: bytes of the whole packet, header included.
         """
@@ -79,7 +94,7 @@ class Pinger:
             if not self._send(address, sequence, size):
                 del sent[address]
         found: dict[IPv4Address, float] = {}
-        async for source, number in self._answers(PATIENCE):
+        async for source, number in self._answers(self._patience):
             if number == sequence and source in sent and source not in found:
                 found[source] = monotonic() - sent[source]
             if len(found) == len(sent):
@@ -89,8 +104,8 @@ class Pinger:
     async def path_mtu(self, address: IPv4Address, low: int, high: int) -> int:
         """The size of the largest packet from ``low``, which is answered, to ``high``.
 
-        Many sizes are asked at a time: one that is lost is not heard of, and to wait for each in
-        turn would take long.
+        Many sizes are asked at a time: a lost one brings no answer, and to wait for each in turn
+        would take long.
         """
         while low < high:
             step = max(1, (high - low) // _SIZES)
@@ -98,7 +113,7 @@ class Pinger:
             for sequence, size in asked.items():
                 self._send(address, sequence, size)
             answered = set()
-            async for source, sequence in self._answers(PATIENCE / 2):
+            async for source, sequence in self._answers(self._patience / 2):
                 if source == address and sequence in asked:
                     answered.add(asked[sequence])
                 if len(answered) == len(asked):
@@ -121,7 +136,7 @@ class Pinger:
         return True
 
     async def _answers(self, seconds: float) -> AsyncIterator[tuple[IPv4Address, int]]:
-        """Who answers, and to which echo, until the time is over.
+        """The sources of answers, with the number of their echo, until the time is over.
 
         Answers that are in the socket by then count, even if this process was paused meanwhile.
         """
@@ -177,62 +192,62 @@ def _checksum(data: bytes) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What came of asking a UDP port.
+class PortAnswer:
+    """The outcome of a question to a UDP port.
 
-    :ivar ready: what flanneld there said of itself; None: nothing came back.
-    :ivar refused: that host said that nothing listens at the port.
+    :ivar ready: whether flanneld there reports that it is ready; None: nothing came back.
+    :ivar refused: the kernel there reports that nothing listens at the port.
     """
 
     ready: bool | None = None
     refused: bool = False
 
 
-async def ask_peers(addresses: Collection[IPv4Address], port: int) -> dict[IPv4Address, Answer]:
-    """Ask the flannelds at these addresses of the overlay whether they live.
+async def ask_peers(addresses: Collection[IPv4Address], port: int) -> dict[IPv4Address, PortAnswer]:
+    """Ask the flannelds at these addresses of the overlay whether they are ready.
 
-    :returns: nothing if ``port`` is 0.
+    :param port: 0: nobody is asked, and the result is empty.
     """
     if port == 0:
         return {}
     limit = asyncio.Semaphore(200)  # of descriptors
 
-    async def ask(address: IPv4Address) -> tuple[IPv4Address, Answer]:
+    async def ask(address: IPv4Address) -> tuple[IPv4Address, PortAnswer]:
         async with limit:
-            answer = Answer()
+            answer = PortAnswer()
             for _ in range(_TRIES):
                 answer = await _ask(address, port)
-                if answer != Answer():
+                if answer != PortAnswer():
                     break
             return address, answer
 
     return dict(await asyncio.gather(*(ask(address) for address in addresses)))
 
 
-async def ask_port(address: IPv4Address, port: int, mark: int) -> Answer:
-    """Whether a UDP port of a host is closed, which its kernel says; silence says nothing.
+async def ask_port(address: IPv4Address, port: int, mark: int) -> PortAnswer:
+    """Ask whether a UDP port of a host is closed, which its kernel reports; silence proves nothing.
 
-    :param mark: of the packet, for the guard, which lets nobody else send to that port.
+    :param mark: of the packet, for the guard, which drops other packets to that port.
     """
     return await _ask(address, port, mark)
 
 
-async def _ask(address: IPv4Address, port: int, mark: int = 0) -> Answer:
+async def _ask(address: IPv4Address, port: int, mark: int = 0) -> PortAnswer:
     nonce = peer_probe.new_nonce()
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
         try:
             if mark:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("=I", mark))
-            # Connected: the kernel hands over that a port is unreachable, and nobody else's words.
+            # Connected: the kernel reports an unreachable port, and drops what others send.
             sock.connect((str(address), port))
             sock.send(peer_probe.question(nonce))
             async with asyncio.timeout(PATIENCE):
                 while True:
                     ready = peer_probe.is_ready(await loop.sock_recv(sock, 64), nonce)
                     if ready is not None:
-                        return Answer(ready)
+                        return PortAnswer(ready)
         except ConnectionRefusedError:
-            return Answer(refused=True)
+            return PortAnswer(refused=True)
         except (TimeoutError, OSError):
-            return Answer()
+            return PortAnswer()

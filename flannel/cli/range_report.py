@@ -1,4 +1,4 @@
-"""What a network config's range means for the addresses that hosts have already."""
+"""Whether the range of a network config fits the addresses that hosts have already."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,8 +8,6 @@ from flannel.cli.context import Context
 from flannel.cli.host_view import saved_subnet
 from flannel.errors import KernelError
 from flannel.kernel.host import DOCKER_BRIDGE, Claim, docker_takes, overlap
-from flannel.kernel.netlink import Netlink
-from flannel.kernel.rtnetlink import RtNetlink
 from flannel.kernel.surroundings import Surroundings, look_around
 from flannel.lease import Lease
 from flannel.network_config import NetworkConfig
@@ -35,9 +33,8 @@ async def range_report(
         "refused": [str(each) for each in leases if config.may_lease(each.attrs.public_ip)],
     }
     try:
-        async with Netlink() as netlink:
-            with RtNetlink() as tables:
-                host = await look_around(netlink, tables)
+        async with context.kernel() as kernel:
+            host = await look_around(kernel.netlink, kernel.tables)
     except KernelError:
         return found
     return {**found, "overlap": overlap(host, claim), "docker0": docker_report(host, claim)}

@@ -1,23 +1,25 @@
-"""flannel status: how the overlay does on this host."""
+"""flannel status: the state of the overlay on this host."""
 
 import asyncio
 import sys
 from typing import Any
 
 from flannel.backends.traits import SenderCheck, traits
-from flannel.cli.context import Context, DaemonDown, DaemonUnseen, duration, facts
+from flannel.cli.context import Context, DaemonDown, DaemonUnseen, duration, pairs
 from flannel.cli.host_view import saved_subnet
 from flannel.errors import FlannelError, StoreError
 from flannel.health.status import lease_document
 from flannel.kernel.host import is_ours
-from flannel.kernel.netlink import Netlink
 from flannel.printable import clear
 
 _WATCH = 2.0
 
 
 async def status(context: Context, *, watch: bool) -> int:
-    """Print it, or again and again."""
+    """Print it once, or every two seconds until interrupted.
+
+    :returns: exit status 0 if flanneld is ready.
+    """
     if not watch:
         return await _once(context)
     while True:
@@ -42,7 +44,7 @@ async def _once(context: Context) -> int:
 
 
 async def _without_daemon(context: Context) -> dict[str, Any]:
-    """What can be told when flanneld is down."""
+    """The members of the document that can be found out while flanneld is down."""
     env = saved_subnet(context.options.subnet_file)
     found: dict[str, Any] = {"subnet_env": None, "device": None, "lease": None, "etcd_error": ""}
     if env is not None:
@@ -53,10 +55,10 @@ async def _without_daemon(context: Context) -> dict[str, Any]:
             "ip_masq": env.ip_masq,
         }
     try:
-        async with Netlink() as netlink:
-            ours = [link for link in await netlink.list_links() if is_ours(link)]
+        async with context.kernel() as kernel:
+            ours = [link for link in await kernel.netlink.list_links() if is_ours(link)]
         found["device"] = [
-            # To a TUN device's packets only flanneld does something.
+            # Only flanneld carries the packets of a TUN device.
             {"name": link.name, "mtu": link.mtu, "up": link.up, "carries": link.kind != "tun"}
             for link in ours
         ]
@@ -113,7 +115,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
         drops = [f"{name} {count}" for name, count in counted.items() if count]
         lines.append(("drops", ", ".join(drops) or "none counted"))
     lines += [("trouble", text) for text in daemon["conditions"].values()]
-    return facts(lines)
+    return pairs(lines)
 
 
 def _unguarded(backend: str) -> str:
@@ -169,4 +171,4 @@ def _lines_without_daemon(found: dict[str, Any]) -> list[str]:
         lines.append(("lease", f"{lease['subnet']} of {lease['public_ip']}, ends in {left}"))
     else:
         lines.append(("lease", "none in etcd for the subnet of subnet.env"))
-    return facts(lines)
+    return pairs(lines)

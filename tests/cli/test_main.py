@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from flannel.cli import config, context
-from flannel.cli.context import duration, environment, facts, table
+from flannel.cli.context import duration, environment, pairs, table
 from flannel.cli.findings import KINDS, Finding
 from flannel.cli.main import SHARED, parser
 from flannel.errors import BadNetworkConfig, BadOption
@@ -140,7 +140,7 @@ def test_columns_are_as_wide_as_what_is_in_them() -> None:
         "long     -",
     ]
     assert table([], ("NAME", "MS")) == ["NAME  MS"]
-    assert facts([("a", "x"), ("long", "y"), ("none", None)]) == ["a     x", "long  y"]
+    assert pairs([("a", "x"), ("long", "y"), ("none", None)]) == ["a     x", "long  y"]
 
 
 @pytest.mark.parametrize(

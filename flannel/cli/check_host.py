@@ -1,0 +1,142 @@
+"""The part of `flannel check` that looks at this host: firewall, devices, docker, addresses."""
+
+from collections.abc import AsyncIterator
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+
+from flannel import backends
+from flannel.cli.facts import Facts
+from flannel.cli.findings import Finding
+from flannel.cli.host_view import Host, first_container
+from flannel.cli.rulesets.verdict import FORWARDED, RECEIVED, Packet, judge
+from flannel.conditions import Condition
+from flannel.handover import docker_bridge
+from flannel.kernel.host import Claim, find_overlap
+
+_BRIDGE = docker_bridge.NAME
+_MOST_JUDGED = 50
+"""Peers whose packets are judged by the rules for input, which seldom differ."""
+_MOST_CONFLICTS = 5
+"""Rules that are named for the use of the guard's bit."""
+
+
+async def examine_host(facts: Facts, host: Host) -> AsyncIterator[Finding]:
+    """Everything about this host.
+
+    :raises KernelError: something cannot be read; the findings before that are out already.
+    """
+    for finding in (*_forwarding(facts, host), *_marks(facts, host), *_device(facts, host)):
+        yield finding
+    for finding in await _bridge(facts, host):
+        yield finding
+    for finding in await _overlap(facts, host):
+        yield finding
+
+
+def _forwarding(facts: Facts, host: Host) -> list[Finding]:
+    findings = []
+    if host.sysctl("ip_forward") == 0:
+        findings.append(Finding("ip-forward", "net.ipv4.ip_forward is 0"))
+    return findings + _forward_drop(facts, host) + _input_drop(facts, host)
+
+
+def _forward_drop(facts: Facts, host: Host) -> list[Finding]:
+    """A rule that drops packets between containers here and on a peer."""
+    subnet, network, interface = facts.subnet, facts.network, facts.interface
+    device = facts.device or (interface["name"] if interface is not None else "")
+    if subnet is None or network is None or not device:
+        return []
+    peer = next(iter(_peer_subnets(facts)), None)
+    far = first_container(peer) if peer is not None else network.broadcast_address - 1
+    near = first_container(subnet)
+    for protocol in ("tcp", "icmp"):  # ufw lets pings pass, whatever else it drops
+        for packet in (
+            Packet(near, far, _BRIDGE, device, protocol),
+            Packet(far, near, device, _BRIDGE, protocol),
+        ):
+            verdict = judge(host.chains, FORWARDED, packet)
+            if verdict.outcome == "drop" and verdict.sure:
+                what = f"{verdict.by} drops {packet.source} -> {packet.destination}"
+                return [Finding("forward-drop", what)]
+    return []
+
+
+def _input_drop(facts: Facts, host: Host) -> list[Finding]:
+    """A rule that drops the backend's packets from a peer."""
+    interface, port = facts.interface, facts.port
+    if interface is None or not port:
+        return []
+    own = IPv4Address(interface["address"])
+    for lease in (facts.leases or ())[:_MOST_JUDGED]:
+        source = lease.attrs.public_ip
+        if source == own or lease.subnet == facts.subnet:
+            continue
+        packet = Packet(source, own, interface["name"], "", "udp", port)
+        verdict = judge(host.chains, RECEIVED, packet)
+        if verdict.outcome == "drop" and verdict.sure:
+            return [Finding("input-drop", f"{verdict.by} drops UDP port {port} from {source}")]
+    return []
+
+
+def _marks(facts: Facts, host: Host) -> list[Finding]:
+    if facts.status is None or not (facts.status["firewall"] or {}).get("guarded"):
+        return []
+    bit = f"bit {facts.mark:#x} of the packet mark"
+    return [
+        Finding("mark-conflict", f"{each} uses {bit}") for each in host.marking[:_MOST_CONFLICTS]
+    ]
+
+
+def _peer_subnets(facts: Facts) -> list[IPv4Network]:
+    return [lease.subnet for lease in facts.leases or () if lease.subnet != facts.subnet]
+
+
+def _device(facts: Facts, host: Host) -> list[Finding]:
+    findings = []
+    interface = facts.interface
+    if facts.device:
+        link = host.link(facts.device)
+        if link is None:
+            return [Finding("device-missing", f"there is no {facts.device}")]
+        if not link.up:
+            findings.append(Finding("device-down", f"{facts.device} is down"))
+    outer = host.link(interface["name"]) if interface is not None else None
+    other = facts.status["conditions"].get(Condition.OTHER_INTERFACE) if facts.status else None
+    if other:
+        findings.append(Finding("other-interface", other))
+    if facts.status is not None and interface is not None and outer is not None:
+        if interface["mtu"] > outer.mtu:
+            what = (
+                f"{outer.name} has MTU {outer.mtu}, and the overlay was made for {interface['mtu']}"
+            )
+            findings.append(Finding("interface-mtu", what))
+        strict = max(
+            host.sysctl("conf/all/rp_filter") or 0,
+            host.sysctl(f"conf/{outer.name}/rp_filter") or 0,
+        )
+        if strict == 1 and facts.config is not None and facts.config.backend.get("DirectRouting"):
+            what = f"rp_filter is 1 on {outer.name}, and DirectRouting mixes two ways to peers"
+            findings.append(Finding("rp-filter", what))
+    return findings
+
+
+async def _bridge(facts: Facts, host: Host) -> list[Finding]:
+    """What does not fit the lease at docker's bridge."""
+    if facts.subnet is None:
+        return []
+    first = IPv4Interface((facts.subnet.network_address + 1, facts.subnet.prefixlen))
+    mtu = facts.env.mtu if facts.env is not None else 65535
+    misfits = await docker_bridge.find_misfits(host.netlink, first, mtu)
+    return [Finding("docker0", each.what) for each in misfits]
+
+
+async def _overlap(facts: Facts, host: Host) -> list[Finding]:
+    config = facts.config
+    if config is None:
+        return []
+    own = {facts.subnet} if facts.subnet is not None else set()
+    gateways = {lease.attrs.public_ip for lease in facts.leases or ()}
+    claim = Claim(config, backends.route_length(config), own, gateways)
+    found = await find_overlap(host.netlink, host.tables, claim)
+    if not found:
+        return []
+    return [Finding("overlap", f"this host has {found}, which overlaps {config.network}")]

@@ -1,0 +1,90 @@
+"""The part of `flannel check` that looks at the other hosts."""
+
+from collections.abc import AsyncIterator
+from ipaddress import IPv4Address, IPv4Network
+
+from flannel.backends.traits import Carrier, traits
+from flannel.cli.context import Context
+from flannel.cli.facts import Facts
+from flannel.cli.findings import Finding
+from flannel.cli.host_view import Host, first_container
+from flannel.cli.peers import Peer, probe_peers
+from flannel.errors import StoreError
+
+
+async def examine_peers(context: Context, facts: Facts, host: Host) -> AsyncIterator[Finding]:
+    """Probe every other host.
+
+    :raises KernelError: this process may not send echoes, or a route cannot be looked up.
+    """
+    try:
+        peers, _ = await probe_peers(context)
+    except StoreError:
+        yield Finding("unseen", "the peers: neither etcd nor flanneld tells who they are")
+        return
+    for peer in peers:
+        for finding in await _peer(context, facts, host, peer):
+            yield finding
+
+
+async def _peer(context: Context, facts: Facts, host: Host, peer: Peer) -> list[Finding]:
+    who = f"{peer.public_ip} ({peer.subnet})"
+    misfit = _misfit(facts, peer)
+    if misfit and (peer.rtt is not None or peer.underlay_rtt is not None):
+        return [Finding("peer-not-ready", f"{who} is not of this network: {misfit}")]
+    way = await host.netlink.find_way(first_container(IPv4Network(peer.subnet)))
+    expected = {facts.device, (facts.interface or {}).get("name", "")} - {""}
+    is_ours_to_route = not misfit and traits(peer.backend).carrier is not Carrier.OTHERS
+    if is_ours_to_route and expected and (way is None or host.name(way.link) not in expected):
+        there = f"over {host.name(way.link)}" if way is not None else "nowhere"
+        return [Finding("route-missing", f"packets for {who} go {there}")]
+    if peer.rtt is None:
+        return [await _silent(context, facts, peer, who)]
+    findings = []
+    if peer.full_size is False:
+        size = f"of more than {peer.mtu} bytes" if peer.mtu is not None else "of full size"
+        mtu = facts.status["mtu"] if facts.status is not None else facts.env and facts.env.mtu
+        what = f"packets {size} do not get to {who}, the overlay's MTU is {mtu}"
+        findings.append(Finding("path-mtu", what))
+    if peer.probe is None:
+        return findings
+    if peer.probe.refused and peer.is_ours:
+        what = f"{who} answers through the overlay, and nothing listens at flanneld's probe port"
+        findings.append(Finding("peer-daemon-dead", what))
+    elif peer.probe.ready is False:
+        findings.append(Finding("peer-not-ready", f"flanneld of {who} says that it is not ready"))
+    elif peer.probe.ready is None and not peer.probe.refused:
+        what = f"{who} answers pings through the overlay, and flanneld there does not answer"
+        findings.append(Finding("peer-silent", what))
+    return findings
+
+
+def _misfit(facts: Facts, peer: Peer) -> str:
+    """Why flanneld here cannot use the peer's lease; "" if it can."""
+    config, subnet = facts.config, IPv4Network(peer.subnet)
+    if config is not None and not (
+        subnet.prefixlen == config.subnet_len and subnet.subnet_of(config.network)
+    ):
+        return f"its lease is no /{config.subnet_len} of {config.network}"
+    own = traits(facts.backend)
+    if own.carrier is not None and not own.takes_every_lease and peer.backend != own.type:
+        return f"its lease is of backend {peer.backend}, not {facts.backend}"
+    return ""
+
+
+async def _silent(context: Context, facts: Facts, peer: Peer, who: str) -> Finding:
+    """Why a peer does not answer through the overlay."""
+    if traits(peer.backend).carrier is Carrier.FLANNELD and facts.port is not None:
+        # The packet loop is part of flanneld: without it the port is closed, and the kernel there
+        # reports that.
+        answer = await context.ask_port(IPv4Address(peer.public_ip), facts.port)
+        if answer.refused:
+            what = (
+                f"nothing listens at UDP port {facts.port} of {who}: flanneld there is not running"
+            )
+            return Finding("peer-daemon-dead", what)
+    if peer.underlay_rtt is None:
+        return Finding("peer-down", f"{who} answers neither through the overlay nor beside it")
+    port = f"UDP port {facts.port}" if facts.port is not None else "the overlay"
+    what = f"{who} answers a ping, but not through the overlay: {port} is filtered one way or both"
+    return Finding("peer-port", what)
