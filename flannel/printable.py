@@ -42,7 +42,7 @@ def _escape(character: str) -> str:
 def say(*lines: str) -> None:
     """Print ``lines`` to stdout; each becomes one line, whatever it holds.
 
-    It and the next three functions are the only ones that print.
+    It and the next four functions are the only ones that print.
     """
     _write(map(printable, lines), sys.stdout)
 
@@ -57,6 +57,14 @@ def say_whole(text: str) -> None:
     _write((printable(line, len(line) * _LONGEST_ESCAPE) for line in text.split("\n")), sys.stdout)
 
 
+def ask(question: str) -> str:
+    """Print a question to stderr, where it disturbs no document, and return the line typed."""
+    if sys.stderr is not None:
+        sys.stderr.write(_encodable(f"{printable(question)} ", sys.stderr))
+        sys.stderr.flush()
+    return sys.stdin.readline()
+
+
 def clear() -> None:
     """Clear the terminal that stdout is."""
     sys.stdout.write("\x1b[H\x1b[2J")  # ECMA-48: cursor home, erase all
@@ -65,11 +73,15 @@ def clear() -> None:
 def _write(lines: Iterable[str], stream: TextIO | None) -> None:
     if stream is None:  # it was closed when this process began
         return
-    # A character that the terminal's encoding lacks is escaped.
-    encoding = getattr(stream, "encoding", None) or "utf-8"
     for line in lines:
-        stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        stream.write(_encodable(line, stream) + "\n")
     stream.flush()
+
+
+def _encodable(text: str, stream: TextIO) -> str:
+    """``text`` with escapes for the characters that the stream's encoding lacks."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def printable_json(text: str) -> str:

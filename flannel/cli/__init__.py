@@ -18,7 +18,7 @@
     host_view    what this host has: links, addresses, the firewall
     rulesets     what a firewall does with a packet: rules of nft and iptables, read and judged
 
-flanneld needs none of this. Each command works while flanneld or etcd is down, as far as it can, and
-names what it could not see. The commands reach the world through their `Context` alone: tests hand
-in another one.
+flanneld needs none of this. Each command works while flanneld or etcd is down, as far as it can,
+and names what it could not see. The commands reach the world through their `Context` alone: tests
+hand in another one.
 """

@@ -30,7 +30,7 @@ from flannel.kernel.doors import Kernel
 from flannel.kernel.netlink import Netlink
 from flannel.kernel.rtnetlink import RtNetlink
 from flannel.options.table import Options
-from flannel.printable import LONGEST, as_json, printable, say, say_whole
+from flannel.printable import LONGEST, as_json, ask, printable, say, say_whole
 from flannel.stores import ConfigDocument, Store, open_store
 
 ENVIRONMENT_FILES = (Path("/etc/default/flanneld"), Path("/run/flannel/options.env"))
@@ -137,7 +137,7 @@ class Context:
             return True
         if not sys.stdin.isatty():
             raise BadOption("cannot ask whether to go on: stdin is not a terminal; --yes says so")
-        return input(f"{printable(question)} [y/N] ").strip().lower() in ("y", "yes")
+        return ask(f"{question} [y/N]").strip().lower() in ("y", "yes")
 
 
 def _ask(path: Path, page: str) -> Any:

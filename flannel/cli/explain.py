@@ -166,4 +166,4 @@ async def _tunnel(
     packet = Packet(source, outer, "", host.name(way.link), "udp", vxlan.port)
     verdict = judge(host.chains, SENT, packet)
     if verdict.outcome == "drop":
-        yield Step("firewall", f"outer packet dropped by {verdict.by}", verdict.sure)
+        yield _firewall(host, "outer packet ", verdict)

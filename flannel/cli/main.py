@@ -36,6 +36,7 @@ SHARED = (
     "subnet-file",
     "state-dir",
     "probe-port",
+    "guard-mark",
 )
 """flanneld's flags that `flannel` takes as well, after the command's name."""
 

@@ -9,10 +9,11 @@ from types import ModuleType
 
 import pytest
 
-from flannel.cli import config, context
+from flannel import __version__
+from flannel.cli import config, context, main
 from flannel.cli.context import duration, environment, pairs, table
 from flannel.cli.findings import KINDS, Finding
-from flannel.cli.main import SHARED, parser
+from flannel.cli.main import SHARED, exit_status, parser
 from flannel.errors import BadNetworkConfig, BadOption
 from flannel.health.peer_probe import is_ready, overlay_address, question
 from flannel.lease import Lease, LeaseAttrs
@@ -78,13 +79,17 @@ def test_completion_offers_commands_actions_and_flags() -> None:
     assert done.stderr == ""
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "flannel.cli.main", *arguments],
-        capture_output=True,
-        text=True,
-        env={"FLANNELD_SUBNET_FILE": "/nonexistent/subnet.env"},
-    )
+def test_the_program_answers_in_one_line_and_by_its_status() -> None:
+    for arguments, status, out, err in (
+        (["version"], 0, f"{__version__}\n", ""),
+        (["explain", "10.1.5"], 2, "", 'flannel: cannot use this command line: argument ADDRESS: '
+         '"10.1.5" is not an IPv4 address; see flannel explain --help\n'),
+    ):  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", "flannel.cli.main", *arguments],
+            capture_output=True, text=True, env={},
+        )  # fmt: skip
+        assert (done.returncode, done.stdout, done.stderr) == (status, out, err)
 
 
 @pytest.mark.parametrize(
@@ -104,13 +109,13 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_a_mistake_of_the_operator_is_one_line_and_status_2(
-    arguments: tuple[str, ...], text: str
+    arguments: tuple[str, ...], text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = run(*arguments)
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
-    assert done.stderr.startswith("flannel: cannot ")
-    assert text in done.stderr
+    assert exit_status(main._run(arguments, {})) == 2
+    done = capsys.readouterr()
+    assert (done.out, len(done.err.splitlines())) == ("", 1)
+    assert done.err.startswith("flannel: cannot ")
+    assert text in done.err
 
 
 def test_flags_are_taken_as_flanneld_takes_them() -> None:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from ipaddress import IPv4Network
 
-from flannel.errors import BadLease, LeaseChanged, LeaseTaken, StoreUnreachable
+from flannel.errors import BadLease, ConfigConflict, LeaseChanged, LeaseTaken, StoreUnreachable
 from flannel.lease import Lease, LeaseAdded, LeaseAttrs, LeaseEvent, LeaseRemoved
 from flannel.stores import Changes, ConfigDocument, Snapshot, StoreHealth
 
@@ -41,8 +41,10 @@ class FakeStore:
             yield news
 
     async def write_config(self, text: str, before: ConfigDocument | None) -> None:
-        """No test of policy writes it under a condition."""
-        raise NotImplementedError
+        self._answer()
+        if before != self._config:
+            raise ConfigConflict("cannot write the network config: it has changed meanwhile")
+        self.configure(text)
 
     def configure(self, text: str | None) -> None:
         """Write the network config as an operator does; None removes it."""

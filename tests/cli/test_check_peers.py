@@ -1,0 +1,123 @@
+"""flannel check: what is found out about the other hosts."""
+
+import errno
+from ipaddress import IPv4Address, IPv4Network
+
+from fake_context import PEER, PEER_HOST, PEER_TUNNEL, World, status_document
+
+from flannel.cli.context import DaemonDown
+from flannel.cli.probe import PortAnswer
+from flannel.errors import StoreUnavailable
+from flannel.kernel.links import Way
+from flannel.lease import LeaseAttrs
+
+WHO = "192.0.2.9 (10.1.9.0/24)"
+FAR = IPv4Address("10.1.9.2")
+
+
+def findings(world: World) -> dict[str, str]:
+    """What was found, by its kind."""
+    return {
+        each["finding"]: each["what"] for each in world.run("check", "--json").document["findings"]
+    }
+
+
+def test_one_that_answers_nowhere_is_down(world: World) -> None:
+    world.reach.clear()
+    assert findings(world) == {
+        "peer-down": f"{WHO} answers neither through the overlay nor beside it"
+    }
+
+
+def test_one_that_answers_beside_the_overlay_only_has_a_filter_before_its_port(
+    world: World,
+) -> None:
+    del world.reach[PEER_TUNNEL]
+    assert findings(world) == {
+        "peer-port": f"{WHO} answers a ping, but not through the overlay: UDP port 8472 is "
+        "filtered one way or both"
+    }
+
+
+def test_with_udp_a_closed_port_is_a_flanneld_that_does_not_run(world: World) -> None:
+    world.store.configure('{"Network": "10.1.0.0/16", "Backend": {"Type": "udp"}}')
+    world.daemon["backend"] = "udp"
+    world.store.put(PEER, LeaseAttrs(PEER_HOST, "", None, "it"), 3600)
+    del world.reach[PEER_TUNNEL]
+    assert "UDP port 8285 is filtered" in findings(world)["peer-port"]
+    world.ports[PEER_HOST, 8285] = PortAnswer(refused=True)
+    assert findings(world) == {
+        "peer-daemon-dead": f"nothing listens at UDP port 8285 of {WHO}: flanneld there is not "
+        "running"
+    }
+
+
+def test_a_flanneld_that_is_dead_unready_or_silent_is_told_apart(world: World) -> None:
+    world.answers[PEER_TUNNEL] = PortAnswer(refused=True)
+    assert findings(world).keys() == {"peer-daemon-dead"}
+    world.answers[PEER_TUNNEL] = PortAnswer(ready=False)
+    assert findings(world).keys() == {"peer-not-ready"}
+    world.answers[PEER_TUNNEL] = PortAnswer()
+    assert findings(world).keys() == {"peer-silent"}
+    world.answers[PEER_TUNNEL] = PortAnswer(refused=True)
+    world.store.put(PEER, LeaseAttrs(PEER_HOST, "vxlan"), 3600)  # upstream's answers no probes
+    assert findings(world) == {}
+
+
+def test_a_path_that_loses_large_packets_is_found(world: World) -> None:
+    world.reach[PEER_TUNNEL] = 1399
+    assert findings(world) == {
+        "path-mtu": f"packets of more than 1399 bytes do not get to {WHO}, the overlay's MTU is "
+        "1450"
+    }
+    world.daemon["mtu"] = None  # then nobody knows what a full size is
+    assert findings(world) == {}
+
+
+class TestRoute:
+    def test_one_that_leads_elsewhere_is_found(self, world: World) -> None:
+        world.netlink.ways[FAR] = Way(5, None, None)
+        assert findings(world) == {"route-missing": f"packets for {WHO} go over docker0"}
+        del world.netlink.ways[FAR]
+        assert findings(world) == {"route-missing": f"packets for {WHO} go nowhere"}
+
+    def test_with_alloc_it_is_not_ours_to_make(self, world: World) -> None:
+        world.store.configure('{"Network": "10.1.0.0/16", "Backend": {"Type": "alloc"}}')
+        world.pages = {"/status": {**status_document(world.own), "backend": "alloc"}}
+        world.netlink.ways.clear()
+        world.netlink.links.pop(4)
+        world.daemon["device"] = ""
+        assert findings(world) == {}
+
+    def test_where_no_device_is_known_nothing_is_expected(self, world: World) -> None:
+        world.pages = DaemonDown("refused")
+        world.netlink.ways.clear()
+        assert findings(world).keys() == {"daemon-down"}
+
+
+class TestMisfits:
+    def test_a_lease_of_another_size_is_not_of_this_network(self, world: World) -> None:
+        world.store.remove(PEER)
+        lease = world.store.put(IPv4Network("10.1.64.0/20"), world.peer.attrs, 3600)
+        world.reach[lease.subnet.network_address] = 1450
+        assert findings(world)["peer-not-ready"] == (
+            "192.0.2.9 (10.1.64.0/20) is not of this network: its lease is no /24 of 10.1.0.0/16"
+        )
+
+    def test_a_lease_of_another_backend_is_not_of_this_network(self, world: World) -> None:
+        world.store.put(PEER, LeaseAttrs(PEER_HOST, "host-gw"), 3600)
+        assert findings(world) == {
+            "peer-not-ready": f"{WHO} is not of this network: its lease is of backend host-gw, "
+            "not vxlan"
+        }
+
+
+def test_without_etcd_and_flanneld_nobody_names_them(world: World) -> None:
+    world.store.refusal = StoreUnavailable("refused")
+    world.pages = DaemonDown("refused")
+    assert findings(world)["unseen"] == ("the peers: neither etcd nor flanneld tells who they are")
+
+
+def test_a_route_that_cannot_be_looked_up_is_named(world: World) -> None:
+    world.netlink.refuses["find_way"] = errno.EPERM
+    assert "Operation not permitted" in findings(world)["unseen"]

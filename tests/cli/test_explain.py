@@ -1,0 +1,169 @@
+"""flannel explain: the steps of a packet, and where it ends."""
+
+from ipaddress import IPv4Address
+
+import pytest
+from fake_context import MAC, PEER_HOST, PEER_TUNNEL, TUNNEL, World
+
+from flannel.cli.context import DaemonDown
+from flannel.errors import StoreUnavailable
+from flannel.kernel.entries import Fdb, Neighbour
+from flannel.kernel.links import Link, Way
+
+FAR = IPv4Address("10.1.9.2")
+NEIGHBOUR = Neighbour(PEER_TUNNEL.packed, TUNNEL.index, MAC)
+FDB = Fdb(MAC, TUNNEL.index, PEER_HOST.packed)
+DOWN = DaemonDown("cannot ask flanneld: Connection refused")
+
+
+def steps(world: World, *argv: str, status: int = 0) -> list[tuple[str, str]]:
+    """Names and texts."""
+    done = world.run("explain", *(argv or [str(FAR)]), "--json")
+    assert done.status == status
+    found = done.document["steps"]
+    assert any(each["ends"] for each in found) == bool(status)
+    return [(each["name"], each["text"]) for each in found]
+
+
+def test_a_packet_of_a_container_is_followed_onto_the_wire(world: World) -> None:
+    assert steps(world) == [
+        ("packet", "10.1.5.2 -> 10.1.9.2"),
+        ("lease", "10.1.9.0/24 of 192.0.2.9, backend vxlan"),
+        ("route", "via 10.1.9.0 dev flannel.1, MTU 1450, from this host with source 10.1.5.0"),
+        ("firewall", "accepted: no rule forbids it"),
+        ("masquerade", "no: the other side sees 10.1.5.2"),
+        ("neighbour", "10.1.9.0 is at 02:00:00:00:00:09"),
+        ("FDB", "02:00:00:00:00:09 is behind 192.0.2.9"),
+        ("outer", "UDP 192.0.2.1 -> 192.0.2.9 port 8472, VNI 1, dev eth0"),
+    ]
+
+
+def test_for_people_each_step_is_a_line(world: World) -> None:
+    done = world.run("explain", str(FAR))
+    assert done.status == 0
+    assert done.lines[1] == "lease       10.1.9.0/24 of 192.0.2.9, backend vxlan"
+    assert len(done.lines) == 8
+
+
+def test_a_packet_of_this_host_meets_no_rules_for_forwarding(world: World) -> None:
+    world.filter(policy="DROP")
+    names = [name for name, _ in steps(world, str(FAR), "--source", "192.0.2.1")]
+    assert names == ["packet", "lease", "route", "neighbour", "FDB", "outer"]
+
+
+def test_without_subnet_env_there_is_no_source(world: World) -> None:
+    world.env_file.unlink()
+    assert steps(world)[0][0] == "lease"
+
+
+class TestWhereItEnds:
+    def test_a_host_that_does_not_forward_drops_it(self, world: World) -> None:
+        world.set_sysctl("ip_forward", 0)
+        assert ("forwarding", "net.ipv4.ip_forward is 0: dropped") in steps(world, status=1)
+
+    def test_a_rule_drops_it(self, world: World) -> None:
+        world.filter("-A FORWARD -i docker0 -j DROP")
+        assert dict(steps(world, status=1))["firewall"].startswith("dropped by ")
+
+    def test_a_rule_drops_all_but_pings(self, world: World) -> None:
+        world.filter("-A FORWARD -p icmp -j ACCEPT", policy="DROP")
+        found = [text for name, text in steps(world, status=1) if name == "firewall"]
+        assert found[0].startswith("TCP dropped by ")
+        assert found[1].startswith("ping accepted by ")
+
+    def test_a_firewall_that_could_not_be_read_makes_it_a_perhaps(self, world: World) -> None:
+        world.filter(policy="DROP")
+        world.programs.install("nft")  # and it refuses
+        found = dict(steps(world))
+        assert "(perhaps: the firewall could not be read as a whole)" in found["firewall"]
+        assert found["not seen"] == "cannot list the rules with nft: nft: refused"
+
+    def test_a_rule_that_nobody_understands_makes_it_a_perhaps(self, world: World) -> None:
+        world.filter("-A FORWARD -m mystery --what -j DROP")
+        assert "(perhaps: some rules could not be understood)" in dict(steps(world))["firewall"]
+
+    def test_no_route_leads_there(self, world: World) -> None:
+        world.netlink.ways.clear()
+        assert steps(world, status=1)[-1] == (
+            "route",
+            "none: the sender is told that the network is unreachable",
+        )
+
+    def test_an_address_of_this_host_is_the_end_of_the_way(self, world: World) -> None:
+        world.netlink.ways[FAR] = Way(1, None, FAR, local=True)
+        assert steps(world)[-1] == ("route", "the address is this host's own: delivered here")
+
+    def test_the_neighbour_is_missing(self, world: World) -> None:
+        world.tables.damage(NEIGHBOUR)
+        assert steps(world, status=1)[-1] == (
+            "neighbour",
+            "10.1.9.0 has no MAC on flannel.1: dropped",
+        )
+
+    def test_the_fdb_entry_is_missing(self, world: World) -> None:
+        world.tables.damage(FDB)
+        assert steps(world, status=1)[-1] == (
+            "FDB",
+            "02:00:00:00:00:09 is not known on flannel.1: dropped",
+        )
+
+    def test_no_route_leads_to_the_peer_s_host(self, world: World) -> None:
+        del world.netlink.ways[PEER_HOST]
+        assert steps(world, status=1)[-1] == ("outer", "there is no route to 192.0.2.9: dropped")
+
+    def test_the_outer_packet_is_dropped(self, world: World) -> None:
+        world.filter("-A OUTPUT -p udp --dport 8472 -j DROP")
+        name, text = steps(world, status=1)[-1]
+        assert name == "firewall"
+        assert text.startswith("outer packet dropped by ")
+
+
+def test_masquerade_is_told_with_the_rule(world: World) -> None:
+    world.filter("-A POSTROUTING -s 10.1.0.0/16 -j MASQUERADE", table="nat")
+    text = dict(steps(world))["masquerade"]
+    assert text.startswith("yes, by ")
+    assert text.endswith(": the other side sees this host's address")
+
+
+def test_the_outer_packet_may_go_by_a_gateway(world: World) -> None:
+    world.netlink.ways[PEER_HOST] = Way(2, IPv4Address("192.0.2.254"), None)
+    assert steps(world)[-1][1].endswith("VNI 1, via 192.0.2.254 dev eth0")
+
+
+def test_a_link_that_is_not_known_by_name_has_a_number(world: World) -> None:
+    world.netlink.ways[FAR] = Way(77, None, None)
+    assert dict(steps(world))["route"] == "dev link 77"
+
+
+def test_with_udp_flanneld_reads_it(world: World) -> None:
+    world.netlink.add(Link(7, "flannel0", "tun", 1472, True, ""))
+    world.netlink.ways[FAR] = Way(7, None, None)
+    assert steps(world)[-1] == (
+        "tunnel",
+        "flanneld reads it from flannel0 and sends it in UDP to the host of the lease",
+    )
+
+
+class TestTheLease:
+    def test_a_subnet_that_nobody_holds_is_the_end(self, world: World) -> None:
+        world.netlink.ways[IPv4Address("10.1.8.2")] = Way(2, None, None)
+        found = dict(steps(world, "10.1.8.2", status=1))
+        assert found["lease"] == "none: no host holds the subnet of 10.1.8.2"
+
+    @pytest.mark.parametrize("is_running", [True, False])
+    def test_an_address_outside_the_overlay_has_none(self, world: World, is_running: bool) -> None:
+        world.netlink.ways[IPv4Address("8.8.8.8")] = Way(2, None, None)
+        if not is_running:
+            world.pages = DOWN
+        found = dict(steps(world, "8.8.8.8"))
+        assert found["lease"] == "none: 8.8.8.8 is not in the overlay"
+
+    def test_without_etcd_it_is_flanneld_s_word(self, world: World) -> None:
+        world.store.refusal = StoreUnavailable("cannot list leases: refused")
+        note = " (cannot list leases: refused; as flanneld last saw them)"
+        assert dict(steps(world))["lease"] == f"10.1.9.0/24 of 192.0.2.9, backend vxlan{note}"
+
+    def test_without_both_it_is_not_known(self, world: World) -> None:
+        world.store.refusal = StoreUnavailable("cannot list leases: refused")
+        world.pages = DOWN
+        assert dict(steps(world))["lease"] == "not known: cannot list leases: refused"
