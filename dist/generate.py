@@ -88,7 +88,8 @@ def _flanneld() -> str:
         ),
         (
             "EXIT STATUS",
-            ["0 after SIGTERM or SIGINT, 2 for a flag or variable that cannot be used."],
+            ["0 after SIGTERM or SIGINT, 2 for a flag or variable that cannot be used, or "
+                "while another flanneld runs with the same files or device."],
         ),
         (
             "FILES",

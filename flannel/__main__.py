@@ -1,6 +1,7 @@
 """flanneld: options, logging, signals, exit status.
 
-Exit status: 0 after SIGTERM or SIGINT, 2 for an operator's mistake, 1 for a bug (traceback).
+Exit status: 0 after SIGTERM or SIGINT, 2 for an operator's mistake or another flanneld that runs
+with the same files or device, 1 for a bug (traceback).
 """
 
 import asyncio
@@ -11,9 +12,10 @@ import signal
 import sys
 
 from flannel import __version__, logs, privileges, programs
-from flannel.errors import BadOption, KernelError
+from flannel.errors import AlreadyRunning, BadOption, KernelError
 from flannel.options.table import Options, parse
 from flannel.printable import complain
+from flannel.run_lock import RunLock
 
 log = logging.getLogger("flannel")
 
@@ -45,16 +47,18 @@ def main() -> int:
         for warning in options.warnings:
             log.warning("%s", warning)
         _drop_privileges(options)
-        _serve(options)
-    except BadOption as why:
+        lock = RunLock(options.subnet_file.parent, options.state_dir)
+        lock.take()
+        _serve(options, lock)
+    except (BadOption, AlreadyRunning) as why:
         complain(f"flanneld: {why}")
         return 2
     return 0
 
 
-def _serve(options: Options) -> None:
+def _serve(options: Options, lock: RunLock) -> None:
     try:
-        asyncio.run(_run(options))
+        asyncio.run(_run(options, lock))
     except RuntimeError as why:
         # At the end asyncio waits for threads that write files, in a thread. Where it cannot have
         # one, the interpreter waits for them.
@@ -85,7 +89,7 @@ def _drop_privileges(options: Options) -> None:
         log.warning("%s; running with more privileges than needed", why)
 
 
-async def _run(options: Options) -> None:
+async def _run(options: Options, lock: RunLock) -> None:
     # Imported here: --help, --version and a mistyped flag answer without them, at once.
     from flannel.daemon import daemon
     from flannel.health import pages as health
@@ -96,6 +100,7 @@ async def _run(options: Options) -> None:
     store = open_store(options.etcd)
     status = Status(options, store.health)
     serving = asyncio.create_task(daemon.run(options, store, status))
+    locking = asyncio.create_task(lock.keep())
     loop = asyncio.get_running_loop()
     loop.call_later(_START, _start_is_over)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -108,6 +113,7 @@ async def _run(options: Options) -> None:
     except asyncio.CancelledError:
         log.info("stopped; device and routes stay")
     finally:
+        locking.cancel()
         store.close()
 
 

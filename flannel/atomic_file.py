@@ -46,7 +46,7 @@ def read(path: Path, max_bytes: int) -> bytes:
 
 def _write(path: Path, content: bytes, mode: int, directory_mode: int) -> bool:
     try:
-        _make_directory(path.parent, directory_mode)
+        make_directory(path.parent, directory_mode)
         if _is_written(path, content, mode):
             return False
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
@@ -63,10 +63,14 @@ def _write(path: Path, content: bytes, mode: int, directory_mode: int) -> bool:
     return True
 
 
-def _make_directory(path: Path, mode: int) -> None:
+def make_directory(path: Path, mode: int) -> None:
+    """Make a directory with this mode, and those above it for everybody; one that is there stays.
+
+    :raises OSError: it cannot be made.
+    """
     if path.is_dir():
         return
-    _make_directory(path.parent, 0o755)
+    make_directory(path.parent, 0o755)
     path.mkdir(mode, exist_ok=True)
     path.chmod(mode)
 

@@ -2,6 +2,7 @@
 
     FlannelError
     ├── BadOption             a flag, a variable or a file it names; exit 2, one line
+    ├── AlreadyRunning        another flanneld has what this one would use; exit 2 at a start
     ├── BadNetworkConfig      the document in etcd cannot be used here; say why, wait for another
     ├── NetworkInUse          this host has addresses or routes where the overlay would be
     ├── BadLease              a key or value under subnets/ that is not a lease; skip it
@@ -40,6 +41,10 @@ class FlannelError(Exception):
 
 class BadOption(FlannelError):
     """A flag, a FLANNELD_* variable, or a file that one of them names cannot be used."""
+
+
+class AlreadyRunning(FlannelError):
+    """Another flanneld of this host uses the files or the device that this one would use."""
 
 
 class BadNetworkConfig(FlannelError):

@@ -98,6 +98,7 @@ class Backend(Protocol):
 
         :param node_id: which host this is; "" where it can keep no identity.
         :raises KernelError: the device cannot be made.
+        :raises AlreadyRunning: another flanneld uses it.
         """
         ...
 

@@ -32,6 +32,7 @@ class AllocBackend:
 
     async def lease_attrs(self, node_id: str) -> LeaseAttrs:
         """See `flannel.backends.Backend`."""
+        self._kernel.claims.claim(str(self._config.network))
         return LeaseAttrs(self._interface.public_ip, ALLOC.published_as, node_id=node_id)
 
     async def start(self, _lease: Lease) -> Network:

@@ -10,11 +10,13 @@ from flannel.daemon import identity, saved_state
 from flannel.errors import BadOption, CannotWrite, FlannelError, KernelError
 from flannel.firewall.removal import Part, find_ours
 from flannel.health.pages import socket_path
+from flannel.kernel.claims import find_claims
 from flannel.kernel.doors import Kernel
 from flannel.kernel.host import is_ours
 from flannel.kernel.netlink import Netlink
 from flannel.kernel.rtnetlink import RtNetlink
 from flannel.printable import say
+from flannel.run_lock import FILE_NAME, find_holder
 
 _EVERYTHING = IPv4Network("0.0.0.0/0")
 
@@ -24,12 +26,11 @@ async def cleanup(context: Context) -> int:
 
     :raises BadOption: flanneld is running.
     """
-    try:
-        await context.ask_daemon("/status")
-    except DaemonDown:
-        pass
-    else:
-        raise BadOption("cannot clean up: flanneld runs, and would put it back; stop it first")
+    holder = await _find_daemon(context)
+    if holder:
+        raise BadOption(
+            f"cannot clean up: {holder} runs, and would put everything back; stop it first"
+        )
     async with context.kernel() as kernel:
         firewall = await find_ours()
         parts = [*await _links(kernel.netlink), *_entries(kernel.tables), *_blackholes(kernel),
@@ -44,6 +45,28 @@ async def cleanup(context: Context) -> int:
     document = {"removed": removed, "failed": failed, "unread": firewall.unread + firewall.foreign}
     context.show(document, *_outcome(removed, failed))
     return 1 if failed or firewall.unread else 0
+
+
+async def _find_daemon(context: Context) -> str:
+    """The flanneld that uses the files, or a device or network here, for messages; "" for none.
+
+    :raises BadOption: nobody can tell.
+    """
+    for directory in (context.options.subnet_file.parent, context.options.state_dir):
+        try:
+            holder = find_holder(directory)
+        except OSError as why:
+            path = directory / FILE_NAME
+            raise BadOption(f"cannot clean up: {path}: {why.strerror}") from None
+        if holder:
+            return holder
+    for name, holder in find_claims().items():
+        return f"flanneld, {holder}, with {name},"
+    try:
+        await context.ask_daemon("/status")
+    except DaemonDown:
+        return ""
+    return "flanneld"  # one without locks: of an earlier version, or on files that take none
 
 
 def _found(parts: list[Part]) -> list[str]:
@@ -104,8 +127,10 @@ def _files(context: Context) -> list[Part]:
     paths = (
         subnet_file,
         socket_path(subnet_file),
+        subnet_file.with_name(FILE_NAME),
         state / saved_state.FILE_NAME,
         state / identity.FILE_NAME,
+        state / FILE_NAME,
     )
     return [
         Part(f"file {path}", partial(asyncio.to_thread, _unlink, path))

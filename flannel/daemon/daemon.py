@@ -8,7 +8,8 @@
 
 An error ends the run it is met in, never the process: a store that does not answer is waited for,
 and what was served last is served meanwhile. What is in the kernel stays there between two runs,
-and when the process ends: packets flow on.
+and when the process ends: packets flow on. Only where another flanneld serves the network already
+does the first run end the process.
 """
 
 import asyncio
@@ -30,9 +31,10 @@ from flannel.daemon.preparation import Preparation
 from flannel.daemon.reactions import After, Pause, Reaction, reaction_to
 from flannel.daemon.state_file import StateFile
 from flannel.daemon.underlay import Underlay
-from flannel.errors import FlannelError, KernelError, Shortage, StoreUnreachable
+from flannel.errors import AlreadyRunning, FlannelError, KernelError, Shortage, StoreUnreachable
 from flannel.handover.hand_over import HandOver
 from flannel.health.status import Status
+from flannel.kernel.claims import Claims
 from flannel.kernel.doors import Kernel
 from flannel.kernel.interface import ExternalInterface, InterfaceChoice
 from flannel.kernel.interface_choice import Overlay
@@ -54,11 +56,16 @@ _GOOD_RUN = 10.0
 
 
 async def run(options: Options, store: Store, status: Status) -> None:
-    """Serve until cancelled."""
+    """Serve until cancelled.
+
+    :raises AlreadyRunning: another flanneld has the device of the network.
+    """
     async with AsyncExitStack() as stack:
         netlink, tables = await _open(stack, status)
         mark = options.guard_mark if options.guard else 0
-        kernel = Kernel(netlink, tables, status.repairs, FdStore(os.environ), mark)
+        claims = Claims()
+        stack.callback(claims.close)
+        kernel = Kernel(netlink, tables, status.repairs, FdStore(os.environ), mark, claims)
         await Daemon(options, store, kernel, status).run()
 
 
@@ -163,6 +170,8 @@ class Daemon:
         # task of its own, and whether this one was cancelled can be told.
         if this.cancelling():
             raise asyncio.CancelledError
+        if isinstance(error, AlreadyRunning) and self._leased is None:
+            raise error
         if error is not None:
             reaction = reaction_to(error)
             self._report(error, reaction)

@@ -1,6 +1,7 @@
 """Reactions: what an error leads to that has ended a run of the network, as a table.
 
-Nothing that can pass ends the process: every `FlannelError` starts another run. Errors without a
+Nothing that can pass ends the process: every `FlannelError` starts another run, but for
+`AlreadyRunning` at a start, when the process must not begin to serve. Errors without a
 row of their own share that of the class they derive from, which `INHERITED` states for each.
 """
 
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 
 from flannel.errors import (
     AddressTaken,
+    AlreadyRunning,
     BadLease,
     BadNetworkConfig,
     BadOption,
@@ -102,6 +104,7 @@ INHERITED: dict[type[FlannelError], type[FlannelError]] = {
     StoreDenied: StoreUnreachable,
     # What a run begins with fails.
     AddressTaken: FlannelError,
+    AlreadyRunning: FlannelError,  # at a start it ends the process
     BadNetworkConfig: FlannelError,
     KernelError: FlannelError,
     LeaseChanged: FlannelError,

@@ -8,16 +8,18 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flannel.health.connections import BACKLOG, PATIENCE, Connections
 
 log = logging.getLogger(__name__)
 
 _RETRY = 5.0
+_LOOK = 2.0
+"""Seconds between two looks at the file of a unix socket."""
 
 
 class Page(NamedTuple):
@@ -60,11 +62,14 @@ async def serving(address: Address, pages: Pages) -> AsyncIterator[None]:
 
 async def _serve(address: Address, pages: Pages) -> None:
     said = False
+    made: tuple[int, int] | None = None
     try:
         while True:
             try:
                 with _listen(address) as listener:
-                    await Connections(listener, lambda head: answer(head, pages)).serve()
+                    made = _inode(address)
+                    connections = Connections(listener, lambda head: answer(head, pages))
+                    await _serve_at(address, made, connections.serve())
             except OSError as why:
                 if not said:
                     # asyncio makes whole sentences of strerror.
@@ -73,9 +78,38 @@ async def _serve(address: Address, pages: Pages) -> None:
                 said = True
                 await asyncio.sleep(_RETRY)
     finally:
-        if isinstance(address, Path):
-            with suppress(OSError):  # where it could not be made it is none to remove
+        if isinstance(address, Path) and made is not None and _inode(address) == made:
+            with suppress(OSError):
                 address.unlink()
+
+
+async def _serve_at(
+    address: Address, made: tuple[int, int] | None, work: Coroutine[Any, Any, None]
+) -> None:
+    """Run ``work`` until somebody has removed the socket file, or put another there.
+
+    :param made: the inode of the file.
+    """
+    running = asyncio.create_task(work)
+    try:
+        while _inode(address) == made:
+            done, _ = await asyncio.wait([running], timeout=_LOOK)
+            if done:
+                return running.result()
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+def _inode(address: Address) -> tuple[int, int] | None:
+    """What tells the file of a unix socket from another with its name; None: there is none."""
+    if not isinstance(address, Path):
+        return None
+    try:
+        found = address.stat(follow_symlinks=False)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _listen(address: Address) -> socket.socket:

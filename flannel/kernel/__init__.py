@@ -11,6 +11,7 @@ peer_tables   peers' leases -> entries -> difference -> kernel: one path for all
 monitor       hints that something may have changed in the kernel
 subscription  ... the socket that receives its messages
 rtnotices     ... and their bytes
+claims        one flanneld for each device in a network namespace
 repairs       counts and logs repairs; backs off from a program that undoes them
 surroundings  the links, addresses and routes of this host, read together
 other_namespaces  VXLAN links of this host that somebody moved to another namespace

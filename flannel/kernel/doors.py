@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from flannel.kernel.claims import Claims, NoClaims
 from flannel.kernel.netlink import Netlink
 from flannel.kernel.repairs import Repairs
 from flannel.kernel.rtnetlink import RtNetlink
@@ -16,6 +17,7 @@ class Kernel:
     :ivar tables: routes, nexthops, ARP and FDB entries.
     :ivar repairs: what had to be restored behind them.
     :ivar descriptors: those that outlive a network, and this process.
+    :ivar claims: what no other flanneld of this network namespace may use.
     :ivar mark: the packet mark of what a tunnel of ours sends; 0 if nobody looks at it.
     """
 
@@ -24,3 +26,4 @@ class Kernel:
     repairs: Repairs = field(default_factory=Repairs)
     descriptors: FdStore = field(default_factory=lambda: FdStore({}))
     mark: int = 0
+    claims: Claims = field(default_factory=NoClaims)

@@ -20,6 +20,7 @@ from flannel.daemon import daemon as module
 from flannel.daemon.daemon import Daemon
 from flannel.daemon.saved_state import SavedState
 from flannel.errors import (
+    AlreadyRunning,
     ConfigChanged,
     FlannelError,
     IdentityTaken,
@@ -121,6 +122,23 @@ def test_what_may_take_somebody_to_repair_is_a_condition_and_tried_at_growing_pa
     assert made.status.unready() == f"{error}; trying again"
     assert caplog.messages == [f"{error}; trying again"]
     assert made.saved() == SAVED
+
+
+def test_another_flanneld_with_the_same_device_ends_the_first_run_and_the_process(
+    made: Made,
+) -> None:
+    error = AlreadyRunning("cannot use flannel.1: another flanneld, process 7, uses it")
+    made.daemon.ends = [(0.1, error)]
+    with pytest.raises(AlreadyRunning, match="process 7"):
+        made.clock.run(made.daemon.run())
+    assert made.status.conditions.text(Condition.RUN) == ""
+
+
+def test_once_we_have_served_another_flanneld_is_waited_for(made: Made) -> None:
+    error = AlreadyRunning("cannot use flannel.1: another flanneld, process 7, uses it")
+    made.daemon._leased = SubnetManager(made.store, CONFIG)
+    made.run((0.1, error))
+    assert made.status.conditions.text(Condition.RUN) == f"{error}; trying again"
 
 
 def test_after_a_good_run_the_pauses_are_short_again(made: Made) -> None:

@@ -304,6 +304,39 @@ def test_an_address_that_is_taken_is_said_once_and_had_when_it_is_free(
     ]
 
 
+@pytest.mark.parametrize("instead", ["nothing", "another socket", "a file"])
+def test_a_socket_file_that_somebody_removes_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, instead: str
+) -> None:
+    monkeypatch.setattr(http_server, "_LOOK", 0.01)
+    path = tmp_path / "socket"
+
+    def talk() -> None:
+        path.unlink()
+        if instead == "a file":
+            path.touch()
+        elif instead == "another socket":
+            with socket.socket(socket.AF_UNIX) as other:
+                other.bind(str(path))
+        wait_for(lambda: is_listening(path))
+        assert get(path).endswith(b"well\n")
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+    serve(path, talk)
+    assert not path.exists()
+
+
+def test_the_socket_file_of_another_process_is_left_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+
+    def talk() -> None:
+        path.unlink()
+        path.touch()
+
+    serve(path, talk)
+    assert path.exists()
+
+
 def test_where_a_socket_cannot_be_it_ends_without_one(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

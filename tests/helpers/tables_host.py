@@ -33,13 +33,16 @@ class Host:
         self.kernel = FakeTables(has_nexthops=has_nexthops)
         self.repairs = Repairs()
         self.reads = 0
+        self.via: IPv4Address | None = None
+        """The gateway of all peers; None: each has its own, as with vxlan."""
         self.tables = PeerTables(self.kernel, self.plan, self.read, self.repairs)
 
     def plan(self, lease: Lease) -> Iterable[Entry]:
         data = lease.attrs.backend_data
         if data is None:
             raise BadLease("it publishes no MAC")
-        mac, via = bytes.fromhex(data["VtepMAC"].replace(":", "")), lease.subnet.network_address
+        mac = bytes.fromhex(data["VtepMAC"].replace(":", ""))
+        via = self.via or lease.subnet.network_address
         return (
             Fdb(mac, LINK, lease.attrs.public_ip.packed),
             Neighbour(via.packed, LINK, mac),

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from ipaddress import IPv4Address
 
 import pytest
 from tables_host import LINK, Host, peer, subnet
@@ -101,6 +102,14 @@ def test_a_flushed_nexthop_comes_back_with_its_route() -> None:
     host.apply(peer(2), peer(3))
     assert host.has(peer(2), peer(3))
     assert host.repaired() == 4
+
+
+def test_a_nexthop_that_changes_is_written_anew_with_its_route() -> None:
+    host = Host()
+    host.apply(peer(2), peer(3))
+    host.via = IPv4Address("192.0.2.99")
+    host.apply(peer(2, mac=9), peer(3), changed=[2])
+    assert set(host.plan(peer(2, mac=9))) <= set(host.kernel.entries.values())
 
 
 def test_entries_rest_while_somebody_fights_over_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,6 +88,7 @@ class UdpBackend:
 
     async def lease_attrs(self, node_id: str) -> LeaseAttrs:
         """See `flannel.backends.Backend`."""
+        self._kernel.claims.claim(tun.NAME)
         return LeaseAttrs(self._interface.public_ip, UDP.published_as, node_id=node_id)
 
     async def start(self, lease: Lease) -> Network:

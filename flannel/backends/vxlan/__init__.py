@@ -102,6 +102,7 @@ class VxlanBackend:
 
         :raises BadNetworkConfig: this kernel has no VXLAN; says which backend it can run.
         """
+        self._kernel.claims.claim(vxlan_name(self._vxlan.vni))
         self._mac = vtep_mac(self._interface.public_ip, self._vxlan.vni, node_id)
         try:
             link = await self._ensure_device(published=False)

@@ -1,0 +1,201 @@
+"""RunLock: one flanneld for each directory of its files, and who runs.
+
+    lock = RunLock(subnet_file.parent, state_dir)
+    lock.take()                    # AlreadyRunning: another flanneld has one of them
+    await lock.keep()              # lock files that somebody removes are made again
+    lock.release()
+
+    find_holder(directory)         # who runs there; "" for nobody
+
+A lock is flock(2) on ``flanneld.lock`` in the directory. The kernel takes it back when the process
+ends, however it ends; the file stays, with the process, the systemd unit and the host of the last
+holder. Hosts may share a directory, and a process may be in a container.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import stat
+from contextlib import suppress
+from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
+from pathlib import Path
+from time import monotonic, sleep
+
+from flannel.atomic_file import make_directory
+from flannel.errors import AlreadyRunning
+from flannel.once import Once
+
+log = logging.getLogger(__name__)
+
+FILE_NAME = "flanneld.lock"
+
+_PATIENCE = 1.0
+"""Seconds for another flanneld that is just ending, which may release its lease first."""
+_POLL = 0.1
+_LOOK = 2.0
+"""Seconds between two looks at the lock files."""
+_MAX_BYTES = 200
+
+
+class RunLock:
+    """Locks on the directories of one flanneld, which are made; they may be the same.
+
+    :param run: for files that others read.
+    :param state: for files that nobody else reads.
+    """
+
+    def __init__(self, run: Path, state: Path) -> None:
+        self._paths = {run / FILE_NAME: 0o755, state / FILE_NAME: 0o700}
+        self._held: dict[Path, int] = {}
+        self._problems = Once(log)
+
+    def take(self) -> None:
+        """Lock all directories; those that cannot be locked are logged.
+
+        This may block for a second.
+
+        :raises AlreadyRunning: another flanneld has one of them; nothing is locked then.
+        """
+        deadline = monotonic() + _PATIENCE
+        for path in self._paths:
+            while holder := self._take(path):
+                if monotonic() > deadline:
+                    self.release()
+                    raise AlreadyRunning(f"cannot use {path.parent}: {holder} uses it")
+                sleep(_POLL)
+
+    async def keep(self) -> None:
+        """Keep the locks until cancelled: a file that somebody has removed is made and locked."""
+        while True:
+            await asyncio.sleep(_LOOK)
+            with suppress(RuntimeError):  # this process may start no thread: next time, then
+                # In a thread, for a file server that does not answer lets a process wait for ever.
+                await asyncio.to_thread(self._look)
+
+    def release(self) -> None:
+        """Give all locks back; the files stay."""
+        for fd in self._held.values():
+            os.close(fd)
+        self._held.clear()
+
+    def _look(self) -> None:
+        for path in self._paths:
+            fd = self._held.get(path)
+            if fd is not None and _is_at(path, fd):
+                continue
+            if holder := self._take(path):
+                self._problems.warn(path, f"cannot use {path.parent}: {holder} uses it")
+
+    def _take(self, path: Path) -> str:
+        """Lock one directory; return the holder if that is another flanneld.
+
+        Where no file can be made or locked there is no lock.
+        """
+        try:
+            make_directory(path.parent, self._paths[path])
+            fd = _open(path, os.O_RDWR | os.O_CREAT)
+        except OSError as why:
+            self._problems.warn(path, f"cannot lock {path}: {why.strerror}")
+            return ""
+        try:
+            if any(os.path.samestat(os.fstat(fd), os.fstat(each)) for each in self._held.values()):
+                os.close(fd)
+                return ""
+            flock(fd, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            holder = _holder(fd)
+            os.close(fd)
+            return holder
+        except OSError as why:
+            os.close(fd)
+            self._problems.warn(path, f"cannot lock {path}: {why.strerror}")
+            return ""
+        if path in self._held:
+            os.close(self._held[path])  # the lock on a file that was removed
+        self._held[path] = fd
+        _sign(fd)
+        self._problems.forget(path)
+        return ""
+
+
+def find_holder(directory: Path) -> str:
+    """The flanneld that has the lock of a directory, for messages; "" if none has it.
+
+    :raises OSError: the lock file cannot be opened.
+    """
+    try:
+        fd = _open(directory / FILE_NAME, os.O_RDONLY)
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    try:
+        # Shared: two who ask do not take each other for a flanneld, and NFS wants no write access.
+        flock(fd, LOCK_SH | LOCK_NB)
+    except BlockingIOError:
+        return _holder(fd)
+    except OSError:
+        return ""  # where files cannot be locked, nobody has locked them
+    finally:
+        os.close(fd)
+    return ""
+
+
+def describe(pid: int) -> str:
+    """A process for messages, with the systemd unit that it belongs to.
+
+    :param pid: 0 for one that this PID namespace does not show.
+    """
+    if not pid:
+        return "a process of another PID namespace"
+    unit = ""
+    with suppress(OSError):
+        # cgroups(7): hierarchy, controllers, path.
+        for line in Path(f"/proc/{pid}/cgroup").read_text(errors="replace").splitlines():
+            last = line.rpartition("/")[2]
+            if last.endswith(".service"):
+                unit = f" of {last}"
+    return f"process {pid}{unit}"
+
+
+def _open(path: Path, flags: int) -> int:
+    """Open a lock file.
+
+    :raises OSError: it cannot be opened, or is not what a flanneld makes.
+    """
+    flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    fd = os.open(path, flags, 0o600)
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+        os.close(fd)
+        raise OSError(0, "it is not a file of this user")
+    return fd
+
+
+def _sign(fd: int) -> None:
+    """Write into a lock file who holds it. The lock counts without: the disk may be full."""
+    with suppress(OSError):
+        # Nobody else may open it: who can read it can lock it.
+        os.fchmod(fd, 0o600)
+    with suppress(OSError):
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{describe(os.getpid())}\n{socket.gethostname()}\n".encode(), 0)
+
+
+def _holder(fd: int) -> str:
+    try:
+        text = os.pread(fd, _MAX_BYTES, 0).decode(errors="replace")
+    except OSError:
+        text = ""
+    process, _, host = text.strip().partition("\n")
+    if host and host != socket.gethostname():
+        process += f" on {host}"
+    return (
+        f"another flanneld, {process}," if process and process.isprintable() else "another flanneld"
+    )
+
+
+def _is_at(path: Path, fd: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(follow_symlinks=False), os.fstat(fd))
+    except OSError:
+        return False
