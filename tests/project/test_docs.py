@@ -12,6 +12,7 @@ import pytest
 from flannel import errors
 from flannel.cli.findings import KINDS
 from flannel.cli.main import parser
+from flannel.conditions import Condition
 from flannel.options.table import FLAGS
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +52,12 @@ def test_relative_links_lead_somewhere(document: Path) -> None:
         if not file.exists() or (anchor and anchor not in anchors(file)):
             broken.append(target)
     assert not broken
+
+
+def test_each_condition_has_its_place_in_operate() -> None:
+    table = (ROOT / "docs/operate.md").read_text().partition("### Conditions")[2].partition("##")[0]
+    first_cells = "".join(re.findall(r"(?m)^\| ([^|]*) \|", table))
+    assert sorted(re.findall(r"`([^`]+)`", first_cells)) == sorted(Condition)
 
 
 @each_document
