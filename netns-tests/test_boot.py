@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 from booted_host import Booted
@@ -12,12 +13,7 @@ from docker_host import IMAGE, image
 from world import Pinger, World, ping, wait_for
 
 CONFIG = '{ "Network": "10.1.0.0/16", "Backend": { "Type": "vxlan" } }'
-# As dist/cloud-config.yaml has it.
-WRITE_CONFIG = f"""\
-[Service]
-Environment=ETCDCTL_API=2
-ExecStartPre=/usr/bin/etcdctl set /coreos.com/network/config '{CONFIG}'
-"""
+CONFIG_UNIT = "flannel-network-config.service"
 ETCD = """\
 ETCD_ENABLE_V2=true
 ETCD_LISTEN_CLIENT_URLS=http://0.0.0.0:2379
@@ -41,7 +37,7 @@ def hosts(installed: Path) -> Iterator[list[Booted]]:
     with World() as world:
         one, other = (Booted(world.add_host(label), installed) for label in ("h1", "h2"))
         one.write("/etc/default/etcd", ETCD)
-        one.write("/etc/systemd/system/flanneld.service.d/50-network-config.conf", WRITE_CONFIG)
+        one.write(f"/etc/systemd/system/{CONFIG_UNIT}", config_unit(installed))
         other.write("/etc/default/flanneld", "FLANNELD_ETCD_ENDPOINTS=http://192.0.2.11:2379\n")
         other.write("/run/flannel/options.env", "FLANNELD_IFACE=192.0.2.12\n")
         for each in (one, other):
@@ -49,13 +45,23 @@ def hosts(installed: Path) -> Iterator[list[Booted]]:
             each.write("/etc/systemd/network/99-greedy.network", GREEDY)
             each.write("/root/image.tar", image(each.host.label))
         other.boot("flanneld.service", "docker.service")
-        one.boot("etcd.service", "flanneld.service", "docker.service")
+        one.boot("etcd.service", CONFIG_UNIT, "flanneld.service", "docker.service")
         for each in (one, other):
             each.wait_active("docker.service")
             each.run("docker", "import", "/root/image.tar", IMAGE)
             each.run("docker", "run", "-d", "--name=web", IMAGE, *HTTPD)
         wait_pages(one, other)
         yield [one, other]
+
+
+def config_unit(installed: Path) -> str:
+    """The unit that writes the network config, as the cloud-config has it, but for etcd's place."""
+    text = (installed / "usr/share/doc/flannel/cloud-config.yaml").read_text()
+    found = re.search(rf"  - path: \S+/{CONFIG_UNIT}\n    content: \|\n((?:      .*\n|\n)+)", text)
+    assert found is not None
+    endpoints = "http://192.0.2.1:2379,http://192.0.2.2:2379"
+    assert endpoints in found[1]
+    return dedent(found[1]).replace(endpoints, "http://192.0.2.11:2379")
 
 
 def subnet(host: Booted) -> str:
@@ -93,6 +99,16 @@ def test_they_started_in_order(hosts: list[Booted]) -> None:
     assert since == sorted(since)
     began = int(hosts[0].show("docker.service", "ExecMainStartTimestampMonotonic"))
     assert since[1] < began
+
+
+def test_a_boot_does_not_put_the_config_back(hosts: list[Booted]) -> None:
+    def written() -> str:
+        show = ("etcdctl", "-o", "extended", "get", "/coreos.com/network/config")
+        return hosts[0].run("env", "ETCDCTL_API=2", *show)
+
+    before = written()
+    hosts[0].run("systemctl", "start", CONFIG_UNIT)
+    assert written() == before
 
 
 def test_no_unit_failed_and_nothing_was_amiss(hosts: list[Booted]) -> None:

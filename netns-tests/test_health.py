@@ -4,10 +4,12 @@ import http.client
 import json
 import re
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from flannel_command import flannel
 from hosts import Host
 from namespaces import wait_for
 from overlays import UDP, VXLAN, start
@@ -61,6 +63,21 @@ class TestHealth:
         assert get(host, "/healthz")[0] == 200
         world.etcdctl("rm", f"/coreos.com/network/subnets/{key}")
         wait_for(lambda: get(host, "/readyz")[0] == 200, 30, "ready again")
+
+    def test_names_that_are_not_utf_8_break_nothing(self, world: World) -> None:
+        """The kernel takes any bytes but blanks and slashes for the name of a link."""
+        world.configure(VXLAN)
+        host = world.add_host("h1")
+        ip = (b"ip", b"-n", host.name.encode(), b"link")
+        subprocess.run(
+            [*ip, b"add", b"b\xff\xfe", b"alias", b"\xfe", b"type", b"bridge"], check=True
+        )
+        host.start_flanneld("-iface=eth0", "-healthz-port=9000").wait_ready()
+        assert document(host)["traffic"]["rx_packets"] == 0
+        assert get(host, "/metrics")[0] == 200
+        found = json.loads(flannel(host, "check", "--json").stdout)["findings"]
+        assert "daemon-down" not in [each["finding"] for each in found]
+        assert not re.search("Traceback|cannot answer", host.daemon.log)
 
     def test_a_missing_etcd_is_shown_and_does_not_make_it_unready(self, world: World) -> None:
         (host,) = start(world, VXLAN, 1, "-healthz-port=9000")

@@ -114,7 +114,10 @@ def test_the_cloud_config_brings_units_that_systemd_takes(machine: Machine, tmp_
         file.write_text(dedent(content))
     (tmp_path / "root").mkdir()
     found = Machine(copy, tmp_path / "root")
-    assert found.verify("redis.service", "flanneld.service") == (0, "")
+    assert found.verify("redis.service", "flanneld.service", "flannel-network-config.service") == (
+        0,
+        "",
+    )
     variables = (copy / "etc/default/flanneld").read_text()
     variables += (copy / "run/flannel/options.env").read_text()
     show = "import os; from flannel.options.table import parse; print(*parse([], os.environ).iface)"

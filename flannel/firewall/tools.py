@@ -93,7 +93,7 @@ def legacy_tables() -> list[str] | None:
     :raises FirewallError: this process may not read the list.
     """
     try:
-        return _LEGACY_TABLES.read_text().split()
+        return _LEGACY_TABLES.read_text(errors="replace").split()
     except FileNotFoundError:
         return None
     except OSError as why:

@@ -354,7 +354,7 @@ def device_traffic(device: str, text: str | None = None) -> dict[str, int]:
     if text is None:
         try:
             # The thread's own: "self" is the main thread, which may be in another namespace.
-            text = Path("/proc/thread-self/net/dev").read_text()
+            text = Path("/proc/thread-self/net/dev").read_text(errors="replace")
         except OSError:
             return {}
     for line in text.splitlines():

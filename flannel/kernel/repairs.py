@@ -190,12 +190,17 @@ def suspects(port: int, proc: Path = Path("/proc")) -> list[str]:
     found = []
     with suppress(OSError):
         if port:
-            name = (proc / str(port) / "comm").read_text().strip()
+            name = _name(proc / str(port))
             found.append(f"{name} (process {port}), which made the last change")
     own = Path("/proc/self").resolve().name
     for process in proc.glob("[0-9]*"):
         with suppress(OSError):
-            name = (process / "comm").read_text().strip()
+            name = _name(process)
             if name in _MANAGERS and process.name not in (own, str(port)):
                 found.append(f"{_MANAGERS[name]} (process {process.name})")
     return found
+
+
+def _name(process: Path) -> str:
+    """A process may call itself anything, in bytes."""
+    return (process / "comm").read_text(errors="replace").strip()

@@ -137,12 +137,14 @@ def test_a_comparison_that_began_while_a_thing_rested_does_not_tell(clock: Clock
 
 
 def test_who_it_may_be_is_looked_up_among_the_processes(tmp_path: Path) -> None:
-    for number, name in ((1, "systemd"), (40, "systemd-network"), (41, "ip"), (42, "sleep")):
+    names = {1: b"systemd", 40: b"systemd-network", 41: b"ip", 42: b"sleep", 43: b"\xff\xfe"}
+    for number, name in names.items():
         (tmp_path / str(number)).mkdir()
-        (tmp_path / str(number) / "comm").write_text(f"{name}\n")
+        (tmp_path / str(number) / "comm").write_bytes(name + b"\n")
     (tmp_path / "self").write_text("")
     assert suspects(41, tmp_path) == [
         "ip (process 41), which made the last change",
         "systemd-networkd (process 40)",
     ]
+    assert suspects(43, tmp_path)[0] == "\ufffd\ufffd (process 43), which made the last change"
     assert suspects(4_000_000_000, tmp_path) == ["systemd-networkd (process 40)"]
