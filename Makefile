@@ -48,6 +48,8 @@ help: ## say what can be made
 	@echo "JOBS=$(JOBS) for netns, FAULTS=$(FAULTS) SEED= BACKEND= for chaos, MINUTES=$(MINUTES) for soak."
 
 setup: packages .venv/.installed ## .venv/, with the flanneld of this checkout in .venv/bin/
+	@# Once, not at each start: where PYTHONDONTWRITEBYTECODE is set, no program leaves it behind.
+	@.venv/bin/python -m compileall -q flannel
 
 test: as-root setup lint unit unit-3.12 unit-3.13 netns ## everything below; needs root
 
