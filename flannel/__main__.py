@@ -19,7 +19,10 @@ from flannel.run_lock import RunLock
 
 log = logging.getLogger("flannel")
 
-_IGNORED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_IGNORED = (
+    *(signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2),
+    *(signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGIO, signal.SIGPWR),
+)
 """Signals that mean nothing to flanneld, and would end it; a reload is what SIGHUP asks for."""
 _START = 10.0
 """Seconds, after which a start is over as a rule."""
@@ -49,21 +52,11 @@ def main() -> int:
         _drop_privileges(options)
         lock = RunLock(options.subnet_file.parent, options.state_dir)
         lock.take()
-        _serve(options, lock)
+        asyncio.run(_run(options, lock))
     except (BadOption, AlreadyRunning) as why:
         complain(f"flanneld: {why}")
         return 2
     return 0
-
-
-def _serve(options: Options, lock: RunLock) -> None:
-    try:
-        asyncio.run(_run(options, lock))
-    except RuntimeError as why:
-        # At the end asyncio waits for threads that write files, in a thread. Where it cannot have
-        # one, the interpreter waits for them.
-        if not str(why).startswith("can't start new thread"):
-            raise
 
 
 def _open_standard_descriptors() -> None:

@@ -25,6 +25,7 @@ from time import monotonic, sleep
 from flannel.atomic_file import make_directory
 from flannel.errors import AlreadyRunning
 from flannel.once import Once
+from flannel.threads import NoThread, in_thread
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +70,9 @@ class RunLock:
         """Keep the locks until cancelled: a file that somebody has removed is made and locked."""
         while True:
             await asyncio.sleep(_LOOK)
-            with suppress(RuntimeError):  # this process may start no thread: next time, then
+            with suppress(NoThread):  # next time, then
                 # In a thread, for a file server that does not answer lets a process wait for ever.
-                await asyncio.to_thread(self._look)
+                await in_thread(self._look)
 
     def release(self) -> None:
         """Give all locks back; the files stay."""

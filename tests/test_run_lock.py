@@ -7,7 +7,7 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from waiting import until
 from flannel import run_lock as module
 from flannel.errors import AlreadyRunning
 from flannel.run_lock import FILE_NAME, RunLock, describe, find_holder
+from flannel.threads import NoThread
 
 OTHER = """
 import sys
@@ -282,14 +283,14 @@ class TestKeeping:
         lock.take()
         file = directories[0] / FILE_NAME
         file.unlink()
-        look, failures = lock._look, iter([RuntimeError("can't start new thread")])
+        failures = iter([NoThread("can't start new thread")])
 
-        def failing() -> None:
+        def failing(run: Callable[[], None]) -> None:
             for error in failures:
                 raise error
-            look()
+            run()
 
-        monkeypatch.setattr(lock, "_look", failing)
+        monkeypatch.setattr("flannel.threads.start", failing)
         clock.run(self.kept(lock, file))
         assert find_holder(file.parent) != ""
 

@@ -6,9 +6,12 @@ from pathlib import Path
 
 from flannel.conditions import Condition, Conditions
 from flannel.daemon import saved_state
-from flannel.daemon.lasting import is_shortage
 from flannel.daemon.saved_state import SavedState
 from flannel.errors import CannotWrite
+from flannel.threads import NoThread, in_thread
+
+_LAST_WRITE = 5.0
+"""Seconds that a write has for its end when it is not waited for any more."""
 
 
 class StateFile:
@@ -32,10 +35,10 @@ class StateFile:
         """
         self.current = state
         try:
-            await asyncio.to_thread(self._write)
-        except (CannotWrite, RuntimeError) as why:
-            if not isinstance(why, CannotWrite) and not is_shortage(why):
-                raise
+            await self._write_in_thread()
+        except (CannotWrite, NoThread) as why:
+            if isinstance(why, NoThread):
+                why = CannotWrite(f"cannot write {self._path}: {why}")
             self._conditions.report(
                 Condition.STATE, f"{why}; without it, no start while etcd is away"
             )
@@ -49,6 +52,14 @@ class StateFile:
         :raises OSError: it cannot be deleted.
         """
         self._path.unlink(missing_ok=True)
+
+    async def _write_in_thread(self) -> None:
+        writing = asyncio.create_task(in_thread(self._write))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:  # the end of the process must not cut a write in two
+            await asyncio.wait([writing], timeout=_LAST_WRITE)
+            raise
 
     def _write(self) -> None:
         # A run that is over may still be writing: what it wanted to write must not be the last.

@@ -3,8 +3,8 @@
     etcd_v2         a store in etcd's v2 API
     etcd_v2_nodes   what its nodes and events mean for leases
     etcd_endpoints  asks the members of an etcd cluster in turn, on python-etcd
+    resolver        names of endpoints, resolved in a bounded time
     bounded         answers of bounded size and time
-    threads         blocking work in threads of their own
 
     store = open_store(options.etcd)
     async for document in store.follow_config():    # None while there is none

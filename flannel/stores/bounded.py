@@ -24,6 +24,8 @@ from typing import Any
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+from flannel.stores.resolver import ResolvedInTime
+
 _BUFFER = 1 << 16
 
 
@@ -135,11 +137,11 @@ class _Response(client.HTTPResponse):
         del self.headers["Content-Encoding"]
 
 
-class _Connection(HTTPConnection):
+class _Connection(ResolvedInTime, HTTPConnection):
     response_class = _Response
 
 
-class _TlsConnection(HTTPSConnection):
+class _TlsConnection(ResolvedInTime, HTTPSConnection):
     response_class = _Response
 
 

@@ -21,7 +21,7 @@ import urllib3
 
 from flannel.errors import StoreDenied, StoreUnavailable
 from flannel.lease import LAST_INDEX
-from flannel.stores import StoreHealth, bounded
+from flannel.stores import StoreHealth, bounded, resolver
 
 log = logging.getLogger(__name__)
 
@@ -165,11 +165,8 @@ class Endpoints:
 
     @property
     def patience(self) -> float:
-        """Seconds after which `ask` and `poll` have ended, in any case that was thought of.
-
-        How long the resolver takes for the name of an endpoint is not bounded.
-        """
-        return len(self._clients) * (_LISTING.seconds + _CONNECT)
+        """Seconds after which `ask` and `poll` have ended, in any case that was thought of."""
+        return len(self._clients) * (resolver.PATIENCE + _CONNECT + _LISTING.seconds)
 
     def poll(
         self, doing: str, key: str, params: Mapping[str, str], seconds: float

@@ -26,7 +26,7 @@ from flannel.stores.etcd_endpoints import (
     ValueRefused,
 )
 from flannel.stores.etcd_v2_nodes import LeaseNodes, lease_in, ttl_of
-from flannel.stores.threads import NoThread, in_thread
+from flannel.threads import NoThread, in_thread
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -336,7 +336,7 @@ class EtcdV2Store:
         return await self._bounded(doing, lambda: self._members.poll(doing, key, params, seconds))
 
     async def _bounded(self, doing: str, work: Callable[[], T]) -> T:
-        """The result of blocking ``work``, which ends in time unless a name does not resolve."""
+        """The result of blocking ``work``, which ends in time."""
         first = self._members.first
         try:
             async with asyncio.timeout(self._members.patience):

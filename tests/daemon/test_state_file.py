@@ -55,7 +55,7 @@ def test_without_a_thread_to_write_it_that_is_reported_and_nothing_ends(
 
     async def scenario() -> None:
         with monkeypatch.context() as refused:
-            refused.setattr(threading.Thread, "start", refuse)
+            refused.setattr("_thread.start_new_thread", refuse)
             assert not await file.keep(state("a"))
             assert "can't start new thread; without it" in conditions.text(Condition.STATE)
         assert await file.keep(state("b"))

@@ -2,15 +2,13 @@
 
 import asyncio
 import selectors
-from collections.abc import Callable, Coroutine
-from concurrent.futures import Executor
+from collections.abc import Coroutine
 from types import ModuleType
-from typing import Any, TypeVar, TypeVarTuple
+from typing import Any, TypeVar
 
 import pytest
 
 T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
 
 
 class _Selector(selectors.DefaultSelector):
@@ -35,17 +33,6 @@ class _Loop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._clock.now
 
-    def run_in_executor(
-        self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts
-    ) -> asyncio.Future[T]:
-        """At once: for a thread, time would have to pass outside as well."""
-        future: asyncio.Future[T] = self.create_future()
-        try:
-            future.set_result(func(*args))
-        except Exception as why:
-            future.set_exception(why)
-        return future
-
 
 class Clock:
     """The time of the loop that runs tests, and of the modules that it rules.
@@ -62,6 +49,8 @@ class Clock:
         self.now = 1_000_000.0
         self.used = 0.0
         self._monkeypatch = monkeypatch
+        # At once: for a thread, time would have to pass outside as well.
+        monkeypatch.setattr("flannel.threads.start", lambda run: run())
 
     def rule(self, *modules: ModuleType) -> None:
         """Let these modules ask this clock for the time."""

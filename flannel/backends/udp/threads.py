@@ -10,15 +10,19 @@ for the next one, until the process ends.
 """
 
 import errno
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from queue import SimpleQueue
+from threading import Event
 
 from flannel.errors import KernelError
+from flannel.threads import NoThread, start
 
 Run = Callable[[], object]
+
+_BEGIN = 3.0
+"""Seconds for a thread to begin; without memory for it, it never does."""
 
 
 class ParkedThreads:
@@ -60,10 +64,13 @@ class _Thread:
 
     def __init__(self) -> None:
         self._given: SimpleQueue[tuple[Run, Future[None]]] = SimpleQueue()
+        self._begun = Event()
         try:
-            threading.Thread(target=self._serve, name="packets", daemon=True).start()
-        except (RuntimeError, MemoryError) as error:  # RuntimeError: pthread_create() has failed
+            start(self._serve)
+        except NoThread as error:
             raise KernelError("start a thread", errno.EAGAIN) from error
+        if not self._begun.wait(_BEGIN):
+            raise KernelError("start a thread", errno.ENOMEM)
 
     def run(self, function: Run) -> "Future[None]":
         """Run it as soon as the thread has nothing else to do."""
@@ -72,6 +79,7 @@ class _Thread:
         return future
 
     def _serve(self) -> None:
+        self._begun.set()
         while True:
             function, future = self._given.get()
             try:

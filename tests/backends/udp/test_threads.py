@@ -16,10 +16,10 @@ from flannel.errors import KernelError
 def no_new_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Bring this process to its limit."""
 
-    def refuse(_self: threading.Thread) -> None:
+    def refuse(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    return lambda: monkeypatch.setattr(threading.Thread, "start", refuse)
+    return lambda: monkeypatch.setattr("_thread.start_new_thread", refuse)
 
 
 def test_all_functions_run_at_once_each_in_a_thread_of_its_own() -> None:
