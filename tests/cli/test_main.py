@@ -11,7 +11,7 @@ import pytest
 
 from flannel import __version__
 from flannel.cli import config, context, main
-from flannel.cli.context import duration, environment, pairs, table
+from flannel.cli.context import duration, pairs, table
 from flannel.cli.findings import KINDS, Finding
 from flannel.cli.main import SHARED, exit_status, parser
 from flannel.errors import BadNetworkConfig, BadOption
@@ -129,13 +129,6 @@ def test_without_a_terminal_nobody_is_asked(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(BadOption, match="--yes says so"):
         asking.confirm("Really?")
     assert context.Context(None, yes=True).confirm("Really?")  # type: ignore[arg-type]
-
-
-def test_the_variables_of_the_unit_count_and_our_own_beat_them(tmp_path: Path) -> None:
-    file = tmp_path / "flanneld"
-    file.write_text('# x\nFLANNELD_A="one two"\nFLANNELD_B=file\nPATH=/\nnonsense\n')
-    found = environment({"FLANNELD_B": "shell", "HOME": "/"}, (file, tmp_path / "absent"))
-    assert found == {"FLANNELD_A": "one two", "FLANNELD_B": "shell"}
 
 
 def test_columns_are_as_wide_as_what_is_in_them() -> None:
