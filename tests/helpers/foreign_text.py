@@ -10,6 +10,8 @@ EVIL = (
 )
 """ANSI and C1 sequences, new lines of every kind, directions, nothing to see, a lone surrogate."""
 ENDLESS = EVIL + "x" * 60_000
+ENCODABLE = ENDLESS.replace("\ud800", "")
+"""For what is logged in a test: pytest-xdist sends the log of each test as UTF-8."""
 _LONGEST = 2_000
 
 

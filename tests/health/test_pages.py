@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import pytest
 from fake_host import ETH0
-from foreign_text import ENDLESS, EVIL, assert_harmless, assert_harmless_document
+from foreign_text import ENCODABLE, ENDLESS, EVIL, assert_harmless, assert_harmless_document
 from prometheus_client.parser import text_string_to_metric_families
 
 from flannel.conditions import Condition
@@ -63,7 +63,7 @@ def evil() -> Status:
     for part in PARTS:
         status.has(part)
     for condition in Condition:
-        status.conditions.report(condition, ENDLESS)
+        status.conditions.report(condition, ENCODABLE)
     return status
 
 
@@ -99,7 +99,7 @@ def test_a_request_is_not_repeated_to_whoever_sent_it() -> None:
 def test_a_log_in_json_has_one_line_for_each_record(
     evil: Status, caplog: pytest.LogCaptureFixture
 ) -> None:
-    evil.conditions.report(Condition.STORE, f"cannot: {ENDLESS}")
+    evil.conditions.report(Condition.STORE, f"cannot: {ENCODABLE}")
     line = JsonFormatter().format(caplog.records[-1])
     assert json.loads(line)["message"].startswith("cannot: ")
     assert_harmless_document(line)
