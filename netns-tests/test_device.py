@@ -16,8 +16,8 @@ from flannel.backends import load
 from flannel.backends.vxlan.device import ensure_address, ensure_device, vtep_mac
 from flannel.errors import BadNetworkConfig, KernelError
 from flannel.kernel.doors import Kernel
-from flannel.kernel.host import remove_stale_links
 from flannel.kernel.interface import ExternalInterface
+from flannel.kernel.leftovers import Keep, remove_leftovers
 from flannel.kernel.links import Link, VxlanSettings
 from flannel.kernel.netlink import Netlink
 from flannel.kernel.repairs import Repairs
@@ -258,7 +258,9 @@ def test_devices_of_an_earlier_config_are_removed_and_only_those() -> None:
     ip("addr add 10.5.2.0/32 dev mine")
     ip("link add docker0 type bridge")
     ip("addr add 10.5.1.1/24 dev docker0")
-    call(lambda netlink: remove_stale_links(netlink, NETWORK, "flannel.1"))
+    with RtNetlink() as tables:
+        keep = Keep(NETWORK, IPv4Network("10.5.1.0/24"), "flannel.1")
+        call(lambda netlink: remove_leftovers(Kernel(netlink, tables), keep))
     left = {link.name for link in call(lambda netlink: netlink.list_links())}
     assert {"flannel.1", "flannel.3", "mine", "docker0"} <= left
     assert "flannel.2" not in left

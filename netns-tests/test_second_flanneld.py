@@ -137,19 +137,25 @@ def cleanup_is_refused(host: Host, running: Daemon) -> None:
 
 def test_two_networks_with_files_and_devices_of_their_own_live_side_by_side(world: World) -> None:
     one, other = start(world)
-    first = one.daemon
+    files = one.subnet_file, one.state_dir
     second_network = {"Network": "10.77.0.0/16", "Backend": {"Type": "vxlan", "VNI": 2}}
     world.etcdctl("set", "/second/config", json.dumps(second_network))
     elsewhere(one)
     one.start_flanneld("-iface=eth0", "-etcd-prefix=/second", "-probe-port=8287").wait_ready()
-    assert first.is_running
-    assert "flannel.2" in one.run("ip", "link")
+    second = one.daemon
+    # Each sweeps away what is left of an earlier config, and leaves what the other one uses.
+    one.daemons[0].stop()
+    one.subnet_file, one.state_dir = files
+    one.start_flanneld("-iface=eth0").wait_ready()
+    links = one.run("ip", "link")
+    assert "flannel.1" in links
+    assert "flannel.2" in links
     wait_reached(one, other)
     # Its config names the device of the first one: it waits, and takes nothing.
     world.etcdctl("set", "/second/config", json.dumps(config("vxlan", "10.77.0.0/16")))
-    one.daemon.wait_log(r"cannot use flannel\.1: another flanneld, process \d+, uses it; trying")
+    second.wait_log(r"cannot use flannel\.1: another flanneld, process \d+, uses it; trying")
     wait_reached(one, other)
-    assert one.daemon.is_running
+    assert second.is_running
 
 
 def test_a_flanneld_that_is_killed_or_just_ending_keeps_nobody_from_starting(

@@ -39,8 +39,8 @@ from flannel.health.peer_probe import answer_peers
 from flannel.health.status import Status
 from flannel.kernel import blackhole
 from flannel.kernel.doors import Kernel
-from flannel.kernel.host import remove_stale_links
 from flannel.kernel.interface_choice import Overlay
+from flannel.kernel.leftovers import Keep, remove_leftovers
 from flannel.lease import Lease, LeaseTable
 from flannel.leases.adoption import Adoption
 from flannel.leases.subnets import SubnetManager
@@ -124,7 +124,7 @@ class Life:
         shared, plan, lease = self._shared, self._plan, self.subnets.own
         kernel, status = shared.kernel, shared.status
         network = await plan.backend.start(lease)
-        await remove_stale_links(kernel.netlink, plan.config.network, network.device)
+        await remove_leftovers(kernel, Keep(plan.config.network, lease.subnet, network.device))
         kernel.descriptors.drop_others(network.device)
         status.conditions.clear(Condition.RUN)
         upkeep, firewall = self._upkeep(network), self._firewall(network)

@@ -17,7 +17,8 @@ surroundings  the links, addresses and routes of this host, read together
 other_namespaces  VXLAN links of this host that somebody moved to another namespace
 interface     the link and the address that face the other hosts
 interface_choice  ... and which of those that there are
-host          whether the network fits beside the host's own; devices of an earlier config
+host          whether the network fits beside the host's own; which links are ours
+leftovers     what an earlier network config left, removed
 blackhole     the route for packets to the own subnet that no bridge takes
 sysctls       settings of our device
 """

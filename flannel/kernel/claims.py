@@ -52,6 +52,10 @@ class Claims:
         if claimed is not None:
             asyncio.get_running_loop().add_reader(claimed, _answer, claimed)
 
+    def of_others(self) -> set[str]:
+        """The names that other flannelds of this network namespace have claimed."""
+        return find_claims().keys() - {self._name}
+
     def close(self) -> None:
         """Claim nothing."""
         if self._socket is not None:
@@ -66,6 +70,10 @@ class NoClaims(Claims):
 
     def claim(self, name: str) -> None:
         """Do nothing."""
+
+    def of_others(self) -> set[str]:
+        """Nothing."""
+        return set()
 
 
 def find_claims() -> dict[str, str]:

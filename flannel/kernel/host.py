@@ -1,6 +1,5 @@
-"""The host around the overlay: is its range free here, and what did an earlier config leave?"""
+"""The host around the overlay: is its range free here, and which links are ours?"""
 
-import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -10,8 +9,6 @@ from flannel.kernel.netlink import Netlink
 from flannel.kernel.rtnetlink import RtNetlink
 from flannel.kernel.surroundings import Surroundings, look_around
 from flannel.network_config import NetworkConfig
-
-log = logging.getLogger(__name__)
 
 DOCKER_BRIDGE = "docker0"
 """The bridge that docker makes when it is installed, and moves to the lease at a restart."""
@@ -105,15 +102,6 @@ def _is_docker(link: Link | None) -> bool:
     return link is not None and (link.name, link.kind) == (DOCKER_BRIDGE, "bridge")
 
 
-async def remove_stale_links(netlink: Netlink, network: IPv4Network, keep: str) -> None:
-    """Remove links of an earlier config: ours by kind and name, with an address of ``network``."""
-    used = {each.link for each in await netlink.list_addresses() if each.interface.ip in network}
-    for link in await netlink.list_links():
-        if link.index in used and link.name != keep and is_ours(link):
-            log.warning("removing link %s, left by an earlier network config", link.name)
-            await netlink.delete_link(link)
-
-
 def is_ours(link: Link) -> bool:
     """Whether a flanneld made the link: one of this version, or upstream's.
 
@@ -121,8 +109,9 @@ def is_ours(link: Link) -> bool:
     """
     if link.vxlan is None and link.kind != "tun":
         return False
-    return link.alias == ALIAS or link.name == _name_of_ours(link)
+    return link.alias == ALIAS or link.name == name_of_ours(link)
 
 
-def _name_of_ours(link: Link) -> str:
+def name_of_ours(link: Link) -> str:
+    """The name that we, and upstream, give to a link like this."""
     return TUN_NAME if link.vxlan is None else vxlan_name(link.vxlan.vni)

@@ -139,6 +139,11 @@ class Netlink:
                 "replace", dst=str(dst), oif=link.index, scope=_SCOPE_LINK, proto=PROTOCOL
             )
 
+    async def delete_route(self, dst: IPv4Network, link: int) -> None:
+        """Take back `replace_route`."""
+        async with self._kernel(f"delete route {dst}", absent=(errno.ESRCH,)):
+            await self._ipr.route("del", dst=str(dst), oif=link, scope=_SCOPE_LINK, proto=PROTOCOL)
+
     async def add_blackhole(self, dst: IPv4Network) -> None:
         """Drop packets to a network unless any other route leads there; content if that is so."""
         async with self._kernel(f"add blackhole route {dst}", absent=(errno.EEXIST,)):

@@ -175,6 +175,15 @@ def parse_foreign_route(payload: bytes) -> FoundRoute | None:
     return parse_any_route(payload) if protocol != PROTOCOL else None
 
 
+def parse_direct_route(payload: bytes) -> FoundRoute | None:
+    """A unicast route of the main table that is ours and has no gateway."""
+    protocol = rt.RTMSG.unpack_from(payload)[5]
+    if protocol != PROTOCOL or rt.RTA_NH_ID in rt.attributes(payload, rt.RTMSG.size):
+        return None
+    route = parse_any_route(payload)
+    return route if route is not None and route.via is None else None
+
+
 def parse_any_route(payload: bytes) -> FoundRoute | None:
     """A unicast route of the main table."""
     _, prefix_len, _, _, table, _, _, kind, _ = rt.RTMSG.unpack_from(payload)

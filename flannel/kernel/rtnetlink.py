@@ -156,6 +156,11 @@ class RtNetlink:
             route for route in _found(map(rtmessages.parse_any_route, dump)) if route.dst == dst
         ]
 
+    def list_direct(self) -> list[rtmessages.FoundRoute]:
+        """Our routes over a link without a gateway, which `list_own` leaves out."""
+        dump = self.dump(rt.RTM_GETROUTE, rtmessages.ROUTES_REQUEST, "list routes")
+        return _found(map(rtmessages.parse_direct_route, dump))
+
     def list_blackholes(self) -> set[IPv4Network]:
         """The destinations of our blackhole routes, which `list_own` leaves out."""
         dump = self.dump(rt.RTM_GETROUTE, rtmessages.BLACKHOLES_REQUEST, "list blackhole routes")

@@ -89,6 +89,11 @@ class FakeNetlink(Netlink):
         self._may("replace_route", dst)
         self.routes[dst] = link.index
 
+    async def delete_route(self, dst: IPv4Network, link: int) -> None:
+        self._may("delete_route", dst)
+        if self.routes.get(dst) == link:
+            del self.routes[dst]
+
     async def add_blackhole(self, dst: IPv4Network) -> None:
         self._may("add_blackhole", dst)
         self.blackholes.add(dst)
@@ -262,6 +267,9 @@ class FakeTables(RtNetlink):
 
     def list_routes_to(self, dst: IPv4Network) -> list[FoundRoute]:
         return [route for route in (*self.foreign, *self.whole) if route.dst == dst]
+
+    def list_direct(self) -> list[FoundRoute]:
+        return list(self.whole)
 
     def list_blackholes(self) -> set[IPv4Network]:
         return set(self.blackholes)

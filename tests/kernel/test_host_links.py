@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 from fake_kernel import FakeNetlink, FakeTables
 
-from flannel.kernel.host import Claim, find_overlap, is_ours, remove_stale_links
+from flannel.kernel.host import Claim, find_overlap, is_ours
 from flannel.kernel.links import Link, VxlanSettings
 from flannel.kernel.rtmessages import FoundRoute
 from flannel.network_config import NetworkConfig
@@ -34,23 +34,6 @@ NETWORK = IPv4Network("10.5.0.0/16")
 )
 def test_ours_are_known_by_alias_or_by_name_and_kind(link: Link, is_one: bool) -> None:
     assert is_ours(link) == is_one
-
-
-def test_links_that_an_earlier_config_left_are_removed_and_no_others(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    stale = replace(VXLAN, index=10, name="flannel.2", vxlan=replace(SETTINGS, vni=2))
-    renamed = replace(TUN, index=11, name="x", alias="flannel")
-    elsewhere = replace(VXLAN, index=12, name="flannel.3", vxlan=replace(SETTINGS, vni=3))
-    bridge = Link(13, "docker0", "bridge", 1500, True, "")
-    netlink = FakeNetlink(VXLAN, stale, renamed, elsewhere, bridge)
-    for link in (VXLAN, stale, renamed):
-        netlink.address(link.index, "10.5.1.0/32")
-    netlink.address(elsewhere.index, "10.6.1.0/32")
-    netlink.address(bridge.index, "10.5.1.1/24")
-    asyncio.run(remove_stale_links(netlink, NETWORK, "flannel.1"))
-    assert [link.name for link in netlink.links.values()] == ["flannel.1", "flannel.3", "docker0"]
-    assert "removing link flannel.2, left by an earlier network config" in caplog.text
 
 
 def test_what_this_host_has_now_is_looked_at() -> None:

@@ -1,0 +1,140 @@
+"""Leftovers: what an earlier network config left in the kernel, known by its owner.
+
+    await remove_leftovers(kernel, Keep(network, subnet, device))
+
+Ours are routes and nexthops with our protocol number, and links with our alias, whatever range
+they are from: the config that they were made for is forgotten. What another flanneld of this
+network namespace has claimed stays, with the routes over its device.
+"""
+
+import logging
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv4Network
+
+from flannel.kernel.doors import Kernel
+from flannel.kernel.entries import Entry, Nexthop, Route
+from flannel.kernel.host import ALIAS, is_ours, name_of_ours
+from flannel.kernel.links import Link
+from flannel.kernel.surroundings import is_link_local
+
+log = logging.getLogger(__name__)
+
+_EVERYTHING = IPv4Network("0.0.0.0/0")
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """What belongs to the network that is served now.
+
+    :ivar network: the range of its routes; which of them are right is for others to compare.
+    :ivar subnet: of this host.
+    :ivar device: its link; "" if it has none.
+    """
+
+    network: IPv4Network
+    subnet: IPv4Network
+    device: str
+
+
+async def remove_leftovers(kernel: Kernel, keep: Keep) -> None:
+    """Remove all that is ours and not of the network that is served.
+
+    :raises KernelError: what is there cannot be read, or a link or address not be removed.
+    """
+    others = kernel.claims.of_others()
+    kept = await _remove_links(kernel, keep, others)
+    await _remove_addresses(kernel, keep, kept)
+    elsewhere = {link.index for link in kept if link.name != keep.device}
+    await _remove_direct_routes(kernel, keep, elsewhere)
+    _remove_entries(kernel, keep, elsewhere, others)
+
+
+async def _remove_links(kernel: Kernel, keep: Keep, others: Collection[str]) -> list[Link]:
+    """Remove links; return those of ours, or of upstream's daemon, that stay."""
+    addresses = await kernel.netlink.list_addresses()
+    used = {each.link for each in addresses if each.interface.ip in keep.network}
+    kept = []
+    for link in await kernel.netlink.list_links():
+        if not is_ours(link):
+            continue
+        # Without the alias it may be upstream's, which may run, for a network of its own.
+        is_left = link.alias == ALIAS or link.index in used
+        if link.name == keep.device or name_of_ours(link) in others or not is_left:
+            kept.append(link)
+            continue
+        log.warning("removing link %s, left by an earlier network config", link.name)
+        await kernel.netlink.delete_link(link)
+    return kept
+
+
+async def _remove_addresses(kernel: Kernel, keep: Keep, links: Collection[Link]) -> None:
+    """Remove those that a lease of another network has given to the device, which served it too.
+
+    They are known by their prefix length. A packet of this host would have such a source, and be
+    taken for a forged one.
+    """
+    own = IPv4Interface((keep.subnet.network_address, 32))
+    for link in links:
+        if link.name != keep.device:
+            continue
+        found = [each for each in await kernel.netlink.list_addresses() if each.link == link.index]
+        if own not in [each.interface for each in found]:
+            continue  # routes over the link would have no source
+        for each in found:
+            is_of_lease = each.interface.network.prefixlen == 32 and not is_link_local(each)
+            if is_of_lease and each.interface != own:
+                log.warning(
+                    "removing address %s of %s, left by an earlier network config",
+                    each.interface,
+                    link.name,
+                )
+                await kernel.netlink.delete_address(link, each.interface)
+
+
+async def _remove_direct_routes(kernel: Kernel, keep: Keep, elsewhere: Collection[int]) -> None:
+    """Remove routes of a whole network, which lead over a device without a gateway."""
+    for route in kernel.tables.list_direct():
+        if route.link not in elsewhere and route.dst != keep.network:
+            log.warning("removing route %s, left by an earlier network config", route.dst)
+            await kernel.netlink.delete_route(route.dst, route.link)
+
+
+def _remove_entries(
+    kernel: Kernel, keep: Keep, elsewhere: Collection[int], others: Collection[str]
+) -> None:
+    networks = [keep.network, *_networks(others)]
+    stale = [
+        entry
+        for entry in kernel.tables.list_own(_EVERYTHING)
+        if _link_of(entry) not in elsewhere
+        and not any(_dst_of(entry).subnet_of(each) for each in networks)
+    ]
+    if not stale:
+        return
+    log.warning(
+        "removing %d routes and nexthops, left by an earlier network config, such as %s",
+        len(stale),
+        stale[0],
+    )
+    for entry, number in kernel.tables.delete(stale):
+        log.warning("cannot remove %s: %s", entry, os.strerror(number))
+
+
+def _networks(names: Collection[str]) -> list[IPv4Network]:
+    """Those of the claims that are networks and not devices."""
+    return [IPv4Network(each) for each in names if "/" in each]
+
+
+def _link_of(entry: Entry) -> int:
+    return entry.link
+
+
+def _dst_of(entry: Entry) -> IPv4Network:
+    match entry:
+        case Route():
+            return IPv4Network((entry.dst, entry.prefix_len))
+        case Nexthop():
+            return IPv4Network(entry.id)
+    raise AssertionError(f"{entry} is in no table of routes")
