@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from flannel_command import wait_check
-from overlays import ALL, VXLAN, is_said_once, key_of, start, value_of, wait_value
+from overlays import HOST_GW, UDP, VXLAN, is_said_once, key_of, start, value_of, wait_value
 from world import Container, Host, World, ping, wait_for
 
 
@@ -31,8 +31,11 @@ def wait_served(world: World, hosts: Sequence[Host], containers: Sequence[Contai
 
 
 class TestExchanged:
-    @ALL
-    @pytest.mark.parametrize("n", [2, 3], ids=["two swap", "three rotate"])
+    @pytest.mark.parametrize(
+        ("config", "n"),
+        [(VXLAN, 2), (VXLAN, 3), (HOST_GW, 3), (UDP, 3)],
+        ids=["two swap", "three rotate", "three rotate with host-gw", "three rotate with udp"],
+    )
     def test_while_they_run_each_keeps_its_subnet_and_all_are_reached(
         self, world: World, config: dict[str, Any], n: int
     ) -> None:
