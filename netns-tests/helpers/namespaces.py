@@ -28,15 +28,20 @@ def wait_for(condition: Callable[[], Any], seconds: float, what: str | Callable[
     """Poll until ``condition()`` is true and return its value.
 
     It is asked once more when the time is over: we may have been standing still ourselves.
+    Between two looks we pause as long as the look took: who runs a program for each of them leaves
+    the machine to what is waited for.
     """
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
+    deadline = began + seconds
     is_over = False
     while not (value := condition()):
+        took = time.monotonic() - began
         if is_over:
             text = what if isinstance(what, str) else what()
             raise WorldError(f"waited {seconds:g} s for {text}")
-        time.sleep(0.02)
-        is_over = time.monotonic() > deadline
+        time.sleep(min(max(0.02, took), 1.0))
+        began = time.monotonic()
+        is_over = began > deadline
     return value
 
 
