@@ -3,88 +3,30 @@
 import asyncio
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
+from one_status import OWN, OneStatus
 from prometheus_client.parser import text_string_to_metric_families
 from virtual_time import Clock
 
 from flannel.conditions import Condition
-from flannel.firewall.keeper import Counter
+from flannel.errors import FirewallError
 from flannel.health import awake, status
-from flannel.health import pages as health
 from flannel.health.metrics import Exporter
-from flannel.health.status import PARTS, Status, device_traffic
-from flannel.kernel.interface import ExternalInterface
-from flannel.lease import Lease, LeaseAttrs
-from flannel.network_config import NetworkConfig
-from flannel.options.table import parse
+from flannel.health.status import device_traffic
 from flannel.stores import StoreHealth
 from flannel.systemd import watchdog_interval
 
-CONFIG = NetworkConfig.from_json('{"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan"}}')
-HOST, PEER = IPv4Address("192.0.2.11"), IPv4Address("192.0.2.12")
-ETH0 = ExternalInterface(2, "eth0", 1500, HOST, HOST, (IPv4Interface("192.0.2.11/24"),))
-OWN = Lease(IPv4Network("10.1.5.0/24"), LeaseAttrs(HOST, "vxlan", {"VtepMAC": "x"}), 86400)
-PEERS = {IPv4Network("10.1.9.0/24"): Lease(IPv4Network("10.1.9.0/24"), LeaseAttrs(PEER), 86400)}
-
-
-class Network:
-    """A network whose device is loopback's, which every namespace has."""
-
-    device, mtu = "lo", 1450
-
-    def __init__(self) -> None:
-        self.wrong = ""
-
-    def counters(self) -> dict[str, int]:
-        return {"rx_spoofed": 7}
-
-    def trouble(self) -> str:
-        return self.wrong
-
-
-class Firewall:
-    """A guard that has dropped something."""
-
-    is_guarded, wants_guard, repairs, failures = True, True, 2, 3
-
-    async def counters(self) -> dict[str, Counter]:
-        return {"stranger": Counter(5, 500)}
-
-
-class Made:
-    """A status in the middle of a life."""
-
-    def __init__(self) -> None:
-        self.heard = StoreHealth("http://192.0.2.1:2379", monotonic(), monotonic(), 3)
-        self.status = Status(parse([], {}), lambda: self.heard)
-        self.network: Any = Network()
-
-    @contextmanager
-    def serve(self) -> Iterator[None]:
-        self.status.serve(CONFIG, ETH0, SimpleNamespace(peers=PEERS), self.network, Firewall())
-        yield
-        self.status.end("the body is over")
-
-    def finish(self) -> None:
-        self.status.leased(OWN, 40000.0)
-        for part in PARTS:
-            self.status.has(part)
-
 
 @pytest.fixture
-def made() -> Made:
-    return Made()
+def made() -> OneStatus:
+    return OneStatus()
 
 
-def test_it_is_ready_when_all_parts_are_done_and_only_then(made: Made) -> None:
+def test_it_is_ready_once_all_parts_are_done(made: OneStatus) -> None:
     assert made.status.unready() == "starting"
     with made.serve():
         assert made.status.unready() == "subnet.env: not there yet"
@@ -96,7 +38,7 @@ def test_it_is_ready_when_all_parts_are_done_and_only_then(made: Made) -> None:
         assert made.status.unready() == ""
 
 
-def test_a_lost_lease_makes_it_unready_until_all_is_done_again(made: Made) -> None:
+def test_a_lost_lease_makes_it_unready_until_all_is_done_again(made: OneStatus) -> None:
     with made.serve():
         made.finish()
     made.status.end("cannot keep lease 10.1.5.0/24: it is gone from the store")
@@ -106,27 +48,31 @@ def test_a_lost_lease_makes_it_unready_until_all_is_done_again(made: Made) -> No
         assert made.status.unready() == "subnet.env: not there yet"
 
 
-def test_its_document_has_the_same_members_whether_a_network_is_served_or_not(made: Made) -> None:
+def test_its_document_has_the_same_members_whether_a_network_is_served_or_not(
+    made: OneStatus,
+) -> None:
     before = made.status.document().keys()
     with made.serve():
         assert made.status.document().keys() == before
 
 
 @pytest.mark.parametrize("condition", ["interface", "store", "config", "run"])
-def test_what_is_waited_for_is_the_reason(made: Made, condition: str) -> None:
+def test_a_missing_condition_of_a_run_is_the_reason_to_be_unready(
+    made: OneStatus, condition: str
+) -> None:
     made.status.conditions.report(Condition(condition), "cannot do it: because")
     assert made.status.unready() == "cannot do it: because"
 
 
-def test_a_store_that_a_newcomer_does_not_reach_is_said_where_etcd_is(made: Made) -> None:
+def test_an_unreachable_store_is_reported_at_etcd_before_the_first_run(made: OneStatus) -> None:
     made.status.conditions.report(
         Condition.STORE, "cannot read /config: connection refused; trying again"
     )
     assert "refused" in made.status.document()["etcd"]["trouble"]
 
 
-def test_what_keeps_packets_from_being_carried_is_the_reason_why_a_part_is_missing(
-    made: Made,
+def test_a_network_that_cannot_carry_packets_is_the_reason_for_a_missing_part(
+    made: OneStatus,
 ) -> None:
     with made.serve():
         made.status.has("subnet.env")
@@ -134,7 +80,7 @@ def test_what_keeps_packets_from_being_carried_is_the_reason_why_a_part_is_missi
         assert made.status.unready() == "cannot carry packets: cannot bind UDP port 8285"
 
 
-def test_a_kernel_that_refuses_makes_it_unready_while_that_lasts(made: Made) -> None:
+def test_a_kernel_that_refuses_makes_it_unready_while_that_lasts(made: OneStatus) -> None:
     with made.serve():
         made.finish()
         made.status.conditions.report(Condition.KERNEL, "cannot program the kernel: no memory")
@@ -143,14 +89,14 @@ def test_a_kernel_that_refuses_makes_it_unready_while_that_lasts(made: Made) -> 
         assert made.status.unready() == ""
 
 
-def test_a_device_that_is_gone_makes_it_unready(made: Made) -> None:
+def test_a_missing_device_makes_it_unready(made: OneStatus) -> None:
     made.network.device = "flannel.4711"
     with made.serve():
         made.finish()
         assert made.status.unready() == "device flannel.4711 is gone"
 
 
-def test_a_store_that_is_away_is_shown_and_no_reason(made: Made) -> None:
+def test_an_unreachable_store_is_shown_and_leaves_it_ready(made: OneStatus) -> None:
     with made.serve():
         made.finish()
         made.status.conditions.report(Condition.WATCH, "cannot follow the leases: refused")
@@ -160,7 +106,7 @@ def test_a_store_that_is_away_is_shown_and_no_reason(made: Made) -> None:
         assert etcd["errors"] == 3
 
 
-def test_tasks_that_hang_are_dead_and_the_watchdog_hears_of_it(made: Made, clock: Clock) -> None:
+def test_a_task_without_a_sign_of_life_is_reported_as_dead(made: OneStatus, clock: Clock) -> None:
     clock.rule(status, awake)
     made.status.awake.tick()
     began = clock.now
@@ -179,7 +125,7 @@ def test_tasks_that_hang_are_dead_and_the_watchdog_hears_of_it(made: Made, clock
         assert made.status.dead() == "the packet loop is not running"
 
 
-def test_a_pause_of_the_process_is_no_hang(made: Made, clock: Clock) -> None:
+def test_a_pause_of_the_process_is_not_taken_for_a_hang(made: OneStatus, clock: Clock) -> None:
     clock.rule(status, awake)
 
     async def work() -> None:
@@ -205,7 +151,9 @@ def test_a_pause_of_the_process_is_no_hang(made: Made, clock: Clock) -> None:
     clock.run(work())
 
 
-def test_the_document_has_ages_and_is_json(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_document_has_ages_and_is_json(
+    made: OneStatus, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with made.serve():
         made.finish()
         made.status.repairs.note("the device was down")
@@ -223,7 +171,7 @@ def test_the_document_has_ages_and_is_json(made: Made, monkeypatch: pytest.Monke
     assert found["peers"] == 1
 
 
-def test_the_kernels_counters_of_a_link() -> None:
+def test_the_counters_of_a_link_are_read_from_the_kernels_table() -> None:
     text = (
         "Inter-|   Receive                            |  Transmit\n"
         " face |bytes packets errs drop fifo frame compressed multicast|bytes packets errs drop\n"
@@ -243,7 +191,7 @@ def test_the_kernels_counters_of_a_link() -> None:
     assert device_traffic("flannel.2", text) == {}
 
 
-def test_the_metrics_are_what_prometheus_reads(made: Made) -> None:
+def test_prometheus_can_read_the_metrics(made: OneStatus) -> None:
     with made.serve():
         made.finish()
         asyncio.run(made.status.read_guard())
@@ -265,16 +213,68 @@ def test_the_metrics_are_what_prometheus_reads(made: Made) -> None:
     assert ("flannel_device_bytes_total", "rx") in samples
 
 
-def test_metrics_can_be_had_before_there_is_a_network(made: Made) -> None:
+def test_metrics_are_served_before_there_is_a_network(made: OneStatus) -> None:
     assert b"flannel_ready 0.0" in Exporter(made.status).exposition()
 
 
-def test_health_says_upstreams_words_or_what_is_dead(made: Made) -> None:
-    assert health._health(made.status).body == b"flanneld is running"
-    made.network.wrong = "the packet loop is not running"
+def test_without_a_run_nothing_is_dead_nor_recorded(made: OneStatus) -> None:
+    made.status.beat("peers")
+    made.finish()
+    assert made.status.dead() == ""
+    assert made.status.peers == {}
+    assert made.status.unready() == "starting"
+    asyncio.run(made.status.read_guard())
+    assert made.status.guard_drops == {}
+
+
+def test_a_reservation_has_neither_an_end_nor_a_renewal(made: OneStatus) -> None:
     with made.serve():
-        assert health._health(made.status).status == 503
-        assert health._readiness(made.status).body == b"the packet loop is not running\n"
+        made.finish()
+        made.status.leased(replace(OWN, ttl=None), None)
+        lease = made.status.document()["lease"]
+        text = Exporter(made.status).exposition()
+    assert (lease["reservation"], lease["left"], lease["renewal_in"]) == (True, None, None)
+    assert b"flannel_lease_info" in text
+    assert b"flannel_lease_left_seconds" not in text
+
+
+def test_clients_that_ask_together_share_one_reading_of_the_guard(made: OneStatus) -> None:
+    async def ask_together() -> None:
+        await asyncio.gather(*(made.status.read_guard() for _ in range(5)))
+
+    with made.serve():
+        asyncio.run(ask_together())
+        assert made.firewall.readings == 1
+        asyncio.run(ask_together())
+        assert made.firewall.readings == 2
+
+
+def test_a_guard_that_cannot_be_read_keeps_the_counters_read_last(made: OneStatus) -> None:
+    with made.serve():
+        asyncio.run(made.status.read_guard())
+        made.firewall.refusal = FirewallError("cannot list the table: nft refuses")
+        asyncio.run(made.status.read_guard())
+        assert made.firewall.readings == 2
+        assert made.status.guard_drops == {"stranger": 5}
+
+
+def test_a_guard_that_is_not_wanted_has_no_metric(made: OneStatus) -> None:
+    with made.serve():
+        assert b"flannel_guarded 1.0" in Exporter(made.status).exposition()
+        made.firewall.is_guarded = False
+        assert b"flannel_guarded 0.0" in Exporter(made.status).exposition()
+        made.firewall.wants_guard = False
+        assert b"flannel_guarded" not in Exporter(made.status).exposition()
+
+
+def test_ages_of_events_that_never_happened_have_no_metric(made: OneStatus) -> None:
+    made.heard = StoreHealth("", None, 0.0, 0)
+    made.network.device = "flannel.4711"
+    with made.serve():
+        text = Exporter(made.status).exposition()
+    assert b"flannel_mtu_bytes 1450.0" in text
+    for name in (b"store_answer_age", b"last_repair_age", b"device_bytes_total{"):
+        assert b"flannel_" + name not in text
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def test_the_watchdog_is_fed_when_systemd_asks(
     assert watchdog_interval(environ) == seconds
 
 
-def test_the_dashboard_asks_for_metrics_that_there_are(made: Made) -> None:
+def test_the_dashboard_uses_metrics_that_exist(made: OneStatus) -> None:
     dashboard = (Path(__file__).parents[2] / "dist/grafana-dashboard.json").read_text()
     made.status.repairs.note("x")
     made.status.repairs.commit("lo")

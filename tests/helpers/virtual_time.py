@@ -11,17 +11,30 @@ import pytest
 T = TypeVar("T")
 
 
+_MAX_TURNS = 20_000
+"""Turns of the loop in which no time passes. The longest test takes some hundred."""
+
+
 class _Selector(selectors.DefaultSelector):
-    """Waits for descriptors as others do, but not for a time: that is over at once."""
+    """Waits for descriptors as others do, but not for a time: that is over at once.
+
+    A task that never waits fails its test, which would not end otherwise.
+    """
 
     def __init__(self, clock: "Clock") -> None:
         super().__init__()
         self._clock = clock
+        self._turned_at, self._turns = clock.now, 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         found = super().select(min(timeout, 0) if timeout is not None else None)
         if timeout is not None and timeout > 0 and not found:
             self._clock.skip(timeout)
+        self._turns = self._turns + 1 if self._turned_at == self._clock.now else 0
+        self._turned_at = self._clock.now
+        if self._turns > _MAX_TURNS:
+            self._turns = 0  # for the end of the loop's tasks
+            raise AssertionError("the tasks turn without end while no time passes")
         return found
 
 
