@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
-from firewalls import NETWORK, SUBNET, keeping, nothing
+from firewalls import NETWORK, RULES, SUBNET, keeping, nothing
 from flannel_command import flannel
 from hosts import Host
 from namespaces import wait_for
@@ -54,12 +54,18 @@ def path(directory: Path, programs: Mapping[str, str]) -> str:
     return str(directory)
 
 
-async def forward_verdict() -> tuple[Verdict, list[str]]:
-    """What check and explain think of a packet, and what they could not see."""
+async def look() -> host_view.Host:
+    """What check and explain see of the host."""
     async with Netlink() as netlink:
         with RtNetlink() as tables:
             host = await host_view.Host.look(netlink, tables)
             await host.read_firewall()
+    return host
+
+
+async def forward_verdict() -> tuple[Verdict, list[str]]:
+    """What check and explain think of a packet, and what they could not see."""
+    host = await look()
     return judge(host.chains, FORWARDED, PACKET), host.unseen
 
 
@@ -103,6 +109,17 @@ class TestAHostsPrograms:
             patch.setenv("PATH", str(tmp_path / "bin"))
             assert clean_up(tmp_path) == 0
         assert capsys.readouterr().out.startswith("there is nothing of ours on this host\n")
+
+    @pytest.mark.parametrize("kind", ["nft alone", "iptables is the newer one, alone"])
+    def test_explain_knows_whether_our_guard_looks_at_sources(
+        self, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PATH", path(tmp_path / "bin", KINDS[kind]))
+        assert not asyncio.run(look()).drops_forged
+        keeping(nothing, RULES)
+        assert asyncio.run(look()).drops_forged
+        keeping(nothing, Rules(NETWORK, SUBNET, masquerade=True, forward=True))
+        assert not asyncio.run(look()).drops_forged
 
     @pytest.mark.parametrize("kind", KINDS)
     @pytest.mark.parametrize("dropping", ["iptables-nft", "iptables-legacy"])

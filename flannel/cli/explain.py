@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 from flannel.cli.context import Context, DaemonDown, pairs
 from flannel.cli.host_view import Host, first_container, saved_subnet
 from flannel.cli.leases import list_leases
+from flannel.cli.rulesets.own_guard import forged
 from flannel.cli.rulesets.verdict import FORWARDED, SENT, TRANSLATED, Packet, Verdict, judge
 from flannel.errors import StoreError
+from flannel.handover.subnet_env import SubnetEnv
 from flannel.kernel.links import Link, VxlanSettings, Way
 
 _BRIDGE = "docker0"
@@ -62,8 +64,13 @@ async def _steps(
             return
         yield _route(host, way)
         if source is not None and all(source != each.interface.ip for each in host.addresses):
+            is_masqueraded = False
             for step in _forwarded(host, source, destination, way):
+                is_masqueraded |= step.name == "masquerade" and step.text.startswith("yes")
                 yield step
+            if env is not None and host.drops_forged and not is_masqueraded:
+                async for step in _guard(host, env, source, destination, way):
+                    yield step
         link = host.links.get(way.link)
         if link is not None and link.vxlan is not None:
             async for step in _tunnel(host, link, link.vxlan, way.via or destination):
@@ -121,6 +128,28 @@ def _forwarded(host: Host, source: IPv4Address, destination: IPv4Address, way: W
     steps.append(Step("masquerade", text + _doubt(host, translated)))
     steps.extend(Step("not seen", text) for text in host.unseen)
     return steps
+
+
+async def _guard(
+    host: Host, env: SubnetEnv, source: IPv4Address, destination: IPv4Address, way: Way
+) -> AsyncIterator[Step]:
+    """What flanneld's own guard drops, and why."""
+    subnet = env.subnet.network
+    link = host.links.get(way.link)
+    by_tunnel = link is not None and (link.vxlan is not None or link.kind == "tun")
+    if destination in subnet or (not by_tunnel and destination not in env.network):
+        return
+    dropped = "dropped by flanneld's own guard (tx_spoofed)"
+    if why := forged(source, subnet, env.network, by_tunnel=by_tunnel):
+        yield Step("guard", f"{dropped}: {why}", True)
+        return
+    back = await host.netlink.find_way(source)
+    if back is None or back.link == way.link:
+        why = f"this host has no route to {source} by a link of containers"
+        yield Step("guard", f"{dropped}: {why}", True)
+    elif back.via is not None:
+        yield Step("guard", f"{dropped}, unless it comes in by {host.name(back.link)}, by which "
+                   f"this host reaches {source}")  # fmt: skip
 
 
 def _firewall(host: Host, what: str, verdict: Verdict) -> Step:

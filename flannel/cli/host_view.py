@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flannel.cli.rulesets import iptables as iptables_rules
 from flannel.cli.rulesets import nft as nft_rules
-from flannel.cli.rulesets.own_guard import without_guard
+from flannel.cli.rulesets.own_guard import drops_forged, without_guard
 from flannel.cli.rulesets.verdict import Chain
 from flannel.firewall import mark_conflicts
 from flannel.firewall.listing import read_rules
@@ -22,6 +22,7 @@ class Host:
 
     :ivar tables: routes, ARP and FDB entries.
     :ivar chains: the firewall's, by table.
+    :ivar drops_forged: whether flanneld's guard looks at the sources of forwarded packets.
     :ivar marking: the rules of others that use the guard's bit of the packet mark.
     :ivar unseen: the parts of the firewall that could not be read, and why.
     :ivar sysctls: the directory of the kernel's settings for IPv4.
@@ -34,6 +35,7 @@ class Host:
     chains: dict[str, dict[str, Chain]] = field(default_factory=dict)
     unseen: list[str] = field(default_factory=list)
     marking: list[str] = field(default_factory=list)
+    drops_forged: bool = False
     sysctls: Path = Path("/proc/sys/net/ipv4")
 
     @classmethod
@@ -77,6 +79,7 @@ class Host:
             else:
                 self.marking += mark_conflicts.in_nft(listing.nft, bit, listing.doubled)
         self.marking += mark_conflicts.in_iptables(listing.iptables, bit)
+        self.drops_forged = drops_forged(self.chains)
         self.chains = without_guard(self.chains)
 
 

@@ -3,7 +3,8 @@
 from ipaddress import IPv4Address
 
 import pytest
-from fake_context import MAC, PEER_HOST, PEER_TUNNEL, TUNNEL, World
+from fake_context import DOCKER0, MAC, PEER_HOST, PEER_TUNNEL, TUNNEL, World
+from fake_host import HOST
 
 from flannel.cli.context import DaemonDown
 from flannel.errors import StoreUnavailable
@@ -116,6 +117,60 @@ class TestWhereItEnds:
         name, text = steps(world, status=1)[-1]
         assert name == "firewall"
         assert text.startswith("outer packet dropped by ")
+
+
+class TestOurOwnGuard:
+    """Its rules are not judged with the others', so that what it drops is named apart."""
+
+    @pytest.fixture(autouse=True)
+    def guarded(self, world: World) -> None:
+        world.filter(":FLANNEL-IN - [0:0]", "-A FLANNEL-IN -m rpfilter --invert -j DROP",
+                     table="raw")  # fmt: skip
+        world.netlink.ways[IPv4Address("10.1.5.2")] = Way(DOCKER0.index, None, None)
+
+    def guard(self, world: World, *argv: str, status: int = 0) -> str:
+        return dict(steps(world, *(argv or [str(FAR)]), status=status)).get("guard", "")
+
+    def test_a_container_of_this_host_passes(self, world: World) -> None:
+        assert self.guard(world) == ""
+        assert self.guard(world, str(FAR), "--source", "192.0.2.1") == ""
+
+    def test_a_source_of_another_host_is_dropped(self, world: World) -> None:
+        assert self.guard(world, str(FAR), "--source", "10.1.7.2", status=1) == (
+            "dropped by flanneld's own guard (tx_spoofed): 10.1.7.2 is not of this host's subnet "
+            "10.1.5.0/24"
+        )
+
+    def test_one_that_is_masqueraded_passes(self, world: World) -> None:
+        world.filter(":FLANNEL-IN - [0:0]", "-A FLANNEL-IN -m rpfilter --invert -j DROP", "COMMIT",
+                     "*nat", ":POSTROUTING ACCEPT [0:0]", "-A POSTROUTING -j MASQUERADE",
+                     table="raw")  # fmt: skip
+        assert self.guard(world, str(FAR), "--source", "172.20.0.2") == ""
+
+    def test_with_routes_to_hosts_only_the_overlay_s_addresses_are_looked_at(
+        self, world: World
+    ) -> None:
+        world.netlink.ways[FAR] = Way(2, PEER_HOST, HOST)
+        world.netlink.ways[IPv4Address("172.20.0.2")] = Way(DOCKER0.index, None, None)
+        assert self.guard(world, str(FAR), "--source", "172.20.0.2") == ""
+        assert self.guard(world, str(FAR), "--source", "10.1.7.2", status=1) != ""
+        world.netlink.ways[IPv4Address("8.8.8.8")] = Way(2, PEER_HOST, HOST)
+        assert self.guard(world, "8.8.8.8", "--source", "10.1.7.2") == ""
+
+    def test_a_subnet_that_no_bridge_has_is_dropped_for_certain_or_perhaps(
+        self, world: World
+    ) -> None:
+        source = IPv4Address("10.1.5.2")
+        del world.netlink.ways[source]
+        assert "no route to 10.1.5.2 by a link of containers" in self.guard(world, status=1)
+        world.netlink.ways[source] = Way(2, PEER_HOST, None)
+        assert self.guard(world).endswith(
+            "unless it comes in by eth0, by which this host reaches 10.1.5.2"
+        )
+
+    def test_without_a_guard_nothing_is_said_of_it(self, world: World) -> None:
+        world.filter()
+        assert self.guard(world, str(FAR), "--source", "10.1.7.2") == ""
 
 
 def test_masquerade_is_told_with_the_rule(world: World) -> None:
