@@ -74,3 +74,32 @@ def test_a_log_that_nobody_reads_any_more_ends_nothing(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "it goes on")
+
+
+def test_it_runs_until_systemd_ends_it_and_leaves_everything_in_place(tmp_path: Path) -> None:
+    script = (
+        "import asyncio, os, signal, sys\n"
+        "from flannel import __main__ as program\n"
+        "from flannel.daemon import daemon\n"
+        "def refuse(secrets): raise program.KernelError('drop capabilities', 1)\n"
+        "async def run(options, store, status):\n"
+        "    while not os.path.exists(f'{sys.argv[1][13:-11]}/flanneld.sock'):\n"
+        "        await asyncio.sleep(0.01)\n"
+        "    program._start_is_over()\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    await asyncio.sleep(600)\n"
+        "program.privileges.drop, daemon.run = refuse, run\n"
+        "sys.exit(program.main())\n"
+    )
+    flags = [f"-subnet-file={tmp_path}/subnet.env", f"-state-dir={tmp_path}/state"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *flags], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert [line.split(" ", 3)[3] for line in done.stderr.splitlines()] == [
+        "cannot drop capabilities: Operation not permitted; running with more privileges than "
+        "needed",
+        "flanneld 0.1.0, etcd at http://127.0.0.1:4001, http://127.0.0.1:2379",
+        "stopped; device and routes stay",
+    ]
+    assert not (tmp_path / "flanneld.sock").exists()
