@@ -1,8 +1,8 @@
 """Foreign text, made fit for a terminal, a line of the log, and JSON.
 
-Whoever writes a lease, names a link, or makes a program print something chooses bytes that a
-terminal obeys (ECMA-48), that begin a new line, turn the direction of writing, or are no
-characters at all. All that flanneld and `flannel` print passes here:
+A lease, the name of a link or the message of a program can hold characters that a terminal obeys
+(ECMA-48), that begin a new line, that change the direction of writing, or lone surrogates, which no
+encoding has. Everything that flanneld and `flannel` print passes here:
 
     printable(text)         on one line, cut
     printable_json(text)    a JSON document as it was written, whole

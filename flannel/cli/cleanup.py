@@ -108,7 +108,7 @@ def _entries(tables: RtNetlink) -> list[Part]:
     entries = tables.list_own(_EVERYTHING)
 
     async def remove() -> None:
-        # Those over our link have gone with it.
+        # Routes over our link have ended with it.
         for entry, errno in tables.delete(tables.list_own(_EVERYTHING)):
             raise KernelError(f"remove {entry}", errno)
 

@@ -1,4 +1,4 @@
-"""flannel config get, check, set: the network config that the whole cluster agrees on."""
+"""flannel config get, check, set: the network config of the whole cluster."""
 
 import sys
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from flannel.printable import complain, printable, printable_json, say, say_whol
 
 
 async def get(context: Context) -> int:
-    """Print the document as it stands in the store."""
+    """Print the document that is in the store."""
     document = await context.config_document()
     if document is None:
         key = f"{context.options.etcd.prefix}/config"
@@ -30,7 +30,7 @@ async def get(context: Context) -> int:
 
 
 async def check(context: Context, source: str | None) -> int:
-    """Say whether a document, or the one in the store, can be used, and what it would change."""
+    """Check whether a document, or the one in the store, is valid, and what it would change."""
     current = await context.config_document() if source is None else None
     if source is None and current is None:
         raise BadOption("cannot check the network config: there is none in the store")
@@ -52,7 +52,8 @@ async def check(context: Context, source: str | None) -> int:
 async def set_config(context: Context, source: str) -> int:
     """Write a document after checking it and showing its consequences.
 
-    Nothing is written if the one in the store has changed meanwhile.
+    :raises BadOption: a host would refuse the document.
+    :raises ConfigConflict: the document in the store has changed meanwhile; nothing is written.
     """
     text = _read(source).strip()
     try:
@@ -61,7 +62,7 @@ async def set_config(context: Context, source: str) -> int:
         raise BadOption(str(why)) from None
     before = await context.config_document()
     if before is not None and before.text == text:
-        context.show({"written": False}, "that is what it says already")
+        context.show({"written": False}, "the store holds that document already")
         return 0
     report = await _report(context, text)
     if not context.as_json:
@@ -84,7 +85,10 @@ def validate(text: str) -> NetworkConfig:
 
 
 def _read(source: str) -> str:
-    """A document that is given itself, as a file's name, or as ``-`` for standard input."""
+    """The document itself, or that of a named file, or of standard input for ``-``.
+
+    :raises BadOption: it cannot be read.
+    """
     if source.lstrip().startswith("{"):
         return source
     try:
@@ -95,7 +99,7 @@ def _read(source: str) -> str:
 
 
 async def _report(context: Context, text: str) -> dict[str, Any]:
-    """What is different from what is in the store, and who would feel it."""
+    """The difference from the document in the store, and the hosts that it would affect."""
     before = await context.config_document()
     leases = (await context.store.snapshot()).leases
     found = report(before.text if before is not None else "{}", text, leases)

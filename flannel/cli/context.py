@@ -136,7 +136,7 @@ class Context:
         if self.yes:
             return True
         if not sys.stdin.isatty():
-            raise BadOption("cannot ask whether to go on: stdin is not a terminal; --yes says so")
+            raise BadOption("cannot ask whether to go on: this is no terminal; --yes says so")
         return ask(f"{question} [y/N]").strip().lower() in ("y", "yes")
 
 

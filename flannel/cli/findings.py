@@ -1,4 +1,4 @@
-"""All that ``flannel check`` may find: what each means, and what to do about it."""
+"""The findings of ``flannel check``: why each matters, and what to do about it."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -30,11 +30,11 @@ KINDS: dict[str, Kind] = {
         "changes of other hosts are not followed, and the lease ends within a day",
         "systemctl status flanneld; journalctl -u flanneld"),
     "daemon-unseen": Kind(
-        "only root may ask it: whether all is well cannot be told",
+        "only root may ask flanneld, so it is not known whether all is well",
         "run flannel as root"),
     "not-ready": Kind(
         "containers may not reach other hosts",
-        "mend what it names; journalctl -u flanneld has more"),
+        "repair what it names; journalctl -u flanneld has more"),
     "etcd-down": Kind(
         "packets flow on, but new hosts are not seen, and leases end within a day",
         "see that etcd runs and that this host reaches it; compare -etcd-endpoints"),
@@ -60,25 +60,26 @@ KINDS: dict[str, Kind] = {
         "packets between containers and other hosts are dropped",
         "let flanneld add its rules (-iptables-forward-rules), or accept the network there"),
     "input-drop": Kind(
-        "what other hosts send to containers here is dropped",
+        "packets of other hosts to containers here are dropped",
         "accept that UDP port on the external interface"),
     "firewall": Kind(
         "masquerade, guard or forwarding may be missing or out of date",
         "see that nft and iptables run: nft list ruleset, iptables-save; flanneld tries again"),
     "unguarded": Kind(
-        "packets that nobody should send may reach containers, here or on other hosts",
+        "forged packets may reach containers, here or on other hosts",
         "install nftables, or filter the backend's UDP port by other means", "warning"),
     "mark-conflict": Kind(
-        "packets that nobody should send may pass the guard, or that rule meets the tunnel's",
-        "give flanneld a bit that nobody else uses: -guard-mark", "warning"),
+        "forged packets may pass the guard, or that rule may match packets of the tunnel",
+        "give flanneld a bit that no other program uses: -guard-mark", "warning"),
     "device-missing": Kind(
         "packets to other hosts have no way out",
-        "flanneld makes it again within seconds when it runs; see its log if not"),
+        "flanneld makes it again within seconds while it runs; otherwise see its log"),
     "device-down": Kind(
         "packets to other hosts have no way out",
-        "find out who took it down, such as a network manager; flanneld puts it up again"),
+        "find out which program took it down, such as a network manager; flanneld brings it up "
+        "again"),
     "other-interface": Kind(
-        "the others know this host by the address in use, and may not reach the other interface",
+        "other hosts know this one by the address in use, and may not reach the other interface",
         "nothing while the overlay works; to move it, name the interface with -iface and restart "
         "flanneld", "warning"),
     "interface-mtu": Kind(
@@ -98,7 +99,7 @@ KINDS: dict[str, Kind] = {
         "remove it, or choose another Network with flannel config set"),
     "route-missing": Kind(
         "packets to containers there go another way, or nowhere",
-        "flanneld puts it back within seconds when it runs; see its log if not"),
+        "flanneld restores it within seconds while it runs; otherwise see its log"),
     "peer-down": Kind(
         "containers there cannot be reached",
         "see whether that host runs; if it is gone for good: flannel release SUBNET"),
@@ -112,22 +113,22 @@ KINDS: dict[str, Kind] = {
         "containers there may not reach other hosts",
         "there: flannel status"),
     "peer-silent": Kind(
-        "UDP may be lost where ICMP is not: a firewall there, checksums that a network card gets "
-        "wrong, or a daemon that is not ours and has no answer",
+        "UDP may be lost where ICMP is not: by a firewall there, by a network card that computes "
+        "wrong checksums; or the daemon there is another program, which does not answer",
         "there: flannel check; ethtool -K DEVICE tx-checksum-ip-generic off, to try", "warning"),
     "rp-filter": Kind(
-        "the kernel drops packets that come by another way than answers would go",
+        "the kernel drops packets that arrive by an interface different from that of the answers",
         "sysctl -w net.ipv4.conf.INTERFACE.rp_filter=2", "warning"),
     "unseen": Kind(
-        "what depends on it was not checked",
-        "mend what it names; run flannel as root", "warning"),
+        "the checks that depend on it were not made",
+        "repair what it names; run flannel as root", "warning"),
 }
 # fmt: on
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is not as it should be.
+    """A fault or a warning.
 
     :ivar kind: a name from `KINDS`.
     :ivar what: what was found, in words.

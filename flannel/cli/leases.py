@@ -1,4 +1,4 @@
-"""flannel leases, reserve, release: who holds which subnet."""
+"""flannel leases, reserve, release: which host holds which subnet."""
 
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
@@ -11,10 +11,10 @@ from flannel.network_config import NetworkConfig
 
 
 async def list_leases(context: Context) -> tuple[list[dict[str, Any]], str]:
-    """All leases as documents, from the store; from flanneld when the store is away.
+    """All leases as documents, from the store, or from flanneld while the store is unreachable.
 
-    :returns: and where they come from, if not from the store.
-    :raises StoreError: neither can tell.
+    :returns: the documents, and a note on their source if it is not the store.
+    :raises StoreError: neither answers.
     """
     try:
         leases = (await context.store.snapshot()).leases
@@ -40,7 +40,7 @@ def _sorted(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 async def leases(context: Context) -> int:
-    """Print them."""
+    """Print all leases."""
     documents, note = await list_leases(context)
     rows = [
         (each["subnet"], each["public_ip"], each["backend"], _left(each), _data(each))
@@ -63,7 +63,10 @@ def _data(document: dict[str, Any]) -> str:
 
 
 async def reserve(context: Context, public_ip: IPv4Address, subnet: IPv4Network | None) -> int:
-    """Keep a subnet for a host."""
+    """Reserve a subnet for a host.
+
+    :raises BadOption: there is no network config.
+    """
     document = await context.config_document()
     if document is None:
         raise BadOption("cannot reserve a subnet: there is no network config yet")
@@ -74,7 +77,10 @@ async def reserve(context: Context, public_ip: IPv4Address, subnet: IPv4Network 
 
 
 async def release(context: Context, subnet: IPv4Network) -> int:
-    """Give up the lease or reservation of a subnet, after asking."""
+    """Release the lease or reservation of a subnet, after asking.
+
+    :raises BadOption: the subnet has none, or nobody can be asked.
+    """
     lease = await context.store.find(subnet)
     if lease is None:
         raise BadOption(f"cannot release {subnet}: nobody holds it; flannel leases lists them")

@@ -1,4 +1,4 @@
-"""flannel peers: who answers, how quickly, and up to which size."""
+"""flannel peers: which hosts answer, how quickly, and packets up to which size."""
 
 from dataclasses import asdict, dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -16,21 +16,22 @@ from flannel.lease import Lease, LeaseAttrs
 from flannel.network_config import NetworkConfig
 
 _SEARCHES = 8
-"""Path MTUs that are searched for, a second each; where one is too small, many tend to be."""
+"""Peers whose path MTU is searched for, a second each; if one is too small, many tend to be."""
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Another host, and what became of the echoes to it.
+    """Another host, and the outcome of the echoes to it.
 
-    :ivar address: its own in the overlay; its public one where there is no tunnel.
-    :ivar is_ours: it runs this program, and not upstream's, which answers no probes.
+    :ivar address: its own address in the overlay; without a tunnel, its public one.
+    :ivar is_ours: it runs this flanneld; upstream's answers no probes.
     :ivar rtt: milliseconds through the overlay; None: no answer.
-    :ivar underlay_rtt: the same beside it, at its public address; only asked where the overlay
-        is silent.
-    :ivar mtu: the largest packet that gets there and back through the overlay; None: not known.
-    :ivar full_size: whether packets of the overlay's MTU do; None: not known.
-    :ivar probe: what its flanneld says; None: it was not asked.
+    :ivar underlay_rtt: the same at its public address, beside the overlay; only measured where
+        the overlay is silent.
+    :ivar mtu: bytes of the largest packet that gets there and back through the overlay; None: not
+        known.
+    :ivar full_size: packets of the overlay's MTU get there and back; None: not known.
+    :ivar probe: the answer of its flanneld; None: it was not asked.
     """
 
     subnet: str
@@ -47,7 +48,7 @@ class Peer:
 
     @property
     def state(self) -> str:
-        """In a word or two, for people."""
+        """One or two words for people."""
         if self.rtt is None:
             return "unreachable" if self.underlay_rtt is None else "not through the overlay"
         if self.probe is None:
@@ -57,12 +58,12 @@ class Peer:
         return {True: "ready", False: "not ready", None: "reachable"}[self.probe.ready]
 
     def document(self) -> dict[str, Any]:
-        """For JSON."""
+        """The members for JSON."""
         return {**asdict(self), "state": self.state}
 
 
 async def peers(context: Context) -> int:
-    """Print them; exit status 1 if one cannot be reached."""
+    """Print all peers; exit status 1 if one cannot be reached."""
     found, note = await probe_peers(context)
     rows = [
         (each.subnet, each.public_ip, each.backend, each.state, each.rtt, each.mtu)
@@ -75,10 +76,10 @@ async def peers(context: Context) -> int:
 
 
 async def probe_peers(context: Context) -> tuple[list[Peer], str]:
-    """All peers there are, probed.
+    """Probe all other hosts.
 
-    :returns: and a note, if something could not be seen.
-    :raises StoreError: nobody can tell who they are.
+    :returns: the peers, and a note on the source of their leases if it is not the store.
+    :raises StoreError: neither the store nor flanneld answers.
     """
     documents, note = await list_leases(context)
     own = await _own(context)
@@ -101,7 +102,7 @@ async def probe_peers(context: Context) -> tuple[list[Peer], str]:
 
 
 class _Own(NamedTuple):
-    """This host's part in the overlay; what is not known is empty."""
+    """This host's part in the overlay; unknown members are empty."""
 
     subnet: str
     public_ip: str
@@ -122,7 +123,7 @@ async def _own(context: Context) -> _Own:
 
 
 async def _agreed_backend(context: Context) -> str:
-    """By the network config; "" if it cannot be read."""
+    """The backend of the network config; "" if it cannot be read."""
     try:
         document = await context.config_document()
         return NetworkConfig.from_json(document.text).backend_type if document is not None else ""

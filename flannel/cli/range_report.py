@@ -18,9 +18,9 @@ async def range_report(
 ) -> dict[str, Any]:
     """Members of the report on ``config`` that are about addresses.
 
-    :return: ``overlap``: what this host has in the way; ``docker0``: its address in the network,
-        and what follows from it; ``refused``: the leases whose hosts cannot be served. Those of
-        this host are empty where it cannot be looked at.
+    :return: ``overlap``: the address or route of this host in that range; ``docker0``: the address
+        of docker's bridge in it, and what follows; ``refused``: the leases whose hosts cannot be
+        served. The first two are empty if this host's addresses cannot be read.
     """
     leases = tuple(leases)
     env = saved_subnet(context.options.subnet_file)
@@ -41,7 +41,7 @@ async def range_report(
 
 
 def docker_report(host: Surroundings, claim: Claim) -> str:
-    """What docker's bridge means for the network; "" if nothing. Pure."""
+    """The consequence of docker's bridge for the network; "" if there is none. Pure."""
     bridge = next((link for link in host.links.values() if link.name == DOCKER_BRIDGE), None)
     for each in host.on(bridge.index) if bridge is not None else ():
         if each.interface.ip in claim.config.network and not claim.is_own(each.interface.network):
@@ -52,7 +52,7 @@ def docker_report(host: Surroundings, claim: Claim) -> str:
 
 
 def range_lines(report: dict[str, Any]) -> list[str]:
-    """The same for people."""
+    """The lines of a report's members for people."""
     lines = []
     if report["overlap"]:
         lines.append(f"  NOT FOR THIS HOST: it has {report['overlap']}, in that network")

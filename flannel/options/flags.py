@@ -1,8 +1,8 @@
-"""The command line as Go's package flag reads it, for a table of flags that somebody else has.
+"""The command line as Go's package flag reads it, for any table of flags.
 
-* ``-flag`` and ``--flag``; ``-flag=value`` and ``-flag value``. The next word is the value whatever
-  it looks like. That is why argparse, to which a word with a dash is a flag, and ``--`` is special
-  even in ``-flag=--``, prints the help here and does no more.
+* ``-flag`` and ``--flag``; ``-flag=value`` and ``-flag value``. The next word is the value, even if
+  it begins with a dash. argparse takes such a word for a flag, and the ``--`` in ``-flag=--`` for a
+  separator: here it prints the help and does no more.
 * A boolean stands alone or has ``=true`` or ``=false``; the next word is never its value.
 * No abbreviations, and unlike upstream's, no words that belong to no flag.
 """
@@ -20,7 +20,7 @@ from flannel.printable import say
 class Flag:
     """A row of the table.
 
-    :ivar parse: text to value; raises ValueError with a phrase that says what is wrong.
+    :ivar parse: text to value; raises ValueError with a phrase for the mistake.
     :ivar default: upstream's, as one would type it.
     :ivar repeatable: every occurrence counts, in order; otherwise the last one does.
     :ivar secret: no part of the value may be shown.
@@ -48,7 +48,7 @@ class Flag:
     def value(self, texts: Sequence[str], source: str = "") -> object:
         """The value of the flag when given as ``texts``: a tuple if it is repeatable.
 
-        :param source: what to name in an error: the flag or its variable.
+        :param source: the flag or variable that an error names.
         :raises BadOption: one of them is wrong, even if a later one would count.
         """
         try:
@@ -60,7 +60,7 @@ class Flag:
 
 
 def boolean(text: str) -> bool:
-    """As Go's strconv.ParseBool; a flag with this for `Flag.parse` can stand alone."""
+    """As Go's strconv.ParseBool; a flag with this as its `Flag.parse` can stand alone."""
     if text in ("1", "t", "T", "true", "TRUE", "True"):
         return True
     if text in ("0", "f", "F", "false", "FALSE", "False"):
@@ -103,7 +103,7 @@ def split(argv: Sequence[str], flags: Mapping[str, Flag]) -> dict[str, list[str]
 def _stray(word: str, last: Flag | None) -> str:
     if last is None:
         return f"cannot use {shown(word)}: it is not a flag"
-    # After a secret with a blank in it that was not quoted, this is the rest of it.
+    # This may be the rest of a secret that has a blank in it and was not quoted.
     what = "a word" if last.secret else shown(word)
     hint = f"; write -{last.name}=true or =false" if last.parse is boolean else ""
     return f"cannot use {what} after -{last.name}: it belongs to no flag{hint}"
@@ -121,7 +121,7 @@ def usage(flags: Iterable[Flag]) -> str:
     )
     used = parser.add_argument_group("flags")
     no_effect = parser.add_argument_group("accepted, without effect in this version")
-    refused = parser.add_argument_group("refused, unless they say the default")
+    refused = parser.add_argument_group("refused, unless they have the default")
     for flag in flags:
         notes = [flag.variable, f"default {flag.default}" if flag.default else ""]
         text = f"{flag.help} ({', '.join(filter(None, notes))})".replace("%", "%%")

@@ -1,8 +1,8 @@
-"""Options: what the operator typed here, as opposed to the network config the cluster agreed on.
+"""Options of this host, as opposed to the network config of the whole cluster.
 
-`FLAGS` is the one table: command line, FLANNELD_* variables and ``-help`` all come from it. A flag
-beats its variable, which beats the default; an empty variable counts as unset. Names, defaults and
-syntax are upstream's, so that what was written for upstream's daemon goes on working.
+`FLAGS` is the only table: command line, FLANNELD_* variables and ``-help`` are made of it. A flag
+overrides its variable, which overrides the default; an empty variable counts as unset. Names,
+defaults and syntax are upstream's, so that units and scripts for upstream's daemon keep working.
 """
 
 import re
@@ -42,7 +42,7 @@ class EtcdOptions:
 
     @property
     def access(self) -> dict[str, Any]:
-        """What `flannel.stores.etcd_endpoints.Endpoints` has to know, as its arguments."""
+        """The arguments of `flannel.stores.etcd_endpoints.Endpoints`."""
         names = ("endpoints", "certfile", "keyfile", "cafile", "username", "password")
         return {name: getattr(self, name) for name in names}
 
@@ -98,7 +98,7 @@ FLAGS = (
          help="members of the etcd cluster, all http or all https; without a port: 80 or 443"),
     Flag(name="etcd-prefix", parse=values.etcd_prefix, metavar="KEY",
          default="/coreos.com/network",
-         help="where in etcd the network is: its config at KEY/config, leases below KEY/subnets"),
+         help="key of the network in etcd: KEY/config is its config, leases are below KEY/subnets"),
     Flag(name="etcd-keyfile", parse=values.readable_file, metavar="FILE",
          help="private key of -etcd-certfile, PEM"),
     Flag(name="etcd-certfile", parse=values.readable_file, metavar="FILE",
@@ -108,17 +108,17 @@ FLAGS = (
     Flag(name="etcd-username", parse=values.username, metavar="NAME",
          help="user name to show to etcd"),
     Flag(name="etcd-password", parse=str, metavar="TEXT", secret=True,
-         help="password to show to etcd; ps shows it to everybody, unless it is in the variable"),
+         help="password to show to etcd; ps shows it to all users, so prefer the variable"),
     Flag(name="iface", parse=values.interface, metavar="NAME|ADDRESS", repeatable=True,
-         help="interface that faces the other hosts, or its address; of several, the first that "
-         "is there; without: the one of the default route"),
+         help="interface towards the other hosts, or its address; of several, the first that "
+         "exists; without: the interface of the default route"),
     Flag(name="iface-regex", parse=values.pattern, metavar="PATTERN", repeatable=True,
          help="the same by regular expression, tried on addresses, then on names; of several, the "
          "first that fits, if no -iface does"),
     Flag(name="iface-can-reach", parse=values.unicast_ipv4, metavar="ADDRESS",
          help="the same by the route to ADDRESS, if no -iface or -iface-regex fits"),
     Flag(name="public-ip", parse=values.unicast_ipv4, metavar="ADDRESS",
-         help="where peers send to; behind NAT it is not the address of the interface"),
+         help="address that peers send to; behind NAT it differs from that of the interface"),
     Flag(name="public-ipv6", parse=values.ipv6, metavar="ADDRESS",
          help="-public-ip for IPv6", no_effect="this version serves IPv4 only"),
     Flag(name="subnet-file", parse=values.file_name, metavar="FILE",
@@ -139,22 +139,22 @@ FLAGS = (
          help="program to run after the host had to take another subnet, with FLANNEL_OLD_SUBNET "
          "and what is in -subnet-file in its environment"),
     Flag(name="release-on-exit", parse=boolean, metavar="BOOL", default="false",
-         help="give the lease up at the end, for hosts that do not come back"),
+         help="release the lease at the end, for hosts that do not return"),
     Flag(name="state-dir", parse=values.file_name, metavar="DIRECTORY",
          default="/var/lib/flannel",
-         help="where the identity of this host is kept, and what it needs to start without etcd"),
+         help="directory for the identity of this host and the state for a start without etcd"),
     Flag(name="ip-masq", parse=boolean, metavar="BOOL", default="false",
-         help="masquerade what leaves the overlay, and what enters it from elsewhere; subnet.env "
-         "tells docker not to"),
+         help="masquerade packets that leave the overlay, and those that enter it from elsewhere; "
+         "docker then does not"),
     Flag(name="ip-masq-fully-random-disable", parse=boolean, metavar="BOOL", default="false",
          help="masquerade without random source ports"),
     Flag(name="ip-masq-except", parse=values.networks, metavar="NETWORK,...", repeatable=True,
          help="with -ip-masq: networks that see containers with their own addresses, having routes "
          "to them"),
     Flag(name="guard", parse=boolean, metavar="BOOL", default="true",
-         help="drop what nobody may send to other hosts in the overlay's name, and VXLAN packets "
+         help="drop forged packets to other hosts of the overlay, and VXLAN packets "
          "from addresses that hold no lease; false for hosts behind NAT, whose packets come from "
-         "another address than they publish"),
+         "an address that they do not publish"),
     Flag(name="guard-mark", parse=values.mark_bit, metavar="BIT", default="0x10000000",
          help="the bit of the packet mark by which -guard tells the tunnel's own packets from "
          "others on their way out; one that no other program of this host uses"),
@@ -193,7 +193,7 @@ FLAGS = (
     Flag(name="remote-certfile", parse=str, metavar="FILE", help=_OLD, refused=_NO_REMOTE),
     Flag(name="remote-cafile", parse=str, metavar="FILE", help=_OLD, refused=_NO_REMOTE),
     Flag(name="version", parse=boolean, metavar="BOOL", default="false", has_variable=False,
-         help="say the version on stderr, then exit"),
+         help="print the version on stderr, then exit"),
 )
 # fmt: on
 """In the order of -help. A table, which the formatter would make four times as long."""

@@ -1,7 +1,7 @@
-"""From the text of an option to its value, as strict as can be: what is wrong is said at start.
+"""From the text of an option to its value, strictly: a mistake ends the start, not a later request.
 
-Each function raises ValueError with a phrase that shows the text and says what it should be. A
-text that may hold a password is not shown.
+Each function raises ValueError with a phrase that shows the text and what it should be. A text that
+may hold a password is not shown.
 """
 
 import os
@@ -18,7 +18,7 @@ from flannel.lease import is_unicast
 
 _LINK_NAME_BYTES = 15  # IFNAMSIZ - 1
 _KUBERNETES_BITS = 0xC000
-"""Of the packet mark: kube-proxy's for masquerade, kubelet's for what is to be dropped."""
+"""Bits of the packet mark: kube-proxy's for masquerade, and kubelet's for packets to be dropped."""
 _ENDPOINT = re.compile(
     r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?/?", re.ASCII | re.IGNORECASE
 )
@@ -145,14 +145,14 @@ def pattern(text: str) -> re.Pattern[str]:
 
 
 def file_name(text: str) -> Path:
-    """The name of a file, there or not."""
+    """The name of a file, which need not exist."""
     if not text or "\0" in text:
         raise ValueError(f"{text!r} is not the name of a file")
     return Path(text)
 
 
 def readable_file(text: str) -> Path | None:
-    """The name of a file that is there and that this process may read; None for an empty text."""
+    """The name of an existing file that this process may read; None for an empty text."""
     if not text:
         return None
     path = file_name(text)
@@ -178,7 +178,7 @@ def _network(text: str) -> IPv4Network:
     except ValueError:
         raise ValueError(f"{shown(text)} is not a network like 192.168.0.0/16") from None
     if not network.prefixlen:
-        raise ValueError(f"{shown(text)} is everything; there is -ip-masq=false")
+        raise ValueError(f"{shown(text)} is every network; there is -ip-masq=false")
     return network
 
 
@@ -191,7 +191,7 @@ def etcd_endpoints(text: str) -> tuple[str, ...]:
         )
     endpoints = tuple(dict.fromkeys(_endpoint(each.strip()) for each in text.split(",")))
     if len({each.partition(":")[0] for each in endpoints}) > 1:
-        raise ValueError("it has both http and https: to fail over would be to drop TLS")
+        raise ValueError("it has both http and https: a failover would drop TLS")
     return endpoints
 
 
@@ -212,7 +212,7 @@ def _endpoint(text: str) -> str:
 def etcd_prefix(text: str) -> str:
     """A key of etcd without a slash at its end; empty for ``/``."""
     names = text.rstrip("/").split("/")
-    # The rest would reach etcd as a URL's query, fragment or escape, or as another path.
+    # Other characters would reach etcd as a URL's query, fragment or escape, or as another path.
     if not text.startswith("/") or re.search(r"[^!-~]|[?#%\\]", text):
         raise ValueError(f"{shown(text)} is not a key of etcd: /, then ASCII letters and the like")
     if {"", ".", ".."} & set(names[1:]):
