@@ -225,3 +225,17 @@ def test_what_an_operator_mistypes_is_shown_and_not_tried_again(hosts: list[Boot
     wait_for(lambda: "often" in other.journal("--unit=flanneld", "--lines=20"), 30, "its reason")
     other.run("sed", "-i", "/RENEW_MARGIN/d", "/etc/default/flanneld")
     other.run("systemctl", "start", "flanneld.service")
+
+
+def test_docker_takes_the_lease_of_now_when_it_alone_is_restarted(hosts: list[Booted]) -> None:
+    one = hosts[0]
+    options = "/run/flannel/docker"
+    one.run("sh", "-c", f"echo 'DOCKER_OPT_BIP=\"--bip=10.99.0.1/24\"' >{options}")
+    one.run("systemctl", "restart", "docker.service")
+    assert f"--bip={subnet(one)}" in one.run("cat", options)
+    assert f"inet {subnet(one)} " in one.run("ip", "address", "show", "docker0")
+    before = subnet(one)
+    # Without subnet.env there is no telling: what flanneld's unit wrote counts.
+    one.run("sh", "-c", "systemctl stop flanneld && rm /run/flannel/subnet.env")
+    one.run("systemctl", "restart", "docker.service")
+    assert f"inet {before} " in one.run("ip", "address", "show", "docker0")

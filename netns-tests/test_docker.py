@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from docker_host import Docker, DockerContainer
+from flannel_command import status_of
 from world import Host, World, ping, wait_for
 
 VXLAN = {"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan"}}
@@ -231,6 +232,8 @@ def test_a_bridge_of_an_earlier_lease_is_named_and_a_restart_moves_it(world: Wor
     host.start_flanneld("-iface=eth0").wait_ready()
     bridge = host.subnet_env["FLANNEL_SUBNET"]
     host.daemon.wait_log(f"docker0 has {before}, not {bridge} of the lease")
+    assert f"docker0 has {before}, " in status_of(host)["conditions"]["docker-subnet"]
     docker.stop()
     docker.start()
     assert f"inet {bridge} " in host.run("ip", "address", "show", "docker0")
+    wait_for(lambda: not status_of(host)["conditions"], 20, lambda: str(status_of(host)))

@@ -31,6 +31,20 @@ class Misfit:
         return f"{self.what}: {self.why}; restart docker with what mk-docker-opts writes"
 
 
+async def glance(netlink: Netlink) -> object:
+    """Something that differs as soon as the bridge does: it is made, removed, or has moved.
+
+    A link that joins or leaves it may not show here; to list all links of the host costs more.
+
+    :raises KernelError: it cannot be read.
+    """
+    bridge = await netlink.find_link(NAME)
+    if bridge is None:
+        return None
+    addresses = [each for each in await netlink.list_addresses() if each.link == bridge.index]
+    return bridge, addresses
+
+
 async def find_misfits(netlink: Netlink, subnet: IPv4Interface, mtu: int) -> list[Misfit]:
     """What has to be mended by a restart of docker; empty where all fits or no bridge is there.
 

@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import logging
 import os
+from contextlib import suppress
 from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from flannel import programs
 from flannel.conditions import Condition
 from flannel.errors import CannotRun, CannotWrite, KernelError
 from flannel.handover import subnet_env
-from flannel.handover.docker_bridge import find_misfits
+from flannel.handover.docker_bridge import find_misfits, glance
 from flannel.handover.subnet_env import SubnetEnv
 from flannel.health.status import PARTS, Status
 from flannel.kernel.netlink import Netlink
@@ -29,9 +30,10 @@ from flannel.systemd import notify
 log = logging.getLogger(__name__)
 
 _LOOK = 3.0
-"""Seconds between two looks at subnet.env."""
+"""Seconds between two looks at subnet.env, and two glances at docker's bridge."""
 _LOOKS_A_DOCKER = 10
-"""So many of them are one look at docker's bridge, which reads all links of the host."""
+"""So many of them are one look at docker's bridge that reads all links of the host, if a glance has
+shown no change."""
 _HOOK_TIMEOUT = 60.0
 """Seconds; enough to restart docker."""
 
@@ -53,6 +55,8 @@ class HandOver:
         self.subnet = self._previous.subnet.network if self._previous is not None else None
         self._told = self.subnet
         """The subnet that the hook has been told of."""
+        self._bridge: object = None
+        """What the last glance at docker's bridge has shown."""
         self._notified: IPv4Network | None = None
         """The one that systemd has been told of."""
 
@@ -70,7 +74,7 @@ class HandOver:
         log.info("%s says: %s, MTU %d", self._file, first, mtu, extra=about)
         await self._tell(lease, env)
         for turn in itertools.count():
-            if turn % _LOOKS_A_DOCKER == 0:
+            if await self._has_docker_changed() or turn % _LOOKS_A_DOCKER == 0:
                 await self._look_at_docker(env)
             await asyncio.sleep(_LOOK)
             if await self._write(env):
@@ -109,6 +113,12 @@ class HandOver:
             )
             await self._run_hook(before, env)
         self._told = lease.subnet
+
+    async def _has_docker_changed(self) -> bool:
+        before = self._bridge
+        with suppress(KernelError):
+            self._bridge = await glance(self._netlink)
+        return self._bridge != before
 
     async def _look_at_docker(self, env: SubnetEnv) -> None:
         """Report where docker's bridge does not fit.

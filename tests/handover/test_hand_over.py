@@ -244,12 +244,15 @@ def test_docker_that_does_not_fit_is_a_condition_until_it_was_restarted(
         made.netlink.add(DOCKER0)  # docker starts, after flanneld
         made.netlink.addresses.append(ITS_ADDRESS)
         made.netlink.add(Link(8, "veth1", "veth", 1500, True, "", master=7))
-        await asyncio.sleep(31)
+        await asyncio.sleep(3.1)
         assert made.text(Condition.DOCKER_SUBNET).startswith(
             "docker0 has 172.17.0.1/16, not 10.5.1.1/24 of the lease"
         )
         assert "containers with MTU 1500" in made.text(Condition.DOCKER_MTU)
         made.netlink.addresses[-1] = Address(7, IPv4Interface("10.5.1.1/24"), 0)
+        await asyncio.sleep(3.1)
+        assert made.text(Condition.DOCKER_SUBNET) == ""
+        assert made.text(Condition.DOCKER_MTU) != ""
         del made.netlink.links[8]
         await asyncio.sleep(31)
         assert made.text(Condition.DOCKER_SUBNET) == made.text(Condition.DOCKER_MTU) == ""

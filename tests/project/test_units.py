@@ -67,3 +67,5 @@ def test_docker_reads_the_file_that_flanneld_has_written() -> None:
     written = re.findall(r"(?m)^ExecStartPost=\S+ .*-d (\S+)", unit)
     drop_in = (DIST / "docker.service.d/flannel.conf").read_text()
     assert written == re.findall(r"(?m)^EnvironmentFile=([^-]\S*)", drop_in)
+    # ... and makes it anew: the lease may have changed since.
+    assert written == re.findall(r"(?m)^ExecStartPre=.*mk-docker-opts -i -d ([^\s']+)", drop_in)
