@@ -37,7 +37,7 @@ def _finite(digits: str) -> float:
 _decoder = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 
-def load(text: str, max_chars: int = MAX_CHARS) -> dict[str, Any]:
+def parse_object(text: str, max_chars: int = MAX_CHARS) -> dict[str, Any]:
     """Return the object in ``text``; read its members through `Members`.
 
     :raises BadDocument: it is too long, not JSON, nested too deeply, or not an object.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from typing import Any, assert_never
 
-from flannel.document import MAX_CHARS, BadDocument, Members, load, shown
+from flannel.document import MAX_CHARS, BadDocument, Members, parse_object, shown
 from flannel.errors import BadLease
 
 # A key of a dual-stack cluster goes on after "&" with an IPv6 subnet, which is left to others.
@@ -65,7 +65,7 @@ class LeaseAttrs:
         :raises BadLease: it is not JSON, or has no unicast ``PublicIP``, or a wrong type.
         """
         try:
-            members = Members(load(text, max_chars))
+            members = Members(parse_object(text, max_chars))
         except BadDocument as why:
             raise BadLease(f"its value cannot be read: {why}") from None
         public_ip = members.get("PublicIP")

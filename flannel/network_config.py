@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueError
 from typing import Any
 
-from flannel.document import BadDocument, Members, load
+from flannel.document import BadDocument, Members, parse_object
 from flannel.errors import BadNetworkConfig
 
 DEFAULT_BACKEND = "udp"
@@ -83,7 +83,7 @@ class NetworkConfig:
         :raises BadNetworkConfig: naming the key, its value and the rule.
         """
         try:
-            return _parse(Members(load(text)))
+            return _parse(Members(parse_object(text)))
         except BadDocument as why:
             raise BadNetworkConfig(f"cannot use the network config: {why}") from None
 

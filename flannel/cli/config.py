@@ -8,7 +8,7 @@ from typing import Any
 from flannel import backends
 from flannel.cli.context import Context
 from flannel.cli.range_report import range_lines, range_report
-from flannel.document import BadDocument, load, shown
+from flannel.document import BadDocument, parse_object, shown
 from flannel.errors import BadNetworkConfig, BadOption, StoreError
 from flannel.lease import Lease
 from flannel.network_config import NetworkConfig
@@ -126,10 +126,10 @@ def report(before: str, after: str, leases: Iterable[Lease]) -> dict[str, Any]:
 
 def _changes(before: str, after: str) -> list[dict[str, Any]]:
     try:
-        old = _flat(load(before))
+        old = _flat(parse_object(before))
     except BadDocument:
         old = {}
-    new = _flat(load(after))
+    new = _flat(parse_object(after))
     names = {each.lower(): each for each in [*old, *new]}
     old, new = ({name.lower(): value for name, value in each.items()} for each in (old, new))
     return [

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flannel import atomic_file
-from flannel.document import MAX_CHARS, BadDocument, Members, load, shown
+from flannel.document import MAX_CHARS, BadDocument, Members, parse_object, shown
 from flannel.errors import BadLease
 from flannel.lease import (
     LAST_INDEX,
@@ -97,7 +97,7 @@ class SavedState:
 
         :raises BadDocument: it is not what `to_json` makes.
         """
-        members = Members(load(text, _MAX_BYTES))
+        members = Members(parse_object(text, _MAX_BYTES))
         if members.get("Version") != _VERSION:
             raise members.bad("Version", f"must be {_VERSION}")
         try:

@@ -108,7 +108,7 @@ def render(job: Job, environ: Mapping[str, str]) -> str:
 def _docker_options(job: Job) -> dict[str, str]:
     """The options by their variables' names, in upstream's order; one for each line there is."""
     try:
-        names = subnet_env.load(job.subnet_env)
+        names = subnet_env.read_assignments(job.subnet_env)
         options = {}
         if "FLANNEL_SUBNET" in names:
             options["DOCKER_OPT_BIP"] = f"--bip={subnet_env.subnet_of(names)}"

@@ -65,7 +65,7 @@ def write(path: Path, env: SubnetEnv) -> bool:
 def read(path: Path) -> SubnetEnv | None:
     """What an earlier run left; None if there is nothing, or, with one warning, nothing of use."""
     try:
-        names = load(path)
+        names = read_assignments(path)
         network = _cidr(names, "FLANNEL_NETWORK").network
         subnet = subnet_of(names)
         if not subnet.network.subnet_of(network):
@@ -79,7 +79,7 @@ def read(path: Path) -> SubnetEnv | None:
         return None
 
 
-def load(path: Path) -> dict[str, str]:
+def read_assignments(path: Path) -> dict[str, str]:
     """The assignments ``NAME=value`` of a file, as they stand; of one name, the last counts.
 
     :raises OSError: it cannot be read.
