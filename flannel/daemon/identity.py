@@ -1,8 +1,8 @@
-"""The node identity: which host this is, whatever address it has.
+"""The node identity, NodeID: identifies this host independently of its address.
 
-Two hosts can have one public address (Vagrant gives 10.0.2.15 to each), one host can get another
-address, and a copied disk brings subnet.env along. So a lease says whose it is: the NodeID is a
-hash of what the machine is and of random bytes that are made once and kept.
+Two hosts can have one public address (Vagrant gives 10.0.2.15 to each), a host can get a different
+address, and a copy of a disk contains subnet.env. So a lease names its host: the NodeID is a hash
+of the machine's ids and of random bytes that are generated once and stored.
 """
 
 import hashlib
@@ -19,15 +19,15 @@ log = logging.getLogger(__name__)
 
 FILE_NAME = "node-id"
 
-# A copy of a disk has another product_uuid, and another machine-id if its maker has seen to it.
+# A copy of a disk has a different product_uuid; and a different machine-id, if it was made anew.
 _MACHINE = (Path("/etc/machine-id"), Path("/sys/class/dmi/id/product_uuid"))
 
 
 def load(directory: Path) -> str:
-    """The NodeID of this host, which is made if there is none that can be used.
+    """The NodeID of this host; it is made if there is none that can be used.
 
-    "", and a line in the log, if it cannot be kept: with one that differs at each start, our own
-    lease would look like another host's.
+    If it cannot be stored, that is logged and the result is "": with a NodeID that differs at each
+    start, our own lease would look like another host's.
     """
     path = directory / FILE_NAME
     try:
@@ -44,7 +44,7 @@ def load(directory: Path) -> str:
 
 
 def renew(directory: Path) -> str:
-    """Begin with a new NodeID, as `load` does."""
+    """Make and store a new NodeID; the result is that of `load`."""
     text = secrets.token_hex(16) + "\n"
     try:
         atomic_file.write_private(directory / FILE_NAME, text.encode())

@@ -1,4 +1,4 @@
-"""Preparation: what one life of the network is about, waited for until all of it is there."""
+"""Preparation: waits for all that one run of the network needs, and returns it as a `Plan`."""
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable
@@ -21,16 +21,16 @@ from flannel.once import Once
 log = logging.getLogger(__name__)
 
 _PATIENCE = 0.5
-"""Seconds for the store to answer with a config that can be used, before what was served last is
+"""Seconds for the store to answer with a config that can be used; after that, the saved state is
 served until it does."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one life is about.
+    """All that one run needs.
 
-    :ivar text: of the network config.
-    :ivar resume: the lease to serve as it was, without the store; None: with it.
+    :ivar text: the text of the network config.
+    :ivar resume: the saved lease, to be served without the store; None: get one from the store.
     """
 
     text: str
@@ -41,9 +41,9 @@ class Plan:
 
 
 class Preparation:
-    """For all runs of the network.
+    """One for all runs of the network.
 
-    :param published: returns those of an interface's addresses that leases of this host have.
+    :param published: returns the addresses of an interface that this host's leases publish.
     """
 
     def __init__(
@@ -62,14 +62,14 @@ class Preparation:
         self._logged = Once(log)
 
     async def wait(self, saved: SavedState | None) -> Plan:
-        """What the next life is about, once all of it is there.
+        """Wait for all that the next run needs.
 
-        :param saved: what was served last; served again while the store does not answer, or has a
-            config that cannot be used.
+        :param saved: the state served last; it is served again while the store does not answer, or
+            has a config that cannot be used.
         :raises NetworkInUse: the network leases the addresses of this host to containers.
         """
         underlay = self._underlay
-        underlay.overlay = replace(underlay.overlay, config=None)  # which may be a new one
+        underlay.overlay = replace(underlay.overlay, config=None)  # the config may be a new one
         interface = await underlay.wait()
         self._log_interface(interface)
         plan = await self._wait_for_plan(saved, interface)
@@ -113,7 +113,7 @@ class Preparation:
         self._logged.info("external interface", text)
 
     def _plan_from(self, saved: SavedState, read: Callable[[str], Plan]) -> Plan | None:
-        """To serve what was served before, while there is nothing better."""
+        """The plan to serve the saved state; None if it cannot be served on this host."""
         try:
             plan = read(saved.config)
         except BadNetworkConfig as why:

@@ -1,6 +1,6 @@
-"""SavedState: what this host served last, kept for a start while the store does not answer.
+"""SavedState: what this host served last, saved for a start while the store is unreachable.
 
-One JSON document in a private file, whose leases have the form that they have in the store:
+It is one JSON document in a private file; leases have the same form as in the store:
 
     {"Version": 1, "Prefix": "/coreos.com/network", "Config": "{...}",
      "Lease": {"Key": "10.5.1.0-24", "Value": "{...}", "TTL": 86400, "Index": 17},
@@ -33,20 +33,20 @@ _too_long = Once(log)
 FILE_NAME = "state.json"
 _VERSION = 1
 _MAX_BYTES = 32 << 20
-"""Two hundred bytes a peer: more than any network has."""
+"""At two hundred bytes a peer, room for more peers than any network has."""
 _MAX_VALUES = 15 << 20
 """Characters of all peers: in the file each is escaped once more, which doubles them at most."""
 _MAX_VALUE = 6 * MAX_CHARS
-"""Characters of a lease: what was one in the store may be written there as it is, here as ASCII."""
+"""Characters of a lease: one character in the store may be six here, where all is ASCII."""
 
 
 @dataclass(frozen=True, slots=True)
 class SavedState:
-    """What was true of one network when it was saved.
+    """The state of one network when it was saved.
 
     :ivar prefix: of the network's keys in the store.
     :ivar config: the text of the network config.
-    :ivar lease: this host's own; None after it was lost or given up.
+    :ivar lease: this host's own lease; None after it was lost or released.
     :ivar peers: the leases of others.
     """
 
@@ -73,9 +73,9 @@ class SavedState:
         return as_json(document)
 
     def _values(self) -> dict[str, str]:
-        """The peers' leases by key, so many of the shortest that the file can be read again.
+        """The peers' leases by key; the longest are left out if the file would be too large.
 
-        Whoever can write leases may have made some of them very long.
+        Any host that writes leases can make them very long.
         """
         values = {subnet_key(peer.subnet): peer.attrs.to_json() for peer in self.peers}
         left = _MAX_VALUES
@@ -93,9 +93,9 @@ class SavedState:
 
     @classmethod
     def from_json(cls, text: str) -> "SavedState":
-        """Read and check all of it; peers that make no sense are left out.
+        """Parse and check the whole document; peers that cannot be parsed are left out.
 
-        :raises BadDocument: it is not what `to_json` makes.
+        :raises BadDocument: the document does not have the form that `to_json` writes.
         """
         members = Members(parse_object(text, _MAX_BYTES))
         if members.get("Version") != _VERSION:
@@ -123,7 +123,7 @@ def _own(members: Members) -> Lease:
 
 
 def _peers(values: Mapping[str, Any]) -> tuple[Lease, ...]:
-    """The peers' leases, each read on its own; those that are none are left out and logged."""
+    """The peers' leases; those that cannot be parsed are left out and logged."""
     peers = []
     bad: dict[str, BadLease] = {}
     for key, value in values.items():
@@ -140,15 +140,15 @@ def _peers(values: Mapping[str, Any]) -> tuple[Lease, ...]:
 def write(path: Path, state: SavedState) -> None:
     """Write the file.
 
-    :raises CannotWrite: the old one, if any, is as it was.
+    :raises CannotWrite: an old file is unchanged.
     """
     atomic_file.write_private(path, state.to_json().encode())
 
 
 def read(path: Path, prefix: str) -> SavedState | None:
-    """What an earlier run has saved of the network at ``prefix``.
+    """The state of the network at ``prefix`` that an earlier run has saved.
 
-    None if there is no file, and, with one warning, if it is of no use.
+    None if there is no file, or it is of a different network; and, with a warning, if it is bad.
     """
     try:
         state = SavedState.from_json(atomic_file.read(path, _MAX_BYTES).decode())

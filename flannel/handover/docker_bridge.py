@@ -1,6 +1,6 @@
-"""Does docker's bridge fit the lease? Docker takes subnet and MTU when it starts, and only then.
+"""Does docker's bridge fit the lease? Docker reads subnet and MTU only when it starts.
 
-Nothing is changed here: to restart docker stops its containers, and that is the operator's to say.
+Nothing is changed here: a restart of docker stops its containers, so the operator decides when.
 """
 
 from collections.abc import Collection
@@ -12,15 +12,15 @@ from flannel.kernel.links import Address, Link
 from flannel.kernel.netlink import Netlink
 
 NAME = "docker0"
-"""dockerd's own default; with its option ``--bridge`` another is used, of which we know nothing."""
+"""dockerd's default. With dockerd's option ``--bridge`` it uses a different one, unknown to us."""
 
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
-    """Something about docker's bridge that a restart of docker repairs.
+    """A fault of docker's bridge that a restart of docker repairs.
 
-    :ivar what: what there is, and what should be.
-    :ivar why: what comes of it.
+    :ivar what: the value found, and the value expected.
+    :ivar why: the consequence for containers.
     """
 
     condition: Condition
@@ -46,7 +46,7 @@ async def glance(netlink: Netlink) -> object:
 
 
 async def find_misfits(netlink: Netlink, subnet: IPv4Interface, mtu: int) -> list[Misfit]:
-    """What has to be mended by a restart of docker; empty where all fits or no bridge is there.
+    """The faults that a restart of docker repairs; empty if the bridge fits, or there is none.
 
     :param subnet: FLANNEL_SUBNET: the address that the bridge should have.
     :param mtu: FLANNEL_MTU, in bytes.
@@ -58,7 +58,7 @@ async def find_misfits(netlink: Netlink, subnet: IPv4Interface, mtu: int) -> lis
 def misfits(
     subnet: IPv4Interface, mtu: int, links: Collection[Link], addresses: Collection[Address]
 ) -> list[Misfit]:
-    """`find_misfits`, of values."""
+    """`find_misfits` without I/O: the same, from links and addresses already listed."""
     bridge = next((link for link in links if link.name == NAME and link.kind == "bridge"), None)
     if bridge is None:
         return []
@@ -72,7 +72,7 @@ def misfits(
                 "other hosts do not reach the containers here",
             )
         )
-    # The bridge itself says 1500 until the first container is there. Smaller is no fault.
+    # The bridge itself has MTU 1500 until its first container starts. A smaller MTU is not a fault.
     largest = max((link.mtu for link in links if link.master == bridge.index), default=0)
     if largest > mtu:
         found.append(

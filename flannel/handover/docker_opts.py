@@ -1,8 +1,8 @@
-"""mk-docker-opts: from subnet.env to a file of docker options, for a unit's EnvironmentFile=.
+"""mk-docker-opts: turns subnet.env into a file of docker options, for a unit's EnvironmentFile=.
 
-Flags, output and order are those of upstream's shell script. That one runs subnet.env in a shell;
-this one parses it, and lets nothing but addresses, numbers and options of known form through, for
-docker runs as root with what stands in the file. A file that is not there gives empty options.
+Flags, output and order are those of upstream's shell script. The script runs subnet.env in a shell;
+this program parses it and passes on only addresses, numbers and options of a known form, because
+docker runs as root with these options. A missing file gives empty options.
 """
 
 import getopt
@@ -96,7 +96,7 @@ def render(job: Job, environ: Mapping[str, str]) -> str:
     options = _docker_options(job)
     lines = [f'{name}="{option}"\n' for name, option in options.items() if job.individual]
     if job.combined:
-        # Two blanks after what was there, one before the first if nothing was: as upstream's.
+        # As upstream: two blanks after an old value; one before the first option without one.
         before = _before(environ, job.key)
         combined = (f"{before} " if before else "") + "".join(
             f" {each}" for each in options.values()
@@ -106,14 +106,14 @@ def render(job: Job, environ: Mapping[str, str]) -> str:
 
 
 def _docker_options(job: Job) -> dict[str, str]:
-    """The options by their variables' names, in upstream's order; one for each line there is."""
+    """The options by their variables' names, in upstream's order; one for each line of the file."""
     try:
         names = subnet_env.read_assignments(job.subnet_env)
         options = {}
         if "FLANNEL_SUBNET" in names:
             options["DOCKER_OPT_BIP"] = f"--bip={subnet_env.subnet_of(names)}"
         if job.ip_masq and "FLANNEL_IPMASQ" in names:
-            # One of the two has to masquerade, and only one.
+            # Exactly one of docker and flanneld masquerades.
             docker_does = not subnet_env.ip_masq_of(names)
             options["DOCKER_OPT_IPMASQ"] = f"--ip-masq={str(docker_does).lower()}"
         if "FLANNEL_MTU" in names:
@@ -128,7 +128,7 @@ def _docker_options(job: Job) -> dict[str, str]:
 
 def _before(environ: Mapping[str, str], key: str) -> str:
     value = environ.get(key, "")
-    # What would end the quotes, or mean something inside them, to systemd or to a shell.
+    # These characters end the quotes, or have a meaning inside them, for systemd or a shell.
     if re.search(r'["\\$`]|[^ -~]', value):
         raise BadOption(f"cannot keep the value of ${key}: it has quotes, $, \\ or the like in it")
     return value

@@ -1,9 +1,9 @@
-"""HandOver: what others are told of the lease: docker by subnet.env, the operator's hook, systemd.
+"""HandOver: passes the lease on: to docker in subnet.env, to the operator's hook, to systemd.
 
-subnet.env is compared with what it should say every few seconds and written again: somebody may
-have removed it, and disks get room. The hook runs
-when the subnet is another than the file said before: containers that have addresses of the old one
-can be reached no longer, and what has to be done about it the operator knows.
+Every few seconds subnet.env is compared with what it should contain, and written again if it
+differs: somebody may have removed it, or a full disk may have room again. The hook runs when the
+subnet differs from the one in the file: containers with addresses of the old subnet cannot be
+reached any more, and the operator knows what to do about that.
 """
 
 import asyncio
@@ -32,16 +32,16 @@ log = logging.getLogger(__name__)
 _LOOK = 3.0
 """Seconds between two looks at subnet.env, and two glances at docker's bridge."""
 _LOOKS_A_DOCKER = 10
-"""So many of them are one look at docker's bridge that reads all links of the host, if a glance has
-shown no change."""
+"""Looks at subnet.env for each full look at docker's bridge, which reads all links of the host, while
+glances show no change."""
 _HOOK_TIMEOUT = 60.0
 """Seconds; enough to restart docker."""
 
 
 class HandOver:
-    """For all lives of the daemon.
+    """One for all runs of the network.
 
-    :ivar subnet: what subnet.env says, perhaps since an earlier run; None if there is none.
+    :ivar subnet: the subnet in subnet.env, perhaps of an earlier run; None if there is none.
     """
 
     def __init__(self, netlink: Netlink, file: Path, hook: Path | None, status: Status) -> None:
@@ -53,17 +53,17 @@ class HandOver:
         self._missing = set(PARTS)
         self._previous = subnet_env.read(file)
         self.subnet = self._previous.subnet.network if self._previous is not None else None
-        self._told = self.subnet
-        """The subnet that the hook has been told of."""
+        self._handed_over = self.subnet
+        """The subnet that the hook knows."""
         self._bridge: object = None
-        """What the last glance at docker's bridge has shown."""
+        """The result of the last glance at docker's bridge."""
         self._notified: IPv4Network | None = None
-        """The one that systemd has been told of."""
+        """The subnet that systemd knows."""
 
     async def keep(self, network: IPv4Network, lease: Lease, mtu: int, ip_masq: bool) -> None:
-        """Write subnet.env, and keep it so until cancelled.
+        """Write subnet.env and keep its content until cancelled.
 
-        Run the hook if the subnet has changed; report it while docker has to be restarted.
+        Run the hook if the subnet has changed; report a condition while docker has to be restarted.
 
         :param mtu: bytes, of the containers' links.
         """
@@ -72,7 +72,7 @@ class HandOver:
         await self._write(env)
         about = fields(subnet=lease.subnet, mtu=mtu)
         log.info("%s says: %s, MTU %d", self._file, first, mtu, extra=about)
-        await self._tell(lease, env)
+        await self._report_changes(lease, env)
         for turn in itertools.count():
             if await self._has_docker_changed() or turn % _LOOKS_A_DOCKER == 0:
                 await self._look_at_docker(env)
@@ -81,7 +81,7 @@ class HandOver:
                 log.warning("%s was not as left; written again", self._file)
 
     async def _write(self, env: SubnetEnv) -> bool:
-        """Have the file say so, sooner or later; return whether it did not."""
+        """Write the file, trying until that succeeds; return whether its content differed."""
         while True:
             try:
                 written = subnet_env.write(self._file, env)
@@ -92,8 +92,8 @@ class HandOver:
                 self._conditions.clear(Condition.SUBNET_ENV)
                 return written
 
-    async def _tell(self, lease: Lease, env: SubnetEnv) -> None:
-        """What is another now than before, for those whom it concerns."""
+    async def _report_changes(self, lease: Lease, env: SubnetEnv) -> None:
+        """Log a changed MTU or subnet; run the hook for a changed subnet."""
         mtu = env.mtu
         previous, self._previous = self._previous, env
         if previous is not None and previous.mtu != mtu:
@@ -103,7 +103,7 @@ class HandOver:
                 previous.mtu,
             )
         self.has("subnet.env", lease)
-        before, self.subnet = self._told, lease.subnet
+        before, self.subnet = self._handed_over, lease.subnet
         if before is not None and before != lease.subnet:
             log.warning(
                 "the subnet of this host is %s now, it was %s: containers that have addresses of "
@@ -112,7 +112,7 @@ class HandOver:
                 before,
             )
             await self._run_hook(before, env)
-        self._told = lease.subnet
+        self._handed_over = lease.subnet
 
     async def _has_docker_changed(self) -> bool:
         before = self._bridge
@@ -121,7 +121,7 @@ class HandOver:
         return self._bridge != before
 
     async def _look_at_docker(self, env: SubnetEnv) -> None:
-        """Report where docker's bridge does not fit.
+        """Report how docker's bridge differs from the lease.
 
         Docker may have been started before us, or for an earlier lease, and may be restarted at any
         time.
@@ -141,7 +141,7 @@ class HandOver:
     async def _run_hook(self, before: IPv4Network, env: SubnetEnv) -> None:
         if self._hook is None:
             return
-        told = {
+        about_lease = {
             "FLANNEL_OLD_SUBNET": str(
                 IPv4Interface((before.network_address + 1, before.prefixlen))
             ),
@@ -151,7 +151,7 @@ class HandOver:
         passed_on = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
         try:
             done = await programs.run(
-                [str(self._hook)], timeout=_HOOK_TIMEOUT, environ={**passed_on, **told}
+                [str(self._hook)], timeout=_HOOK_TIMEOUT, environ={**passed_on, **about_lease}
             )
         except CannotRun as why:
             log.warning("%s", why)
@@ -162,9 +162,9 @@ class HandOver:
             log.warning("%s failed: %s", self._hook, done.complaint)
 
     def has(self, part: str, lease: Lease) -> None:
-        """Tell systemd when docker can start: all that it relies on is there, or was tried.
+        """``part`` is done. After the last one, notify systemd that docker can start.
 
-        Tell it again when the lease changes later on.
+        systemd is notified again when the lease changes.
 
         :param part: one of `flannel.health.status.PARTS`.
         """

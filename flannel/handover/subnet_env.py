@@ -1,13 +1,13 @@
-"""subnet.env: what was leased, for docker, CNI plugins and our own next start.
+"""subnet.env: the lease, for docker, CNI plugins and flanneld's next start.
 
     FLANNEL_NETWORK=10.5.0.0/16
     FLANNEL_SUBNET=10.5.1.1/24
     FLANNEL_MTU=1450
     FLANNEL_IPMASQ=false
 
-The lines, their order and their form are upstream's, whose daemon and tools read the file too. It
-may be older than this process and made by another program, or by nobody's friend: it is parsed,
-never run by a shell, and a bad one is worth no more than a warning.
+The lines, their order and their form are upstream's, whose daemon and tools read the file too. The
+file may come from an earlier process, a different program or an attacker: it is parsed, never run
+by a shell, and a bad one leads to a warning only.
 """
 
 import logging
@@ -24,7 +24,7 @@ from flannel.document import shown
 log = logging.getLogger(__name__)
 
 _MAX_BYTES = 64 * 1024
-"""Far above the hundred or so bytes that it has; a large file is somebody's mistake."""
+"""The file has about a hundred bytes; one above this limit is somebody's mistake."""
 _LINE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)")
 _CIDR = re.compile(r"[0-9.]{7,15}/[0-9]{1,2}")
 
@@ -54,16 +54,16 @@ class SubnetEnv:
 
 
 def write(path: Path, env: SubnetEnv) -> bool:
-    """Write the file, unless it says that already; return whether it did not.
+    """Write the file if its content differs; return whether it did.
 
-    :raises CannotWrite: the old file, if any, is as it was.
+    :raises CannotWrite: an old file is unchanged.
     """
     lines = (f"{name}={value}\n" for name, value in env.variables().items())
     return atomic_file.write(path, "".join(lines).encode())
 
 
 def read(path: Path) -> SubnetEnv | None:
-    """What an earlier run left; None if there is nothing, or, with one warning, nothing of use."""
+    """What an earlier run wrote; None without a file, and, with a warning, of a bad file."""
     try:
         names = read_assignments(path)
         network = _cidr(names, "FLANNEL_NETWORK").network
@@ -80,12 +80,12 @@ def read(path: Path) -> SubnetEnv | None:
 
 
 def read_assignments(path: Path) -> dict[str, str]:
-    """The assignments ``NAME=value`` of a file, as they stand; of one name, the last counts.
+    """The assignments ``NAME=value`` of a file, unchecked; the last one of each name counts.
 
     :raises OSError: it cannot be read.
     :raises ValueError: it is not a file of such lines; a phrase without the file's name.
     """
-    # O_NONBLOCK: to open a FIFO with no writer would take for ever.
+    # O_NONBLOCK: opening a FIFO that has no writer would block.
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(fd, "rb", buffering=0) as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):

@@ -1,10 +1,10 @@
-"""What flanneld knows of itself, and how it is served.
+"""The state of flanneld: collected, and served to operators and monitoring.
 
 awake        notices pauses of this process
-status       the document behind /status and /healthz
-pages        which page is served to whom
-connections  the clients of a server, of which there may be too many
+status       the state itself: ready or not, dead or not, the document for JSON
+pages        the pages, at the unix socket and at -healthz-port; systemd's watchdog
+connections  the clients of a server: how many at a time, which one is dropped
 http_server  HTTP, on the socket beside subnet.env and on -healthz-port
 metrics      /metrics, in Prometheus' format
-peer_probe   answers other hosts that this flanneld runs
+peer_probe   answers other hosts that ask whether this flanneld runs
 """

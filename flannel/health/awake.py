@@ -1,13 +1,13 @@
-"""Awake: notices that this process did not run for a while: it was stopped, or its machine was.
+"""Awake: notices pauses of this process: it was stopped, or its machine was.
 
-Whoever measures for how long somebody was silent asks it, so that a pause is not taken for a hang:
+A part that measures a silence asks Awake, so that a pause is not taken for a hang:
 
     awake = Awake()
     task = asyncio.create_task(awake.keep())
     silence = awake.since(heard_at)          # seconds; of a pause, they begin at its end
 
-A loop that is blocked looks the same. For one that is blocked for ever nobody asks any more, and
-systemd's watchdog is not fed.
+A blocked event loop looks the same. While the loop is blocked, no part asks, and systemd's watchdog
+is not fed.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from time import monotonic
 
 _TICK = 1.0
 _PAUSE = 5.0
-"""Seconds between two ticks that are a pause: no work of the event loop takes that long."""
+"""Seconds between two ticks that count as a pause: no work of the event loop takes that long."""
 
 
 class Awake:
@@ -25,11 +25,11 @@ class Awake:
         self._ticked_at = self._resumed_at = monotonic()
 
     def since(self, moment: float) -> float:
-        """Seconds since ``moment``, or since the end of a pause that was later."""
+        """Seconds since ``moment``, or since the end of the last pause if that is later."""
         return monotonic() - max(moment, self._resumed_at)
 
     def tick(self) -> None:
-        """Come round again; called each second while this process runs."""
+        """Record that this process runs; called each second."""
         now = monotonic()
         if now - self._ticked_at > _PAUSE:
             self._resumed_at = now

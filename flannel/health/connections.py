@@ -1,9 +1,9 @@
-"""Connections: clients that each send one small request, and of which there may be too many.
+"""Connections: the clients of one server; each sends one small request.
 
-Accepting costs as little as it can, since whoever reaches the port can make connections as fast as
-he likes: a socket and an entry in a table until a whole request has come. Of too many, the one that
-has been connected longest without a whole request is dropped. So a probe is answered, whose request
-comes at once, whatever the others do.
+A client can connect as fast as it likes, so a connection costs little: a socket and an entry in a
+table until a whole request has arrived. When there are too many, the server drops the client that
+has been connected longest without a whole request. A probe sends its request at once, so it is
+answered whatever other clients do.
 """
 
 import asyncio
@@ -20,15 +20,15 @@ MAX_HEAD = 8192
 PATIENCE = 5.0
 """Seconds for a request, and as many for its answer."""
 MAX_CLIENTS = 256
-"""Connections at a time; a process has 1,024 descriptors where nobody allows it more."""
+"""Connections at a time; a process has 1,024 descriptors by default."""
 BACKLOG = 4096
 """Connections that wait in the kernel to be accepted."""
 _MAX_ACCEPTED = 64
-"""New connections between two looks at what the others have sent: a quarter of those that there may
-be, so that none is dropped for new ones before its request was read."""
+"""New connections between two reads of what the others have sent: a quarter of `MAX_CLIENTS`, so
+that no client is dropped for a new one before its request is read."""
 _LOOK = 1.0
-"""Seconds between two looks at who has waited too long; and after one at which nothing was left to
-accept with."""
+"""Seconds between two searches for clients that are too slow; and between two attempts to accept
+after the process had no descriptor left."""
 
 
 class Connections:
@@ -45,7 +45,7 @@ class Connections:
         self._answer = answer
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[socket.socket, tuple[float, bytearray]] = {}
-        """Since when, and what has come so far; in the order in which they have connected."""
+        """When each client connected, and the bytes it has sent; in the order of connecting."""
         self._answering: set[asyncio.Task[None]] = set()
 
     async def serve(self) -> None:
@@ -119,7 +119,7 @@ class Connections:
             self._drop(sock)
 
     def _drop_the_oldest(self) -> bool:
-        """Make room for one more, if there is one that waits."""
+        """Drop the client that has waited longest; return whether there was one."""
         oldest = next(iter(self._waiting), None)
         if oldest is None:
             return False

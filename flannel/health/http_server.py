@@ -1,7 +1,7 @@
 """A server for a few small pages: GET and HEAD of HTTP/1.1, one request on each connection.
 
-It runs in the event loop of the daemon: an answer proves that the loop turns. What a client sends
-and how long it takes are bounded, and so are the clients (`flannel.health.connections`).
+It runs in the daemon's event loop: an answer proves that the loop runs. The size and duration of a
+request are bounded, and so is the number of clients (`flannel.health.connections`).
 """
 
 import asyncio
@@ -23,7 +23,7 @@ _LOOK = 2.0
 
 
 class Page(NamedTuple):
-    """What a path answers."""
+    """The answer at one path."""
 
     status: int
     body: bytes
@@ -48,8 +48,8 @@ _REASONS = {
 async def serving(address: Address, pages: Pages) -> AsyncIterator[None]:
     """Serve ``pages`` while the body runs.
 
-    An address that cannot be had is said once and tried again: to carry packets unseen beats not
-    to carry them.
+    If the address cannot be bound, that is logged once and tried again: packets flow on without
+    the pages.
     """
     task = asyncio.create_task(_serve(address, pages))
     try:
@@ -61,7 +61,7 @@ async def serving(address: Address, pages: Pages) -> AsyncIterator[None]:
 
 
 async def _serve(address: Address, pages: Pages) -> None:
-    said = False
+    is_logged = False
     made: tuple[int, int] | None = None
     try:
         while True:
@@ -71,11 +71,11 @@ async def _serve(address: Address, pages: Pages) -> None:
                     connections = Connections(listener, lambda head: answer(head, pages))
                     await _serve_at(address, made, connections.serve())
             except OSError as why:
-                if not said:
+                if not is_logged:
                     # asyncio makes whole sentences of strerror.
                     reason = os.strerror(why.errno) if why.errno else str(why)
                     log.warning("cannot listen on %s: %s; trying again", _name(address), reason)
-                said = True
+                is_logged = True
                 await asyncio.sleep(_RETRY)
     finally:
         if isinstance(address, Path) and made is not None and _inode(address) == made:
@@ -116,11 +116,11 @@ def _listen(address: Address) -> socket.socket:
     if not isinstance(address, Path):
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         listener = socket.create_server(address, family=family, backlog=BACKLOG)
-        # tcp(7): a connection over which nothing was sent does not even get here, for some seconds.
+        # tcp(7): a connection without data is not handed over, for some seconds.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, int(PATIENCE))
         return listener
     address.parent.mkdir(parents=True, exist_ok=True)
-    address.unlink(missing_ok=True)  # of a daemon that was killed
+    address.unlink(missing_ok=True)  # a killed daemon leaves it
     listener = socket.socket(socket.AF_UNIX)
     try:
         listener.bind(os.fspath(address))

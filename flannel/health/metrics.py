@@ -1,7 +1,7 @@
 """/metrics: the daemon's `Status` and the counters of its datapath, for Prometheus.
 
-Values are read when they are asked for. This module alone imports prometheus_client, and it is
-imported only where -healthz-port asks for it.
+Values are read when a client asks for them. Only this module imports prometheus_client, and it is
+imported only with -healthz-port.
 """
 
 from collections.abc import Iterable, Iterator
@@ -44,7 +44,7 @@ class _StatusCollector(Collector):
         yield from self._lease()
         yield _gauge("flannel_peers", "Leases of other hosts that are served.", len(status.peers))
         repairs = status.repairs
-        yield _counter("flannel_repairs", "Things put back as they should be.", repairs.total)
+        yield _counter("flannel_repairs", "Changes by others that were reverted.", repairs.total)
         if repairs.last_at is not None:
             age = monotonic() - repairs.last_at
             yield _gauge("flannel_last_repair_age_seconds", "Since the last repair.", age)
@@ -96,7 +96,7 @@ class _StatusCollector(Collector):
         yield drops
         guard = CounterMetricFamily(
             "flannel_guard_dropped_packets",
-            "Packets from who may not send, dropped by the firewall's guard, by reason.",
+            "Packets that the firewall's guard dropped, by reason.",
             labels=("reason",),
         )
         for reason, count in self._status.guard_drops.items():
@@ -112,7 +112,7 @@ class _StatusCollector(Collector):
         )
         yield _counter(
             "flannel_firewall_repairs",
-            "Firewall rules put back as they should be.",
+            "Changes by others to firewall rules that were reverted.",
             self._status.firewall_repairs,
         )
 

@@ -1,14 +1,14 @@
-"""What is served of the daemon's `Status`, and where.
+"""Pages: the daemon's `Status`, served over HTTP.
 
-    /healthz   200 while every part of flanneld turns; upstream's path and text
-    /readyz    200 when containers can count on the overlay, 503 and the reason when not
+    /healthz   200 while every part of flanneld works; upstream's path and text
+    /readyz    200 while containers can use the overlay, else 503 and the reason
     /metrics   for Prometheus
-    /status    all of it, as JSON
+    /status    the whole status, as JSON
     /peers     the other hosts' leases, as JSON
 
-On -healthz-ip and -healthz-port the first three; on the unix socket, which only root reaches, all
-but metrics. The socket is beside -subnet-file: that directory is there and may be written to, it is
-another one for a second daemon on the host, and `flannel` finds it by the flag it knows already.
+The first three are served at -healthz-ip and -healthz-port; all but /metrics are served at the unix
+socket, which only root reaches. The socket is beside -subnet-file: flanneld writes to that
+directory anyway, a second daemon on the host has its own, and `flannel` has the same flag.
 """
 
 import asyncio
@@ -31,13 +31,13 @@ SOCKET = "flanneld.sock"
 
 
 def socket_path(subnet_file: Path) -> Path:
-    """Where the daemon that writes ``subnet_file`` answers."""
+    """The socket of the daemon that writes ``subnet_file``."""
     return subnet_file.with_name(SOCKET)
 
 
 @asynccontextmanager
 async def served(options: Options, status: Status) -> AsyncIterator[None]:
-    """Answer to whoever asks, and to systemd's watchdog, while the body runs."""
+    """Serve the pages and feed systemd's watchdog while the body runs."""
 
     async def healthz() -> Page:
         return _health(status)
@@ -56,7 +56,7 @@ async def served(options: Options, status: Status) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(serving(socket_path(options.subnet_file), pages))
         if options.healthz_port:
-            # Imported here: it takes 90 ms, which a daemon without the port need not spend.
+            # Imported here: the import takes 90 ms, which a daemon without the port saves.
             from flannel.health import metrics
 
             exporter = metrics.Exporter(status)
@@ -68,7 +68,7 @@ async def served(options: Options, status: Status) -> AsyncIterator[None]:
             public = {"/healthz": healthz, "/readyz": readyz, "/metrics": exposition}
             address = (str(options.healthz_ip), options.healthz_port)
             await stack.enter_async_context(serving(address, public))
-        # First, so that after a pause it is the first to run.
+        # Created first, so that it runs first after a pause.
         tasks = [asyncio.create_task(status.awake.keep())]
         tasks.append(asyncio.create_task(_watchdog(status, os.environ)))
         try:
@@ -93,16 +93,16 @@ def _json(document: Any) -> Page:
 
 
 async def _watchdog(status: Status, environ: Mapping[str, str]) -> None:
-    """Tell systemd that we live, as long as every part does: it restarts us if we do not."""
+    """Feed systemd's watchdog while every part works; systemd restarts a process that does not."""
     interval = watchdog_interval(environ)
     if interval is None:
         return
-    said = False
+    is_logged = False
     while True:
         dead = status.dead()
-        if dead and not said:
+        if dead and not is_logged:
             log.error("%s; if that lasts, systemd restarts flanneld", dead)
-        said = bool(dead)
+        is_logged = bool(dead)
         if not dead:
             notify("WATCHDOG=1", environ)
         await asyncio.sleep(interval / 3)

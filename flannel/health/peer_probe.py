@@ -1,14 +1,14 @@
-"""Is the flanneld of another host alive? It answers when it is asked through the overlay.
+"""The probe: a host asks through the overlay whether another host's flanneld runs.
 
-A VXLAN device goes on carrying packets when its daemon is dead, and its lease stays for up to a
-day: nothing else tells the two apart. The question is a UDP datagram to the peer's own address in
-the overlay, and the answer has the same length, so nobody can be flooded by way of it:
+A VXLAN device carries packets after its daemon has died, and the lease stays for up to a day, so
+neither shows that the daemon is dead. The question is a UDP datagram to the peer's own address in
+the overlay. The answer has the same length, so the probe amplifies no flood:
 
     flannel?NNNNNNNN  ->  flannel!NNNNNNNN   it is alive and ready
                           flannel-NNNNNNNN   it is alive, and not ready
 
-N are bytes that the answer repeats. Who can send to containers of the overlay can ask; what he
-learns is one bit. More than `_PER_SECOND` questions a second are not heard.
+N are bytes that the answer repeats. Every sender in the overlay can ask, and learns one bit. Beyond
+`_PER_SECOND` datagrams a second, questions are not answered.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ _IP_FREEBIND = 15  # linux/in.h, not in Python's socket
 
 
 def overlay_address(lease: Lease) -> IPv4Address | None:
-    """The host's own address in the overlay: its tunnel's; None: without a tunnel it has none."""
+    """The host's own address in the overlay, its tunnel's; None if the backend has no tunnel."""
     has_one = traits(lease.attrs.backend).has_tunnel_address
     return lease.subnet.network_address if has_one else None
 
@@ -45,36 +45,37 @@ def question(nonce: bytes) -> bytes:
 
 
 def is_ready(answer: bytes, nonce: bytes) -> bool | None:
-    """What an answer says; None: it is none to that question."""
+    """Whether the peer is ready; None if ``answer`` is not an answer to that question."""
     if len(answer) != LENGTH or answer[8:] != nonce:
         return None
     return {_READY: True, _UNREADY: False}.get(answer[:8])
 
 
 async def answer_peers(lease: Lease, port: int, unready: Callable[[], str]) -> None:
-    """Answer until cancelled; a port that cannot be had is said once, and tried again.
+    """Answer until cancelled; a port that cannot be bound is logged once, and tried again.
 
-    :param port: 0 for none.
+    :param port: a UDP port; 0: answer no probes.
+    :param unready: returns why flanneld is not ready; "" if it is.
     """
     address = str(overlay_address(lease) or "")
-    said = False
+    is_logged = False
     while address and port:
         try:
             with _bound(address, port) as sock:
                 await _answer(sock, unready)
         except OSError as why:
-            if not said:
+            if not is_logged:
                 log.warning(
                     "cannot answer probes at UDP port %d of %s: %s", port, address, why.strerror
                 )
-            said = True
+            is_logged = True
             await asyncio.sleep(_RETRY)
 
 
 def _bound(address: str, port: int) -> socket.socket:
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     try:
-        # The address may come later, and go: a device is rebuilt.
+        # The address may be added later, and again after the device was rebuilt.
         sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
         sock.bind((address, port))
     except OSError:

@@ -1,16 +1,16 @@
-"""Status: what flanneld knows of itself, for whoever asks: health checks, metrics, the operator.
+"""Status: the state of flanneld, for health checks, metrics and the operator.
 
     status = Status(options, store.health)
-    status.serve(config, interface, subnets, network, firewall)    # one life of the network
+    status.serve(config, interface, subnets, network, firewall)    # a run of the network begins
     status.leased(lease, renewal_delay)
     status.has("subnet.env")
     status.beat("peers")
     status.end("the lease is lost")
-    status.unready()        # "" or why
-    status.document()       # all of it, for JSON
+    status.unready()        # "" or the reason
+    status.document()       # the whole state, for JSON
 
-The daemon's parts report here as they go; nothing of it is decided on by the daemon. Inside are
-moments of the monotonic clock; outside, ages in seconds. It belongs to the event loop.
+The daemon's parts report to it and decide nothing by it. It stores moments of the monotonic clock
+and publishes ages in seconds. Use it in the event loop's thread only.
 """
 
 import asyncio
@@ -39,22 +39,22 @@ from flannel.stores import StoreHealth
 log = logging.getLogger(__name__)
 
 PARTS = ("subnet.env", "peers", "firewall")
-"""What must be done in each life of the network before containers can count on it."""
+"""The parts that must be done in each run of the network before containers can use the overlay."""
 
 _NEEDED = (Condition.INTERFACE, Condition.STORE, Condition.CONFIG, Condition.RUN)
-"""What keeps a run of the network from its beginning; the first that holds is the reason."""
+"""The conditions that keep a run of the network from beginning; the first that holds is shown."""
 _OF_THE_STORE = (Condition.WATCH, Condition.LEASE, Condition.STORE)
 
 _STORE_SILENCE = 90.0
-"""Seconds without any outcome of a request, while the leases are followed, after which the watch
-is taken for dead: a poll lasts 10, and each member has 3 to answer."""
+"""Seconds without any result of a request after which the watch is taken for dead: a poll lasts 10,
+and each member has 3 to answer."""
 _PEERS_SILENCE = 120.0
-"""Seconds since the last sign of life of the task that compares the kernel after which it is taken
-for dead. It gives one every 30, and at each comparison; those are at most 60 apart."""
+"""Seconds without a sign of life after which the task that compares the kernel is taken for dead.
+It gives a sign every 30 s, and at each comparison; those are at most 60 s apart."""
 
 
 class SubnetTable(Protocol):
-    """What is asked of `flannel.leases.subnets.SubnetManager` here."""
+    """The part of `flannel.leases.subnets.SubnetManager` that is used here."""
 
     @property
     def peers(self) -> Peers:
@@ -63,11 +63,11 @@ class SubnetTable(Protocol):
 
 
 class Guarding(Protocol):
-    """What is asked of `flannel.firewall.Firewall` here."""
+    """The part of `flannel.firewall.keeper.Firewall` that is used here."""
 
     @property
     def is_guarded(self) -> bool:
-        """Whether the whole guard that is wanted was in force when it was last seen."""
+        """Whether the whole guard was in force at the last look."""
         ...
 
     @property
@@ -82,11 +82,11 @@ class Guarding(Protocol):
 
     @property
     def repairs(self) -> int:
-        """How often rules had been changed by others and were put right."""
+        """How often others had changed rules, and the change was reverted."""
         ...
 
     async def counters(self) -> Mapping[str, Counter]:
-        """What the guard has dropped, by reason.
+        """The packets that the guard has dropped, by reason.
 
         :raises FlannelError: it cannot be read.
         """
@@ -95,7 +95,7 @@ class Guarding(Protocol):
 
 @dataclass(slots=True)
 class _Life:
-    """One life of the network: from a lease to the error that ends it."""
+    """One run of the network: from a lease to the error that ends it."""
 
     config: NetworkConfig
     interface: ExternalInterface
@@ -111,18 +111,18 @@ _NETWORK = (
     *("network", "backend", "interface", "device", "mtu"),
     *("peers", "counters", "traffic", "firewall"),
 )
-"""Members of the document, which are null while no network is served."""
+"""Members of the document that are null while no network is served."""
 
 
 class Status:
     """See the head of this file.
 
-    :ivar conditions: what is wrong at the moment.
-    :ivar awake: knows of pauses of this process.
-    :ivar store: how the store answers.
-    :ivar repairs: what was found changed by others, and put back.
+    :ivar conditions: the conditions that hold at the moment.
+    :ivar awake: notices pauses of this process.
+    :ivar store: returns how the store answers.
+    :ivar repairs: changes in the kernel by others that were reverted.
     :ivar guard_drops: packets that the firewall's guard has dropped, by reason.
-    :ivar ended: why the last life of the network came to its end.
+    :ivar ended: why the last run of the network ended.
     """
 
     def __init__(self, options: Options, store: Callable[[], StoreHealth]) -> None:
@@ -147,19 +147,19 @@ class Status:
         network: Network,
         firewall: Guarding,
     ) -> None:
-        """One life of the network begins."""
+        """A run of the network begins."""
         now = monotonic()
         self._life = _Life(
             config, interface, subnets, network, firewall, now, {"peers": now}, set()
         )
 
     def end(self, why: str) -> None:
-        """It is over."""
+        """The run is over, because of ``why``."""
         self._life = self._lease = None
         self.ended = why
 
     def leased(self, lease: Lease, renewal: float | None) -> None:
-        """``lease`` was made, renewed, or changed by somebody; it is due in ``renewal`` seconds."""
+        """``lease`` was made, renewed or changed; its renewal is due in ``renewal`` seconds."""
         self._lease, self._lease_at = lease, monotonic()
         self._renewal_at = self._lease_at + (renewal or 0)
 
@@ -169,7 +169,7 @@ class Status:
             self._life.done.add(part)
 
     def beat(self, task: str) -> None:
-        """``task`` turns."""
+        """``task`` gives a sign of life."""
         if self._life is not None:
             self._life.beats[task] = monotonic()
 
@@ -180,11 +180,11 @@ class Status:
 
     @property
     def peers(self) -> Peers:
-        """The leases of the other hosts, as far as they are followed."""
+        """The leases of the other hosts; empty while they are not followed."""
         return self._life.subnets.peers if self._life is not None else {}
 
     def dead(self) -> str:
-        """Which part of this process hangs; "" if all turn. Only a restart would mend it."""
+        """Which part of this process hangs; "" if none does. Only a restart repairs it."""
         life = self._life
         if life is None:
             return ""
@@ -199,7 +199,7 @@ class Status:
     def unready(self) -> str:
         """Why containers of this host may not reach the others; "" if they can.
 
-        A store that is away is no reason: packets flow on without it.
+        An unreachable store is not a reason: packets flow on without it.
         """
         life, text = self._life, self.conditions.text
         if life is None:
@@ -217,7 +217,7 @@ class Status:
     async def read_guard(self) -> None:
         """Bring `guard_drops` up to date.
 
-        Reading them takes a program of its own: clients that ask meanwhile share one.
+        Reading the counters runs nft or iptables; clients that ask at the same time share one run.
         """
         if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(self._read_guard())
@@ -235,23 +235,23 @@ class Status:
 
     @property
     def firewall_repairs(self) -> int:
-        """How often, in this life of the network, rules were put right."""
+        """How often changed rules were restored in this run of the network."""
         return self._life.firewall.repairs if self._life is not None else 0
 
     @property
     def firewall_failures(self) -> int:
-        """How often, in this life of the network, a program of the firewall failed."""
+        """How often a program of the firewall failed in this run of the network."""
         return self._life.firewall.failures if self._life is not None else 0
 
     @property
     def is_guarded(self) -> bool | None:
-        """Whether the guard is in force; None where no guard is wanted."""
+        """Whether the guard is in force; None if no guard is wanted."""
         if self._life is None or not self._life.firewall.wants_guard:
             return None
         return self._life.firewall.is_guarded
 
     def lease_seconds(self) -> tuple[float, float] | None:
-        """What is left of the lease, and until its renewal, in seconds.
+        """Seconds until the lease ends, and until its renewal is due.
 
         None without a lease, or with a reservation.
         """
@@ -261,7 +261,7 @@ class Status:
         return self._lease_at + self._lease.ttl - now, self._renewal_at - now
 
     def document(self) -> dict[str, Any]:
-        """All of it, for JSON; seconds are rounded to a tenth."""
+        """The whole state, for JSON; seconds are rounded to a tenth."""
         store, etcd = self.store(), self._options.etcd
         repairs = self.repairs
         unready = self.unready()
@@ -347,9 +347,9 @@ _TRAFFIC = ("bytes", "packets", "errors", "drops")  # proc_pid_net(5), dev: the 
 
 
 def device_traffic(device: str, text: str | None = None) -> dict[str, int]:
-    """The kernel's counters of a link, as ``rx_bytes`` and the like; empty if there is none.
+    """The kernel's counters of a link, as ``rx_bytes`` and the like; empty without such a link.
 
-    :param text: what /proc/net/dev says.
+    :param text: the content of /proc/net/dev; None: read it.
     """
     if text is None:
         try:

@@ -1,9 +1,8 @@
-"""The blackhole route for this host's own subnet, which -ip-blackhole-route asks for.
+"""The blackhole route for this host's own subnet, made with -ip-blackhole-route.
 
-Where no bridge has the subnet, not yet or not any more, a packet to one of its addresses would
-follow the default route out of this host, and perhaps come back. Whatever else leads to the
-subnet, as the route that comes with docker's bridge, goes before this one: its metric is the
-largest there is.
+While no bridge has the subnet, a packet to one of its addresses would follow the default route out
+of this host, and might be sent back. The blackhole route drops it. Every other route to the subnet,
+such as that of docker's bridge, is preferred: the blackhole route has the largest metric.
 """
 
 import asyncio
@@ -20,7 +19,7 @@ _RESYNC = 5.0
 async def keep(kernel: Kernel, subnet: IPv4Network | None, conditions: Conditions) -> None:
     """Keep the route until cancelled.
 
-    :param subnet: to be dropped; None removes what an earlier run has left, and returns.
+    :param subnet: the own subnet; None: remove the route of an earlier run, and return.
     """
     wanted = set() if subnet is None else {subnet}
     while True:

@@ -1,9 +1,9 @@
-"""What the kernel should hold against what it holds, as values. Pure.
+"""Entries of the kernel's tables as values, and the difference between found and wanted. Pure.
 
 An entry is one row of one kernel table: a `Route`, the `Nexthop` it names, a `Neighbour` (ARP),
-an `Fdb` row of a VXLAN link. Addresses are *packed*: 4 bytes in network order, MACs 6 bytes, as
-they stand in netlink messages; a table may have 100,000 of them, and bytes compare and hash
-without running Python code.
+an `Fdb` row of a VXLAN link. Addresses are *packed*, as in netlink messages: 4 bytes in network
+order, MACs 6 bytes. A table may have 100,000 of them, and bytes compare and hash without running
+Python code.
 """
 
 import socket
@@ -44,9 +44,9 @@ class Nexthop(NamedTuple):
     """A nexthop object, named by one route.
 
     A route that carries its own gateway costs the kernel time proportional to the number of such
-    routes on the link (fib_find_info compares them all); one that names an object does not. The
-    id is the route's network address as a number: nothing to allocate or remember, and far from
-    where programs that count upwards choose theirs.
+    routes on the link (fib_find_info compares them all); a route that names an object does not. The
+    id is the route's network address as a number: it is not allocated or remembered, and is far
+    above the ids of programs that count upwards.
     """
 
     id: int
@@ -83,13 +83,13 @@ class Fdb(NamedTuple):
 Entry = Route | Nexthop | Neighbour | Fdb
 Key = tuple[type[Entry], object, int]
 
-# Built up in this order and taken down in reverse, so that a route never points at a peer that
-# the kernel does not know how to reach.
+# Entries are added in this order and removed in reverse, so that a route never points at a peer
+# that the kernel cannot reach.
 ORDER: Mapping[type[Entry], int] = {Fdb: 0, Neighbour: 1, Nexthop: 2, Route: 3}
 
 
 def key(entry: Entry) -> Key:
-    """What the kernel finds the entry by: two entries with one key cannot exist together."""
+    """The key by which the kernel finds the entry: two entries with one key cannot coexist."""
     match entry:
         case Route():
             return (Route, (entry.dst, entry.prefix_len), entry.metric)
@@ -102,11 +102,11 @@ def key(entry: Entry) -> Key:
 
 
 class Difference(NamedTuple):
-    """What to do in the kernel, in this order."""
+    """The work to do in the kernel, in this order."""
 
     clear: list[Entry]
-    """To be removed before anything is added: nexthops that change, which takes their routes
-    along. (Writing over one costs the kernel a walk through all, and might hit another's.)"""
+    """Removed before anything is added: nexthops that change. The kernel removes their routes too.
+    (To replace a nexthop, the kernel walks through all of them; and it might not be ours.)"""
     put: list[Entry]
     drop: list[Entry]
 
@@ -114,7 +114,7 @@ class Difference(NamedTuple):
 def diff(
     found: Mapping[Key, Entry], wanted: Mapping[Key, Entry], keys: Iterable[Key]
 ) -> Difference:
-    """What turns ``found`` into ``wanted`` at ``keys``."""
+    """The work that turns ``found`` into ``wanted`` at ``keys``."""
     clear: list[Entry] = []
     put: list[Entry] = []
     drop: list[Entry] = []
@@ -145,7 +145,7 @@ def routed(
     onlink: bool = False,
     nexthops: bool,
 ) -> tuple[Entry, ...]:
-    """The entries for a route of ours: with a nexthop object, or classic where there are none."""
+    """The entries for a route of ours: with a nexthop object, or classic without such objects."""
     packed, gateway = dst.network_address.packed, via.packed
     if not nexthops:
         return (Route(packed, dst.prefixlen, gateway, link, onlink),)

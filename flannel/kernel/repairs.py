@@ -1,15 +1,16 @@
-"""Repairs: what was found changed by others and put back: said once, counted, not fought over.
+"""Repairs: counts and logs repairs of changes by others; backs off from a program that persists.
 
     repairs.note("the device was down")     # while the kernel is compared with what is wanted
     repairs.note_entries(gone)
-    repairs.commit("flannel.1", culprit)    # at the end of the comparison: one line in the log
+    repairs.commit("flannel.1", port)       # at the end of the comparison: one line in the log
 
-Somebody may be set on undoing it: another daemon that manages the same links, a script. When one
-thing has to be put back more than `_TOO_MANY` times in a minute, that is said, with who it may be,
-and it is left alone for pauses that grow, until at the end of one it is found as it was left:
+A program may undo each repair: another daemon that manages the same links, a script. When one
+subject is repaired more than `_TOO_MANY` times within a minute, the programs that may do it are
+logged, and the subject is repaired after growing pauses only. It rests until a pause ends and the
+subject is found unchanged:
 
-    repairs.resting()       entries that are not to be put back now; all others are, at once
-    repairs.pause           the same for the device, without which nothing else can be repaired
+    repairs.resting()       the entries that rest now; all others are repaired at once
+    repairs.pause           seconds for which the device rests; it is repaired before its entries
 """
 
 import logging
@@ -48,10 +49,10 @@ _MANAGERS = {
 
 @dataclass(slots=True)
 class _Fight:
-    """Over one thing: an entry's key, or what was noted of the device.
+    """A subject that somebody keeps changing: an entry's key, or a note about the device.
 
-    :ivar pause: seconds for which it is left alone after its last repair.
-    :ivar until: the end of that, by `time.monotonic`.
+    :ivar pause: seconds for which it rests after its last repair.
+    :ivar until: the end of that pause, by `time.monotonic`.
     """
 
     pause: float
@@ -59,11 +60,11 @@ class _Fight:
 
 
 class Repairs:
-    """Counts them; see the head of this file.
+    """Counts repairs; see the head of this file.
 
-    :ivar total: how many things were put back since the start.
-    :ivar last_at: when the last was, by `time.monotonic`; None if there was none.
-    :ivar last: the line that the log had about it; "" if there was none.
+    :ivar total: the number of repairs since the start.
+    :ivar last_at: the time of the last repair, by `time.monotonic`; None if there was none.
+    :ivar last: the log line of the last repair; "" if there was none.
     """
 
     def __init__(self) -> None:
@@ -79,30 +80,31 @@ class Repairs:
     def pause(self) -> float:
         """Seconds to wait before the device is compared again; 0 unless somebody fights over it."""
         return max(
-            (f.pause for what, f in self._fights.items() if isinstance(what, str)), default=0
+            (fight.pause for each, fight in self._fights.items() if isinstance(each, str)),
+            default=0,
         )
 
     @property
     def due(self) -> float:
-        """When the first of the things that rest is to be looked at, by `time.monotonic`."""
+        """The time at which the first pause ends, by `time.monotonic`."""
         return min((fight.until for fight in self._fights.values()), default=inf)
 
     def resting(self) -> set[Key]:
-        """The keys of entries that somebody fights over, and that are to be left alone now."""
+        """The keys of the entries that somebody keeps changing, and that are not repaired now."""
         now = monotonic()
         return {
-            what
-            for what, fight in self._fights.items()
-            if isinstance(what, tuple) and fight.until > now
+            each
+            for each, fight in self._fights.items()
+            if isinstance(each, tuple) and fight.until > now
         }
 
-    def note(self, what: str) -> None:
-        """One thing was not as it was left, e.g. ``the device was down``."""
-        self._noted.append(what)
-        self._subjects[what] = what
+    def note(self, change: str) -> None:
+        """Note one change by others, e.g. ``the device was down``."""
+        self._noted.append(change)
+        self._subjects[change] = change
 
     def note_entries(self, entries: Iterable[Entry]) -> None:
-        """Entries that were gone, or others than they should be."""
+        """Note entries that others have removed or changed."""
         kinds: Counter[type[Entry]] = Counter()
         for each, entry in {key(entry): entry for entry in entries}.items():
             self._subjects[each] = str(entry)
@@ -117,15 +119,15 @@ class Repairs:
         )
 
     def discard(self) -> None:
-        """What was noted is no repair: at the start things are as somebody else has left them."""
+        """Forget the notes: at the start, a difference is not a change by others."""
         self._noted, self._subjects = [], {}
 
     def commit(self, device: str, port: int = 0, began: float | None = None) -> None:
-        """The end of a comparison.
+        """End a comparison: count and log what was noted.
 
-        :param device: what was repaired.
-        :param port: the netlink port of who made the last change, if that is known.
-        :param began: when the comparison did, by `time.monotonic`; None: now.
+        :param device: the name of the device, or of what else was repaired.
+        :param port: the netlink port that made the last change; 0 if that is not known.
+        :param began: when the comparison began, by `time.monotonic`; None: now.
         """
         now = monotonic()
         noted, subjects = self._noted, self._subjects
@@ -156,11 +158,11 @@ class Repairs:
             )
 
     def _end_fights(self, device: str, subjects: Collection[object], began: float) -> None:
-        """What did not rest any more and is as it was left: nobody fights over that now."""
+        """Forget the fights whose pause is over and whose subject was found unchanged."""
         over = {
-            what
-            for what, fight in self._fights.items()
-            if fight.until <= began and what not in subjects
+            each
+            for each, fight in self._fights.items()
+            if fight.until <= began and each not in subjects
         }
         if not over:
             return
@@ -172,7 +174,7 @@ class Repairs:
             log.info("nobody changes %s any more: repairing at once again", device)
 
     def _often(self, subjects: Collection[object], now: float) -> set[object]:
-        """Those of the things that are put back now that were so too often of late."""
+        """The subjects repaired now that were repaired too often within the last minute."""
         self._recent.append((now, set(subjects)))
         while now - self._recent[0][0] > _WINDOW:
             self._recent.popleft()
@@ -183,9 +185,9 @@ class Repairs:
 
 
 def suspects(port: int, proc: Path = Path("/proc")) -> list[str]:
-    """Who may be changing the kernel's tables: programs of this host, the likeliest first.
+    """The programs of this host that may change the kernel's tables, the likeliest first.
 
-    :param port: a netlink port that changes came from. A process's first socket has its id.
+    :param port: a netlink port that changes came from; the first socket of a process has its id.
     """
     found = []
     with suppress(OSError):

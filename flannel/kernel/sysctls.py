@@ -1,15 +1,15 @@
-"""What the kernel may do with packets out of our device, beyond the routes that we give it.
+"""Sysctls of the overlay's device: how the kernel treats packets that arrive on it.
 
-rp_filter 1           a source must be one that is reached over the device: strict, for by
-                      design every source in the overlay is; where a packet could come and
-                      its answer not go back the same way, it is forged or it is lost anyway.
-                      Where ``all`` says 2 (loose), as some distributions have it, the kernel
-                      takes that; the firewall's guard does not depend on it
-accept_redirects 0    nobody in the overlay changes this host's routes
-send_redirects 0      nor do we tell peers of ways that are not in their leases
-disable_ipv6 1        the overlay carries IPv4; without this the device has a link-local
-                      address, at which services that listen at [::] could be reached
-accept_ra 0           no router advertisements, should somebody enable IPv6 again
+rp_filter 1           strict: the route to a packet's source must lead over the device, as the
+                      routes to all sources in the overlay do. A packet whose answer would
+                      leave by a different interface is forged, or its answer is lost anyway.
+                      If ``all`` is 2 (loose), as on some distributions, the kernel uses that;
+                      the firewall's guard does not depend on it
+accept_redirects 0    no peer changes this host's routes
+send_redirects 0      this host does not send peers routes that are not in their leases
+disable_ipv6 1        the overlay carries IPv4; with IPv6 the device has a link-local
+                      address, at which services that listen at [::] can be reached
+accept_ra 0           no router advertisements, if somebody enables IPv6 again
 """
 
 from contextlib import suppress
@@ -28,19 +28,19 @@ _WANTED = (
 
 
 def ensure(device: str) -> list[str]:
-    """Set them on a link, where they are not so; return those that were not.
+    """Set the sysctls of a link; return the names of those that differed.
 
-    What a kernel has not got, IPv6 or the link itself, is passed over.
+    A sysctl that the kernel does not have is skipped: a kernel without IPv6, a missing link.
 
-    :raises KernelError: one of them cannot be written.
+    :raises KernelError: a sysctl cannot be written.
     """
     return [" ".join(each[:2]) for each in _WANTED if _set(device, *each)]
 
 
 def refuse_ipv6(device: str) -> None:
-    """Set those for IPv6 on a link that is not up yet.
+    """Set the sysctls for IPv6 on a link that is not up yet.
 
-    A kernel without IPv6 has none; where /proc/sys is read-only, `ensure` reports that.
+    Errors are ignored: if /proc/sys is read-only, `ensure` reports that later.
     """
     with suppress(KernelError):
         for family, name, value in _WANTED:
@@ -49,7 +49,7 @@ def refuse_ipv6(device: str) -> None:
 
 
 def _set(device: str, family: str, name: str, value: str) -> bool:
-    """Set one if it is different; return whether it was."""
+    """Set one sysctl; return whether it differed."""
     path = Path(f"/proc/sys/net/{family}/conf/{device}/{name}")
     try:
         if path.read_text().strip() == value:
