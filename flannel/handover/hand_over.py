@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 _LOOK = 3.0
 """Seconds between two looks at subnet.env, and two glances at docker's bridge."""
 _LOOKS_A_DOCKER = 10
-"""Looks at subnet.env for each full look at docker's bridge, which reads all links of the host, while
-glances show no change."""
+"""Looks at subnet.env for each full look at docker's bridge, which reads all links of the host,
+while the glances show no change."""
 _HOOK_TIMEOUT = 60.0
 """Seconds; enough to restart docker."""
 
