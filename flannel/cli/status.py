@@ -103,7 +103,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
     if daemon["firewall"] is not None:
         firewall = daemon["firewall"]
         guard = "only peers may send" if firewall["guarded"] else _unguarded(daemon["backend"])
-        again = f", put right {firewall['repairs']} times" if firewall["repairs"] else ""
+        again = f", repaired {firewall['repairs']} times" if firewall["repairs"] else ""
         lines.append(("firewall", guard + again))
     if repairs["count"]:
         ago = duration(repairs["last_ago"])
@@ -142,7 +142,7 @@ def _etcd(etcd: dict[str, Any]) -> str:
     else:
         answered = f"answered {duration(etcd['answered_ago'])} ago"
     errors = f", {etcd['errors']} failed requests" if etcd["errors"] else ""
-    trouble = "AWAY, " if etcd["trouble"] else ""
+    trouble = "UNREACHABLE, " if etcd["trouble"] else ""
     return f"{trouble}{etcd['endpoint']}, {answered}{errors}"
 
 

@@ -118,13 +118,13 @@ def test_a_host_where_flanneld_runs_is_refused(world: World) -> None:
     assert world.env_file.exists()
 
 
-def test_who_may_not_ask_flanneld_learns_what_is_ours_from_the_kernel(world: World) -> None:
+def test_without_the_right_to_ask_flanneld_the_kernel_s_entries_are_listed(world: World) -> None:
     world.pages = DaemonUnseen("cannot ask flanneld: Permission denied")
     world.terminal = "n\n"
     assert "  device flannel.1" in world.run("cleanup").lines
 
 
-def test_the_addresses_of_the_routes_are_of_no_matter(world: World) -> None:
+def test_routes_with_our_protocol_number_are_ours_whatever_their_addresses(world: World) -> None:
     foreign = Route(IPv4Address("198.51.100.0").packed, 24, PEER_TUNNEL.packed, 2)
     world.tables.entries.clear()
     world.tables.intrude(foreign)

@@ -2,12 +2,15 @@
 
 import io
 import json
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
 from fake_context import CONFIG, OWN, World
 
-from flannel.errors import StoreUnavailable
+from flannel.cli import config
+from flannel.errors import BadNetworkConfig, StoreUnavailable
+from flannel.lease import Lease, LeaseAttrs
 
 OTHER = '{"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan", "VNI": 7}}'
 DOWN = StoreUnavailable("cannot read /coreos.com/network/config: connection refused")
@@ -55,7 +58,7 @@ class TestCheck:
         assert document["overlap"] == "address 192.0.2.1/24 of eth0"
         assert document["refused"] == ["10.1.5.0/24 of 192.0.2.1", "10.1.9.0/24 of 192.0.2.9"]
 
-    def test_a_host_that_cannot_be_looked_at_has_no_say(self, world: World) -> None:
+    def test_without_the_addresses_of_this_host_overlap_is_empty(self, world: World) -> None:
         world.netlink.refuses["list_links"] = 12
         done = world.run("config", "check", OTHER, "--json")
         assert (done.status, done.document["overlap"]) == (0, "")
@@ -68,7 +71,7 @@ class TestCheck:
             ('{"Network": "10.1.0.0/16", "Backend": {"Type": "warp"}}', "warp"),
         ],
     )
-    def test_a_document_of_no_use_is_wrong_with_the_reason(
+    def test_an_invalid_document_is_wrong_with_the_reason(
         self, world: World, text: str, why: str
     ) -> None:
         done = world.run("config", "check", text)
@@ -161,3 +164,43 @@ class TestSet:
         assert done.status == 1
         assert "changed meanwhile" in done.err
         assert world.run("config", "get").out == '{"Network": "10.9.0.0/16"}\n'
+
+
+LEASE = Lease(IPv4Network("10.1.5.0/24"), LeaseAttrs(IPv4Address("192.0.2.11"), "vxlan"), 60)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        '{"Network": "10.1.0.0/33"}',
+        '{"Network": "10.1.0.0/16", "Backend": {"Type": "warp"}}',
+        '{"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan", "VNI": "one"}}',
+        '{"Network": "10.1.0.0/16", "Backend": {"Type": "udp", "Port": 70000}}',
+    ],
+)
+def test_a_config_is_refused_as_a_host_would_refuse_it(text: str) -> None:
+    with pytest.raises(BadNetworkConfig):
+        config.validate(text)
+
+
+def test_a_change_of_config_says_who_is_affected() -> None:
+    before = '{"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan"}}'
+    after = '{"Network": "10.2.0.0/24", "SubnetLen": 26, "Backend": {"Type": "host-gw"}}'
+    report = config.report(before, after, [LEASE])
+    assert report["losing"] == ["10.1.5.0/24 of 192.0.2.11"]
+    assert report["other_backend"] == ["10.1.5.0/24 of 192.0.2.11"]
+    assert {each["member"] for each in report["changes"]} == {
+        "Network",
+        "SubnetLen",
+        "Backend.Type",
+    }
+    assert config.report(before, before, [LEASE])["changes"] == []
+
+
+def test_upper_and_lower_case_make_no_difference_of_a_config() -> None:
+    before = '{"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan"}}'
+    after = '{"network": "10.1.0.0/16", "backend": {"type": "vxlan", "vni": 7}}'
+    assert config.report(before, after, [])["changes"] == [
+        {"member": "backend.vni", "before": None, "after": 7}
+    ]

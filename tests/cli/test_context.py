@@ -14,7 +14,15 @@ from fake_host import FakeHost
 from waiting import until
 
 from flannel.cli import context as context_module
-from flannel.cli.context import Context, DaemonDown, DaemonUnseen, environment
+from flannel.cli.context import (
+    Context,
+    DaemonDown,
+    DaemonUnseen,
+    duration,
+    environment,
+    pairs,
+    table,
+)
 from flannel.cli.main import exit_status
 from flannel.errors import BadOption, KernelError
 from flannel.health.http_server import Page, serving
@@ -148,6 +156,12 @@ class TestQuestions:
         assert done.status == answer
         assert done.err.endswith("Release it? [y/N] ")
 
+    def test_without_a_terminal_nobody_is_asked(self) -> None:
+        asking = Context(options=None)  # type: ignore[arg-type] # none are read
+        with pytest.raises(BadOption, match="--yes says so"):
+            asking.confirm("Really?")
+        assert Context(None, yes=True).confirm("Really?")  # type: ignore[arg-type]
+
 
 class TestErrors:
     @pytest.mark.parametrize(
@@ -191,3 +205,22 @@ def test_a_terminal_that_lacks_a_character_gets_an_escape(
         monkeypatch.setattr("sys.stdout", stdout)
         Context(parse([], {})).show({}, "Köln")
         assert raw.getvalue() == b"K\\xf6ln\n"
+
+
+def test_columns_are_as_wide_as_what_is_in_them() -> None:
+    assert table([("a", 1.5), ("long", None)], ("NAME", "MS")) == [
+        "NAME    MS",
+        "a     1.50",
+        "long     -",
+    ]
+    assert table([], ("NAME", "MS")) == ["NAME  MS"]
+    assert pairs([("a", "x"), ("long", "y"), ("none", None)]) == ["a     x", "long  y"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, ""), (5, "5 s"), (65, "1 min 5 s"), (3600, "1 h"), (86399, "23 h 59 min"),
+     (90000, "1 d 1 h"), (-7200, "-2 h")],
+)  # fmt: skip
+def test_durations_are_for_people(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text

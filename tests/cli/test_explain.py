@@ -72,14 +72,14 @@ class TestWhereItEnds:
         assert found[0].startswith("TCP dropped by ")
         assert found[1].startswith("ping accepted by ")
 
-    def test_a_firewall_that_could_not_be_read_makes_it_a_perhaps(self, world: World) -> None:
+    def test_a_firewall_that_could_not_be_read_makes_the_verdict_unsure(self, world: World) -> None:
         world.filter(policy="DROP")
         world.programs.install("nft")  # and it refuses
         found = dict(steps(world))
         assert "(perhaps: the firewall could not be read as a whole)" in found["firewall"]
         assert found["not seen"] == "cannot list the rules with nft: nft: refused"
 
-    def test_a_rule_that_nobody_understands_makes_it_a_perhaps(self, world: World) -> None:
+    def test_a_rule_that_cannot_be_understood_makes_the_verdict_unsure(self, world: World) -> None:
         world.filter("-A FORWARD -m mystery --what -j DROP")
         assert "(perhaps: some rules could not be understood)" in dict(steps(world))["firewall"]
 
@@ -173,7 +173,7 @@ class TestOurOwnGuard:
         assert self.guard(world, str(FAR), "--source", "10.1.7.2") == ""
 
 
-def test_masquerade_is_told_with_the_rule(world: World) -> None:
+def test_masquerade_is_shown_with_its_rule(world: World) -> None:
     world.filter("-A POSTROUTING -s 10.1.0.0/16 -j MASQUERADE", table="nat")
     text = dict(steps(world))["masquerade"]
     assert text.startswith("yes, by ")
@@ -213,7 +213,7 @@ class TestTheLease:
         found = dict(steps(world, "8.8.8.8"))
         assert found["lease"] == "none: 8.8.8.8 is not in the overlay"
 
-    def test_without_etcd_it_is_flanneld_s_word(self, world: World) -> None:
+    def test_without_etcd_flanneld_names_the_lease(self, world: World) -> None:
         world.store.refusal = StoreUnavailable("cannot list leases: refused")
         note = " (cannot list leases: refused; as flanneld last saw them)"
         assert dict(steps(world))["lease"] == f"10.1.9.0/24 of 192.0.2.9, backend vxlan{note}"

@@ -1,27 +1,21 @@
-"""The operator's command: its line, its tables, what it makes of documents."""
+"""The command line of `flannel`, and what is made of it: man page, completion."""
 
 import importlib.util
 import subprocess
 import sys
-from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from flannel import __version__
-from flannel.cli import config, context, main
-from flannel.cli.context import duration, pairs, table
-from flannel.cli.findings import KINDS, Finding
+from flannel.cli import main
+from flannel.cli.findings import KINDS
 from flannel.cli.main import SHARED, exit_status, parser
-from flannel.errors import BadNetworkConfig, BadOption
-from flannel.health.peer_probe import is_ready, overlay_address, question
-from flannel.lease import Lease, LeaseAttrs
 from flannel.options.flags import usage
 from flannel.options.table import FLAGS
 
 DIST = Path(__file__).parents[2] / "dist"
-LEASE = Lease(IPv4Network("10.1.5.0/24"), LeaseAttrs(IPv4Address("192.0.2.11"), "vxlan"), 60)
 
 
 @pytest.fixture(scope="module")
@@ -122,87 +116,3 @@ def test_flags_are_taken_as_flanneld_takes_them() -> None:
     for words in (["-etcd-prefix=/x"], ["--etcd-prefix", "/x"], ["-etcd-prefix", "/x"]):
         assert parser().parse_args(["check", *words]).etcd_prefix == "/x"
     assert set(SHARED) <= {flag.name for flag in FLAGS}
-
-
-def test_without_a_terminal_nobody_is_asked(capsys: pytest.CaptureFixture[str]) -> None:
-    asking = context.Context(options=None)  # type: ignore[arg-type] # none are read
-    with pytest.raises(BadOption, match="--yes says so"):
-        asking.confirm("Really?")
-    assert context.Context(None, yes=True).confirm("Really?")  # type: ignore[arg-type]
-
-
-def test_columns_are_as_wide_as_what_is_in_them() -> None:
-    assert table([("a", 1.5), ("long", None)], ("NAME", "MS")) == [
-        "NAME    MS",
-        "a     1.50",
-        "long     -",
-    ]
-    assert table([], ("NAME", "MS")) == ["NAME  MS"]
-    assert pairs([("a", "x"), ("long", "y"), ("none", None)]) == ["a     x", "long  y"]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(None, ""), (5, "5 s"), (65, "1 min 5 s"), (3600, "1 h"), (86399, "23 h 59 min"),
-     (90000, "1 d 1 h"), (-7200, "-2 h")],
-)  # fmt: skip
-def test_durations_are_for_people(seconds: float | None, text: str) -> None:
-    assert duration(seconds) == text
-
-
-def test_a_finding_is_one_line() -> None:
-    for name in KINDS:
-        line = str(Finding(name, "something is wrong"))
-        assert line.isprintable()
-        assert " -> " in line
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "{",
-        '{"Network": "10.1.0.0/33"}',
-        '{"Network": "10.1.0.0/16", "Backend": {"Type": "warp"}}',
-        '{"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan", "VNI": "one"}}',
-        '{"Network": "10.1.0.0/16", "Backend": {"Type": "udp", "Port": 70000}}',
-    ],
-)
-def test_a_config_is_refused_as_a_host_would_refuse_it(text: str) -> None:
-    with pytest.raises(BadNetworkConfig):
-        config.validate(text)
-
-
-def test_a_change_of_config_says_who_is_affected() -> None:
-    before = '{"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan"}}'
-    after = '{"Network": "10.2.0.0/24", "SubnetLen": 26, "Backend": {"Type": "host-gw"}}'
-    report = config.report(before, after, [LEASE])
-    assert report["losing"] == ["10.1.5.0/24 of 192.0.2.11"]
-    assert report["other_backend"] == ["10.1.5.0/24 of 192.0.2.11"]
-    assert {each["member"] for each in report["changes"]} == {
-        "Network",
-        "SubnetLen",
-        "Backend.Type",
-    }
-    assert config.report(before, before, [LEASE])["changes"] == []
-
-
-def test_upper_and_lower_case_make_no_difference_of_a_config() -> None:
-    before = '{"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan"}}'
-    after = '{"network": "10.1.0.0/16", "backend": {"type": "vxlan", "vni": 7}}'
-    assert config.report(before, after, [])["changes"] == [
-        {"member": "backend.vni", "before": None, "after": 7}
-    ]
-
-
-def test_a_probes_answer_belongs_to_its_question() -> None:
-    assert question(b"12345678") == b"flannel?12345678"
-    assert is_ready(b"flannel!12345678", b"12345678") is True
-    assert is_ready(b"flannel-12345678", b"12345678") is False
-    for wrong in (b"flannel!12345679", b"flannel?12345678", b"", b"flannel!123456789"):
-        assert is_ready(wrong, b"12345678") is None
-
-
-def test_a_host_without_a_tunnel_has_no_address_in_the_overlay() -> None:
-    assert overlay_address(LEASE) == IPv4Address("10.1.5.0")
-    plain = Lease(LEASE.subnet, LeaseAttrs(LEASE.attrs.public_ip, "host-gw"), 60)
-    assert overlay_address(plain) is None

@@ -53,7 +53,7 @@ class TestPinger:
         total = sum(struct.unpack(f"!{len(sent[0] + b'0') // 2}H", sent[0] + b"\0"))
         assert (total & 0xFFFF) + (total >> 16) == 0xFFFF  # RFC 1071
 
-    def test_packets_that_are_no_answers_are_passed_over(self) -> None:
+    def test_packets_that_are_not_answers_are_ignored(self) -> None:
         wire = Wire({NEAR: 1500})
         wire.receive(b"", str(FAR))  # too short
         wire.receive(struct.pack("!BBHHH", 0, 0, 0, 0, 1), str(FAR))  # of another program
@@ -61,7 +61,7 @@ class TestPinger:
         with Pinger(wire, patience=0) as pinger:
             assert asyncio.run(pinger.ping([NEAR])).keys() == {NEAR}
 
-    def test_an_answer_from_an_address_that_was_not_asked_is_nobody_s(self) -> None:
+    def test_an_answer_from_an_address_that_was_not_asked_is_ignored(self) -> None:
         class Liar(Wire):
             def receive(self, icmp: bytes, source: str) -> None:
                 super().receive(icmp, str(FAR))

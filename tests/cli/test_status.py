@@ -52,11 +52,13 @@ class TestWithFlanneld:
         world.daemon["repairs"] = {"count": 2, "last": "repaired flannel.1: a route", "last_ago": 5}
         world.daemon["counters"] = {"rx_spoofed": 3, "rx_other": 0}
         world.daemon["firewall"] |= {"dropped": {"unknown_peer": 7}, "repairs": 2}
-        assert shown(world, "etcd")[0].endswith("answered 1 min 1 s ago, 4 failed requests")
+        [etcd] = shown(world, "etcd")
+        assert etcd.startswith("UNREACHABLE, http://192.0.2.7:2379, answered 1 min 1 s ago")
+        assert etcd.endswith(", 4 failed requests")
         assert shown(world, "trouble") == ["cannot follow the leases: refused"]
         assert shown(world, "repairs") == ["2, the last 5 s ago: repaired flannel.1: a route"]
         assert shown(world, "drops") == ["rx_spoofed 3, unknown_peer 7"]
-        assert shown(world, "firewall")[0].endswith("2 times")
+        assert shown(world, "firewall") == ["only peers may send, repaired 2 times"]
 
     @pytest.mark.parametrize(
         ("backend", "text"),
@@ -66,7 +68,7 @@ class TestWithFlanneld:
             ("host-gw", "no guard"),
         ],
     )
-    def test_what_stands_in_for_a_guard_depends_on_the_backend(
+    def test_without_the_guard_the_text_depends_on_the_backend(
         self, world: World, backend: str, text: str
     ) -> None:
         world.daemon["firewall"]["guarded"] = False
@@ -121,7 +123,7 @@ class TestWithoutFlanneld:
             "flannel0, MTU 1472, up: without flanneld nothing is carried"
         ]
 
-    def test_a_device_that_is_down_is_no_comfort(self, world: World) -> None:
+    def test_packets_do_not_flow_over_a_device_that_is_down(self, world: World) -> None:
         world.netlink.add(Link(4, "flannel.1", "vxlan", 1450, False, "",
                                world.netlink.links[4].vxlan))  # fmt: skip
         assert shown(world, "device") == ["flannel.1, MTU 1450, DOWN"]
