@@ -14,6 +14,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, TextIO
 
 LONGEST = 1500
@@ -22,6 +23,10 @@ endpoint of etcd with its reason, have half of that."""
 
 _CUT = "..."
 _LONGEST_ESCAPE = len(r"\U0001f600")
+
+
+class CannotPrint(OSError):
+    """stdout does not take what is printed: its disk is full, or it is an error of the device."""
 
 
 def printable(text: str, longest: int = LONGEST) -> str:
@@ -42,14 +47,21 @@ def _escape(character: str) -> str:
 def say(*lines: str) -> None:
     """Print ``lines`` to stdout; each becomes one line, whatever it holds.
 
+    :raises BrokenPipeError: the reader of the output has ended.
+    :raises CannotPrint: another error of the output.
+
     It and the next four functions are the only ones that print.
     """
     _write(map(printable, lines), sys.stdout)
 
 
 def complain(*lines: str) -> None:
-    """Print ``lines`` to stderr; each becomes one line, whatever it holds."""
-    _write(map(printable, lines), sys.stderr)
+    """Print ``lines`` to stderr; each becomes one line, whatever it holds.
+
+    It never raises: there is nobody else to tell.
+    """
+    with suppress(OSError):
+        _write(map(printable, lines), sys.stderr)
 
 
 def say_whole(text: str) -> None:
@@ -73,9 +85,14 @@ def clear() -> None:
 def _write(lines: Iterable[str], stream: TextIO | None) -> None:
     if stream is None:  # it was closed when this process began
         return
-    for line in lines:
-        stream.write(_encodable(line, stream) + "\n")
-    stream.flush()
+    try:
+        for line in lines:
+            stream.write(_encodable(line, stream) + "\n")
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as why:
+        raise CannotPrint(why.errno, why.strerror) from why
 
 
 def _encodable(text: str, stream: TextIO) -> str:

@@ -20,7 +20,7 @@ from flannel.handover import docker_opts
 from flannel.logs import LineFormatter, catch_mistakes
 from flannel.options.flags import Flag
 from flannel.options.table import FLAGS, Options, parse
-from flannel.printable import complain, say
+from flannel.printable import CannotPrint, complain, say
 
 if TYPE_CHECKING:
     from flannel.cli.context import Context
@@ -77,7 +77,10 @@ def exit_status(command: Coroutine[Any, Any, int]) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # of | head
+    except (BrokenPipeError, CannotPrint) as why:
+        if isinstance(why, CannotPrint):  # not of | head
+            complain(f"flannel: cannot print: {why.strerror}")
+        # The interpreter flushes stdout once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 

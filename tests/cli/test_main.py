@@ -86,6 +86,18 @@ def test_the_program_answers_in_one_line_and_by_its_status() -> None:
         assert (done.returncode, done.stdout, done.stderr) == (status, out, err)
 
 
+def test_output_that_cannot_be_written_is_one_line_and_status_1() -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123 # a device
+        done = subprocess.run(
+            [sys.executable, "-m", "flannel.cli.main", "version"],
+            stdout=full, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (
+        1,
+        "flannel: cannot print: No space left on device\n",
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
