@@ -110,6 +110,10 @@ def is_unicast(address: IPv4Address) -> bool:
     return 0 < first < 224 and first != 127
 
 
+UNKNOWN_TTL = -1
+"""Of a lease that was read from a file, which does not know."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """A subnet in the hands of a host.
@@ -117,7 +121,8 @@ class Lease:
     Two leases are equal when a peer would treat them alike: how long one lasts and which write
     made it do not count.
 
-    :ivar ttl: whole seconds that were left when it was read; None is a reservation, which stays.
+    :ivar ttl: whole seconds that were left when it was read, or `UNKNOWN_TTL`; None is a
+        reservation, which stays.
     :ivar index: the store's number of the last write to it, for compare-and-swap.
     """
 

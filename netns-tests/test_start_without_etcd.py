@@ -5,6 +5,7 @@ import signal
 import time
 from typing import Any
 
+from flannel_command import flannel, status_of
 from overlays import (
     ALL,
     HOST_GW,
@@ -46,6 +47,12 @@ def test_what_was_served_last_is_served_and_news_comes_with_etcd(
     one.start_flanneld("-iface=eth0").wait_ready()
     assert ping(near, far.address, 30) is not None
     assert one.subnet == before
+    lease = status_of(one)["lease"]
+    assert lease["renewed_ago"] is None
+    assert 0 < lease["left"] <= 86400
+    assert [line.split()[3] for line in flannel(one, "leases").stdout.splitlines()[1:3]] == [
+        "23", "unknown"
+    ]  # fmt: skip
     one.daemon.wait_log(
         rf"the store does not answer: serving lease {before} of 192\.0\.2\.11 and 1 peers"
     )

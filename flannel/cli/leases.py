@@ -26,13 +26,13 @@ async def list_leases(context: Context) -> tuple[list[dict[str, Any]], str]:
             )
         except DaemonDown:
             raise why from None
-        own = [status["lease"]] if status["lease"] is not None else []
-        documents = [{name: each[name] for name in _MEMBERS} for each in [*own, *peers]]
+        own = [{**lease, "ttl": lease["left"]}] if (lease := status["lease"]) is not None else []
+        documents = [{name: each.get(name) for name in _MEMBERS} for each in [*own, *peers]]
         return _sorted(documents), f"{why}; as flanneld last saw them"
     return _sorted([lease_document(lease) for lease in leases]), ""
 
 
-_MEMBERS = ("subnet", "public_ip", "backend", "backend_data", "node_id", "ttl")
+_MEMBERS = ("subnet", "public_ip", "backend", "backend_data", "node_id", "ttl", "reservation")
 
 
 def _sorted(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -52,7 +52,9 @@ async def leases(context: Context) -> int:
 
 
 def _left(document: dict[str, Any]) -> str:
-    return duration(document["ttl"]) if document["ttl"] is not None else "reserved"
+    if document["reservation"]:
+        return "reserved"
+    return duration(document["ttl"]) if document["ttl"] is not None else "unknown"
 
 
 def _data(document: dict[str, Any]) -> str:

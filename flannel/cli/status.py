@@ -130,9 +130,16 @@ def _unguarded(backend: str) -> str:
 def _lease(lease: dict[str, Any]) -> str:
     if lease["reservation"]:
         return f"{lease['subnet']}, a reservation"
+    renewed = "not renewed since the start"
+    if lease["renewed_ago"] is not None:
+        renewed = f"renewed {duration(lease['renewed_ago'])} ago"
+    if lease["left"] is None:
+        return f"{lease['subnet']}, {renewed}, its end is unknown until etcd answers"
+    if lease["left"] <= 0:
+        return f"{lease['subnet']}, {renewed}, ended {duration(-lease['left'])} ago"
+    due = duration(max(lease["renewal_in"], 0))
     return (
-        f"{lease['subnet']}, renewed {duration(lease['renewed_ago'])} ago, "
-        f"ends in {duration(lease['left'])}, due for renewal in {duration(lease['renewal_in'])}"
+        f"{lease['subnet']}, {renewed}, ends in {duration(lease['left'])}, due for renewal in {due}"
     )
 
 

@@ -91,10 +91,12 @@ class LeaseKeeper:
         subnets = self._subnets
         quarrel = Backoff(0.25, _LONGEST_QUARREL)
         last_loss = float("-inf")
+        is_renewed = subnets.is_verified
         while True:
             if subnets.is_in_order:
                 delay = subnets.renewal_delay(self._margin)
-                self._status.leased(subnets.own, delay)
+                self._status.leased(subnets.own, delay, is_renewed=is_renewed)
+                is_renewed = False
                 try:
                     async with asyncio.timeout(delay):
                         await subnets.own_changed()
@@ -108,6 +110,7 @@ class LeaseKeeper:
                     quarrel.reset()
                 last_loss = monotonic()
             await self._ask_until_kept()
+            is_renewed = True
             self._unsaved.set()
 
     async def _ask_until_kept(self) -> None:

@@ -18,6 +18,7 @@
 
 import asyncio
 import logging
+import time
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 
@@ -41,7 +42,7 @@ from flannel.kernel import blackhole
 from flannel.kernel.doors import Kernel
 from flannel.kernel.interface_choice import Overlay
 from flannel.kernel.leftovers import Keep, remove_leftovers
-from flannel.lease import Lease, LeaseTable
+from flannel.lease import UNKNOWN_TTL, Lease, LeaseTable
 from flannel.leases.adoption import Adoption
 from flannel.leases.subnets import SubnetManager
 from flannel.logs import fields
@@ -112,7 +113,7 @@ class Life:
         log.info(
             "lease %s%s",
             lease,
-            f" for {lease.ttl} s" if lease.ttl is not None else ", a reservation",
+            _lifetime(lease),
             extra=fields(subnet=lease.subnet, public_ip=lease.attrs.public_ip, ttl=lease.ttl),
         )
 
@@ -208,8 +209,10 @@ class Life:
     async def _save(self) -> bool:
         peers = tuple(self.subnets.peers.values())
         prefix = self._shared.options.etcd.prefix
+        seconds = self._shared.status.lease_seconds()
+        ends = int(time.time() + seconds[0]) if seconds is not None else 0
         return await self._shared.state.keep(
-            SavedState(prefix, self._plan.text, self.subnets.own, peers)
+            SavedState(prefix, self._plan.text, self.subnets.own, peers, ends)
         )
 
     async def _change(self, text: str) -> None:
@@ -250,3 +253,9 @@ class Life:
             if state is None or state.lease is None:
                 raise
             return (state.lease, *state.peers)
+
+
+def _lifetime(lease: Lease) -> str:
+    if lease.ttl is None:
+        return ", a reservation"
+    return f" for {lease.ttl} s" if lease.ttl != UNKNOWN_TTL else ""

@@ -129,4 +129,4 @@ class Preparation:
             reason, until = "the network config cannot be used", "until there is another"
         what = f"serving lease {saved.lease} and {len(saved.peers)} peers as they were"
         self._conditions.report(Condition.RESUMED, f"{reason}: {what}, {until}")
-        return replace(plan, resume=saved.lease)
+        return replace(plan, resume=saved.lease_now())

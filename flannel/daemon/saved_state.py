@@ -3,13 +3,15 @@
 It is one JSON document in a private file; leases have the same form as in the store:
 
     {"Version": 1, "Prefix": "/coreos.com/network", "Config": "{...}",
-     "Lease": {"Key": "10.5.1.0-24", "Value": "{...}", "TTL": 86400, "Index": 17},
+     "Lease": {"Key": "10.5.1.0-24", "Value": "{...}", "TTL": 86400, "Index": 17,
+               "Ends": 1700000000},
      "Peers": {"10.5.2.0-24": "{...}", ...}}
 """
 
 import logging
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from flannel.errors import BadLease
 from flannel.lease import (
     LAST_INDEX,
     LONGEST_TTL,
+    UNKNOWN_TTL,
     Lease,
     LeaseAttrs,
     parse_subnet_key,
@@ -36,6 +39,8 @@ _MAX_BYTES = 32 << 20
 """At two hundred bytes a peer, room for more peers than any network has."""
 _MAX_VALUES = 15 << 20
 """Characters of all peers: in the file each is escaped once more, which doubles them at most."""
+_LAST_SECOND = 1 << 40
+"""Of an end, in seconds since 1970: a clock may be wrong, a number without bounds is an error."""
 _MAX_VALUE = 6 * MAX_CHARS
 """Characters of a lease: one character in the store may be six here, where all is ASCII."""
 
@@ -48,12 +53,25 @@ class SavedState:
     :ivar config: the text of the network config.
     :ivar lease: this host's own lease; None after it was lost or released.
     :ivar peers: the leases of others.
+    :ivar ends: when the lease ends by what the store has said last, in seconds since 1970; 0: that
+        is unknown.
     """
 
     prefix: str
     config: str
     lease: Lease | None
     peers: tuple[Lease, ...]
+    ends: int = 0
+
+    def lease_now(self) -> Lease | None:
+        """Our lease with what is left of it now, as far as that is known."""
+        lease = self.lease
+        if lease is None or lease.ttl is None:
+            return lease
+        if not self.ends:
+            return replace(lease, ttl=UNKNOWN_TTL)
+        left = int(self.ends - time.time())
+        return replace(lease, ttl=min(max(left, 0), max(lease.ttl, 0)))
 
     def to_json(self) -> str:
         """The content of the file."""
@@ -67,8 +85,9 @@ class SavedState:
             document["Lease"] = {
                 "Key": subnet_key(self.lease.subnet),
                 "Value": self.lease.attrs.to_json(),
-                "TTL": self.lease.ttl,
+                "TTL": self.lease.ttl and max(self.lease.ttl, 0),
                 "Index": self.lease.index,
+                "Ends": self.ends,
             }
         return as_json(document)
 
@@ -100,15 +119,16 @@ class SavedState:
         members = Members(parse_object(text, _MAX_BYTES))
         if members.get("Version") != _VERSION:
             raise members.bad("Version", f"must be {_VERSION}")
+        lease, ends = None, 0
         try:
-            lease = (
-                _own(Members(members.mapping("Lease"), "Lease.")) if "Lease" in members else None
-            )
+            if "Lease" in members:
+                own = Members(members.mapping("Lease"), "Lease.")
+                lease, ends = _own(own), own.integer("Ends", 0, 0, _LAST_SECOND)
         except BadLease as why:
             raise BadDocument(f"the lease of this host in it is none: {why}") from None
         peers = _peers(members.mapping("Peers"))
         prefix, config = (members.text(name, "must be a string") for name in ("Prefix", "Config"))
-        return cls(prefix, config, lease, peers)
+        return cls(prefix, config, lease, peers, ends)
 
 
 def _own(members: Members) -> Lease:
@@ -128,7 +148,8 @@ def _peers(values: Mapping[str, Any]) -> tuple[Lease, ...]:
     bad: dict[str, BadLease] = {}
     for key, value in values.items():
         try:
-            peers.append(Lease(parse_subnet_key(key), LeaseAttrs.from_json(str(value), _MAX_VALUE)))
+            attrs = LeaseAttrs.from_json(str(value), _MAX_VALUE)
+            peers.append(Lease(parse_subnet_key(key), attrs, UNKNOWN_TTL))
         except BadLease as why:
             bad[key] = why
     if bad:

@@ -68,9 +68,9 @@ class _StatusCollector(Collector):
     def _store(self) -> Iterator[Metric]:
         store = self._status.store()
         yield _counter("flannel_store_errors", "Requests that etcd did not serve.", store.errors)
-        if store.answered_at is not None:
-            age = monotonic() - store.answered_at
-            yield _gauge("flannel_store_answer_age_seconds", "Since etcd last answered.", age)
+        age = monotonic() - (store.answered_at or self._status.started_at)
+        about = "Since etcd last answered, or since the start."
+        yield _gauge("flannel_store_answer_age_seconds", about, age)
 
     def _datapath(self) -> Iterator[Metric]:
         network = self._status.network

@@ -31,7 +31,7 @@ from flannel.firewall.keeper import Counter
 from flannel.health.awake import Awake
 from flannel.kernel.interface import ExternalInterface
 from flannel.kernel.repairs import Repairs
-from flannel.lease import Lease, Peers
+from flannel.lease import UNKNOWN_TTL, Lease, Peers
 from flannel.network_config import NetworkConfig
 from flannel.options.table import Options
 from flannel.stores import StoreHealth
@@ -122,6 +122,8 @@ class Status:
     :ivar store: returns how the store answers.
     :ivar repairs: changes in the kernel by others that were reverted.
     :ivar guard_drops: packets that the firewall's guard has dropped, by reason.
+    :ivar started_at: when this process began, by `time.monotonic`.
+    :ivar renewed_at: when it made or renewed the lease last; None: not yet.
     :ivar ended: why the last run of the network ended.
     """
 
@@ -134,10 +136,11 @@ class Status:
         self.guard_drops: dict[str, int] = {}
         self._reading: asyncio.Task[None] | None = None
         self._options = options
-        self._started = monotonic()
+        self.started_at = monotonic()
         self._life: _Life | None = None
         self._lease: Lease | None = None
         self._lease_at = self._renewal_at = 0.0
+        self.renewed_at: float | None = None
 
     def serve(
         self,
@@ -158,9 +161,14 @@ class Status:
         self._life = self._lease = None
         self.ended = why
 
-    def leased(self, lease: Lease, renewal: float | None) -> None:
-        """``lease`` was made, renewed or changed; its renewal is due in ``renewal`` seconds."""
+    def leased(self, lease: Lease, renewal: float | None, *, is_renewed: bool = True) -> None:
+        """``lease`` was made, renewed or changed; its renewal is due in ``renewal`` seconds.
+
+        :param is_renewed: this process has made or renewed it.
+        """
         self._lease, self._lease_at = lease, monotonic()
+        if is_renewed:
+            self.renewed_at = self._lease_at
         self._renewal_at = self._lease_at + (renewal or 0)
 
     def has(self, part: str) -> None:
@@ -253,9 +261,9 @@ class Status:
     def lease_seconds(self) -> tuple[float, float] | None:
         """Seconds until the lease ends, and until its renewal is due.
 
-        None without a lease, or with a reservation.
+        None without a lease, with a reservation, or where the store has not said it yet.
         """
-        if self._lease is None or self._lease.ttl is None:
+        if self._lease is None or self._lease.ttl in (None, UNKNOWN_TTL):
             return None
         now = monotonic()
         return self._lease_at + self._lease.ttl - now, self._renewal_at - now
@@ -268,7 +276,7 @@ class Status:
         return {
             "version": __version__,
             "pid": os.getpid(),
-            "uptime": _rounded(monotonic() - self._started),
+            "uptime": _rounded(monotonic() - self.started_at),
             "ready": not unready,
             "unready": unready,
             "dead": self.dead(),
@@ -324,8 +332,7 @@ class Status:
         left, renewal = seconds or (None, None)
         return {
             **lease_document(lease),
-            "reservation": lease.ttl is None,
-            "renewed_ago": _ago(self._lease_at),
+            "renewed_ago": _ago(self.renewed_at),
             "left": _rounded(left),
             "renewal_in": _rounded(renewal),
         }
@@ -339,7 +346,8 @@ def lease_document(lease: Lease) -> dict[str, Any]:
         "backend": lease.attrs.backend,
         "backend_data": lease.attrs.backend_data,
         "node_id": lease.attrs.node_id,
-        "ttl": lease.ttl,
+        "ttl": lease.ttl if lease.ttl != UNKNOWN_TTL else None,
+        "reservation": lease.ttl is None,
     }
 
 

@@ -20,7 +20,7 @@ from time import monotonic
 from typing import assert_never
 
 from flannel.errors import IdentityTaken, LeaseChanged, LeaseLost, LeaseTaken
-from flannel.lease import Lease, LeaseAttrs, LeaseGarbled, LeaseTable
+from flannel.lease import UNKNOWN_TTL, Lease, LeaseAttrs, LeaseGarbled, LeaseTable
 from flannel.leases.acquisition import ATTEMPTS, Acquisition
 from flannel.leases.adoption import Adoption
 from flannel.leases.own_lease import OwnLease
@@ -91,6 +91,11 @@ class SubnetManager:
         """Our lease as we serve it. Only after `acquire` or `resume`."""
         assert self._own is not None, "acquire() comes first"
         return self._own
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether the store has answered since `resume`, so that `own` is what it holds."""
+        return not self._is_unverified
 
     @property
     def leases(self) -> Collection[Lease]:
@@ -311,5 +316,7 @@ class SubnetManager:
         ttl = self.own.ttl
         if ttl is None:
             return None
+        if ttl == UNKNOWN_TTL:  # the store will say
+            ttl = self._own_lease.ttl
         latest = ttl - margin if ttl > margin else ttl / 4
         return latest * self._random.uniform(0.5, 0.9)

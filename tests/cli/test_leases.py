@@ -35,7 +35,8 @@ class TestLeases:
         assert world.run("leases", "--json").document == {
             "leases": [
                 {"subnet": "10.1.9.0/24", "public_ip": "192.0.2.9", "backend": "vxlan",
-                 "backend_data": {"VtepMAC": "02:00:00:00:00:09"}, "node_id": "it", "ttl": 70000}
+                 "backend_data": {"VtepMAC": "02:00:00:00:00:09"}, "node_id": "it", "ttl": 70000,
+                 "reservation": False}
             ],
             "note": "",
         }  # fmt: skip
@@ -48,6 +49,13 @@ class TestLeases:
         assert done.lines[3] == f"{DOWN}; as flanneld last saw them"
         world.daemon["lease"] = None
         assert len(world.run("leases", "--json").document["leases"]) == 1
+
+    def test_what_flanneld_has_read_from_its_file_has_no_known_end(self, world: World) -> None:
+        world.store.refusal = DOWN
+        assert isinstance(world.pages, dict)
+        for each in (world.daemon["lease"], *world.pages["/peers"]):
+            each |= {"ttl": None, "left": None, "reservation": False}
+        assert [line.split()[3] for line in world.run("leases").lines[1:3]] == ["unknown"] * 2
 
     def test_without_both_the_error_is_the_store_s(self, world: World) -> None:
         world.store.refusal = DOWN
@@ -118,7 +126,7 @@ class TestRelease:
         assert world.run("release", str(PEER), "--yes", "--json").document == {
             "released": {"subnet": "10.1.9.0/24", "public_ip": "192.0.2.9", "backend": "vxlan",
                          "backend_data": {"VtepMAC": "02:00:00:00:00:09"}, "node_id": "it",
-                         "ttl": 70000}
+                         "ttl": 70000, "reservation": False}
         }  # fmt: skip
         assert PEER not in world.store.leases
 

@@ -79,6 +79,24 @@ class TestWithFlanneld:
         world.pages = {"/status": status_document(world.store.put(OWN, world.own.attrs, None))}
         assert shown(world, "lease") == ["10.1.5.0/24, a reservation"]
 
+    @pytest.mark.parametrize(
+        ("members", "text"),
+        [
+            ({"renewed_ago": None}, "not renewed since the start, ends in 22 h 13 min, "
+                                    "due for renewal in 11 h 6 min"),
+            ({"renewed_ago": None, "left": None, "renewal_in": None},
+             "not renewed since the start, its end is unknown until etcd answers"),
+            ({"left": -70.0, "renewal_in": -10.0}, "renewed 5 s ago, ended 1 min 10 s ago"),
+            ({"left": 70.0, "renewal_in": -10.0},
+             "renewed 5 s ago, ends in 1 min 10 s, due for renewal in 0 s"),
+        ],
+    )  # fmt: skip
+    def test_what_etcd_has_not_said_is_not_made_up(
+        self, world: World, members: dict[str, float | None], text: str
+    ) -> None:
+        world.daemon["lease"] |= {"renewed_ago": 5.0, "left": 80000.0, **members}
+        assert shown(world, "lease") == [f"10.1.5.0/24, {text}"]
+
     def test_a_public_address_that_differs_is_shown(self, world: World) -> None:
         world.daemon["interface"]["public_ip"] = "198.51.100.1"
         assert shown(world, "interface") == ["eth0 192.0.2.1, public 198.51.100.1, MTU 1500"]

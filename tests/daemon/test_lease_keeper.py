@@ -1,72 +1,20 @@
 """LeaseKeeper: our lease stays in the store, the peers' are followed, both outlive the store."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
-from random import Random
-from typing import Any, cast
 
 import pytest
-from fake_store import FakeStore
-from managers import CONFIG, LONG_AGO, ME, OTHER, net
+from kept_leases import MARGIN, PEER, REFUSED, TTL, Made
+from managers import LONG_AGO, ME, OTHER, net
 from virtual_time import Clock
 from waiting import running, until
 
 from flannel.conditions import Condition
-from flannel.daemon import lease_keeper as module
-from flannel.daemon.lease_keeper import LeaseKeeper
 from flannel.errors import LeaseLost, StoreDenied, StoreUnavailable
-from flannel.health import status as status_module
-from flannel.health.status import Status
-from flannel.lease import LeaseAttrs
-from flannel.leases import subnets as subnets_module
-from flannel.leases.subnets import SubnetManager
-from flannel.options.table import parse
+from flannel.lease import UNKNOWN_TTL, LeaseAttrs
 from flannel.stores import Snapshot
-
-TTL, MARGIN = 600, 60.0
-REFUSED = StoreUnavailable("cannot read it: http://192.0.2.9:2379: connection refused")
-PEER = net("10.5.9.0/24")
-
-
-class Made:
-    """A LeaseKeeper over a store in memory."""
-
-    def __init__(self, clock: Clock) -> None:
-        clock.rule(module, subnets_module, status_module)
-        self.clock = clock
-        self.store = FakeStore()
-        self.subnets = SubnetManager(self.store, CONFIG, Random(7), ttl=TTL, grace=300.0)
-        self.status = Status(parse([], {}), cast(Any, None))
-        self.told: list[set[IPv4Network]] = []
-        self.saved: list[tuple[float, int]] = []
-        self.save_takes, self.can_save = 0.0, True
-        self.keeper = LeaseKeeper(
-            self.subnets, self.status, tell=self.told.append, save=self._save, margin=MARGIN
-        )
-
-    async def _save(self) -> bool:
-        self.saved.append((self.clock.now, len(self.subnets.peers)))
-        await asyncio.sleep(self.save_takes)
-        return self.can_save
-
-    def condition(self, which: Condition) -> str:
-        return self.status.conditions.text(which)
-
-    @property
-    def own(self) -> IPv4Network:
-        return self.subnets.own.subnet
-
-    def run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run ``work`` beside the keeper, once that has looked around."""
-
-        async def both() -> None:
-            await self.subnets.acquire(ME, None, seen_since=LONG_AGO)
-            async with running(self.keeper.run()):
-                await asyncio.sleep(0.01)
-                await work()
-
-        self.clock.run(both())
 
 
 @pytest.fixture
@@ -95,6 +43,32 @@ def test_the_status_knows_the_lease_and_when_it_is_renewed(made: Made) -> None:
         assert 0.49 * (TTL - MARGIN) < renewal < 0.91 * (TTL - MARGIN)
 
     made.run(work)
+
+
+@pytest.mark.parametrize(("ttl", "left"), [(70, 70), (0, 0), (UNKNOWN_TTL, None)])
+def test_what_is_not_known_of_a_lease_from_a_file_is_not_made_up(
+    made: Made, ttl: int, left: int | None
+) -> None:
+    async def main() -> None:
+        lease = await made.store.create(PEER, ME, 500)
+        made.store.go_down(REFUSED)
+        made.subnets.resume(ME, replace(lease, ttl=ttl))
+        async with running(made.keeper.run()):
+            await asyncio.sleep(0.01)
+            seconds = made.status.lease_seconds()
+            assert (seconds and seconds[0]) == (
+                left if left is None else pytest.approx(left, abs=1)
+            )
+            assert made.status.renewed_at is None
+            assert bool(made.condition(Condition.LEASE)) is (ttl == 0)  # it is due
+            made.store.refusal = None
+            await asyncio.sleep(60)
+            seconds = made.status.lease_seconds()
+            assert seconds is not None
+            assert 400 < seconds[0] <= TTL
+            assert (made.status.renewed_at is None) is (made.store.renewals == 0)
+
+    made.clock.run(main())
 
 
 def test_a_lease_that_is_removed_is_taken_again_at_once(made: Made) -> None:

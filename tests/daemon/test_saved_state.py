@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from flannel.daemon import saved_state
 from flannel.daemon.saved_state import SavedState
 from flannel.document import BadDocument
-from flannel.lease import Lease, LeaseAttrs
+from flannel.lease import UNKNOWN_TTL, Lease, LeaseAttrs
 
 PREFIX = "/coreos.com/network"
 OWN = Lease(IPv4Network("10.5.1.0/24"), LeaseAttrs(IPv4Address("192.0.2.1"), node_id="n1"), 500, 17)
@@ -31,7 +31,7 @@ STATE = SavedState(PREFIX, '{"Network":"10.5.0.0/16"}', OWN, (PEER,))
 @pytest.mark.parametrize(
     "state",
     [
-        STATE,
+        replace(STATE, ends=1_700_000_000),
         SavedState(PREFIX, "x", None, ()),
         SavedState(PREFIX, "x", Lease(OWN.subnet, OWN.attrs, None, 3), (PEER,)),
     ],
@@ -46,6 +46,38 @@ def test_what_is_written_is_read_back(tmp_path: Path, state: SavedState) -> None
         assert (found.lease.ttl, found.lease.index) == (state.lease.ttl, state.lease.index)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+class TestWhatIsLeftOfTheLease:
+    @pytest.fixture(autouse=True)
+    def clock(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("time.time", lambda: 1_700_000_000.5)
+
+    @pytest.mark.parametrize(
+        ("ttl", "ends", "left"),
+        [
+            (86400, 1_700_000_100, 99),
+            (86400, 1_699_999_000, 0),
+            (3600, 1_800_000_000, 3600),  # the clock was put back
+            (86400, 0, UNKNOWN_TTL),
+            (UNKNOWN_TTL, 0, UNKNOWN_TTL),
+            (None, 0, None),
+        ],
+    )
+    def test_the_clock_says_it_and_it_is_never_more_than_etcd_gave(
+        self, tmp_path: Path, ttl: int | None, ends: int, left: int | None
+    ) -> None:
+        state = SavedState(PREFIX, "x", replace(OWN, ttl=ttl), (), ends)
+        saved_state.write(tmp_path / "state.json", state)
+        for each in (state, saved_state.read(tmp_path / "state.json", PREFIX)):
+            assert each is not None
+            lease = each.lease_now()
+            assert lease is not None
+            assert lease.ttl == left
+
+    def test_that_of_peers_is_unknown(self) -> None:
+        (peer,) = SavedState.from_json(STATE.to_json()).peers
+        assert peer.ttl == UNKNOWN_TTL
 
 
 def test_the_state_of_another_network_is_not_ours(tmp_path: Path) -> None:

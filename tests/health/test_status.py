@@ -273,8 +273,21 @@ def test_ages_of_events_that_never_happened_have_no_metric(made: OneStatus) -> N
     with made.serve():
         text = Exporter(made.status).exposition()
     assert b"flannel_mtu_bytes 1450.0" in text
-    for name in (b"store_answer_age", b"last_repair_age", b"device_bytes_total{"):
+    for name in (b"last_repair_age", b"device_bytes_total{"):
         assert b"flannel_" + name not in text
+
+
+def test_the_age_of_etcd_s_answer_counts_from_the_start_where_there_is_none(
+    made: OneStatus,
+) -> None:
+    """An alert on it fires as well on a host that booted while etcd was unreachable."""
+    made.heard = StoreHealth("", None, 0.0, 0)
+    made.status.started_at -= 300
+    with made.serve():
+        text = Exporter(made.status).exposition().decode()
+    found = re.search(r"(?m)^flannel_store_answer_age_seconds (\S+)$", text)
+    assert found is not None
+    assert 300 <= float(found[1]) < 400
 
 
 @pytest.mark.parametrize(
