@@ -1,4 +1,4 @@
-"""Write a small file: whoever reads it finds the old content or the new one, whole."""
+"""Write a small file atomically: a reader finds either the old or the new content, whole."""
 
 import os
 import secrets
@@ -11,29 +11,29 @@ from flannel.errors import CannotWrite
 def write(path: Path, content: bytes) -> bool:
     """Make ``path`` a file of this process's user with ``content`` and mode 0644.
 
-    Root writes where others may have left things: no link is followed, neither at ``path``, which
-    is replaced, nor at the temporary file beside it, whose name cannot be guessed. The modes of the
-    file and of directories made for it do not depend on the umask. A file that is as it should be
-    already is left alone.
+    Root writes to directories where other users may have put files: no link is followed, neither at
+    ``path``, which is replaced, nor at the temporary file beside it, whose name cannot be guessed.
+    The modes of the file and of directories made for it do not depend on the umask. A file that
+    already has this content, owner and mode is not written.
 
-    :return: whether it was not.
-    :raises CannotWrite: and what was at ``path`` is still there; no temporary file is left.
+    :return: whether it was written.
+    :raises CannotWrite: the file at ``path`` is unchanged; no temporary file is left.
     """
     return _write(path, content, 0o644, 0o755)
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """The same for what nobody else may read: mode 0600, in a directory that is made with 0700."""
+    """The same for a file that only its owner may read: mode 0600, in a directory of mode 0700."""
     _write(path, content, 0o600, 0o700)
 
 
 def read(path: Path, max_bytes: int) -> bytes:
-    """The content of a file, which need not be what we have left there.
+    """The content of a file, which somebody else may have written.
 
-    :raises OSError: it cannot be read; of a link, because nobody asked for one there.
-    :raises ValueError: it is no file, or larger; a phrase without its name.
+    :raises OSError: it cannot be read, or is a link.
+    :raises ValueError: it is not a regular file, or larger; a phrase without its name.
     """
-    # O_NONBLOCK: to open a FIFO with no writer would take for ever.
+    # O_NONBLOCK: opening a FIFO that has no writer would block.
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(fd, "rb", buffering=0) as file:
         found = os.fstat(fd)
@@ -57,14 +57,14 @@ def _write(path: Path, content: bytes, mode: int, directory_mode: int) -> bool:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-    except (OSError, ValueError) as why:  # ValueError: a name that is no name
+    except (OSError, ValueError) as why:  # ValueError: a NUL in the name
         reason = why.strerror if isinstance(why, OSError) else why
         raise CannotWrite(f"cannot write {path}: {reason}") from why
     return True
 
 
 def make_directory(path: Path, mode: int) -> None:
-    """Make a directory with this mode, and those above it for everybody; one that is there stays.
+    """Make a directory with this mode, and missing parents with mode 0755.
 
     :raises OSError: it cannot be made.
     """
@@ -77,7 +77,7 @@ def make_directory(path: Path, mode: int) -> None:
 
 def _is_written(path: Path, content: bytes, mode: int) -> bool:
     try:
-        # A FIFO with no writer would hold a plain open() for ever.
+        # O_NONBLOCK: opening a FIFO that has no writer would block.
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
@@ -93,7 +93,7 @@ def _is_written(path: Path, content: bytes, mode: int) -> bool:
 
 
 def _sync_directory(path: Path) -> None:
-    """Let the new name outlast a loss of power.
+    """Make the new name survive a loss of power.
 
     A NodeID must not change after it has been published.
     """

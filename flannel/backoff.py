@@ -25,5 +25,5 @@ class Backoff:
         self._pause = min(self._pause * 2, self.longest)
 
     def reset(self) -> None:
-        """An attempt succeeded: begin with short pauses again."""
+        """Begin with short pauses again, after an attempt that succeeded."""
         self._pause = self._first

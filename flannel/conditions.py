@@ -1,8 +1,8 @@
-"""Condition: what can be wrong at the moment. The parts of flanneld report it, ``status`` shows it.
+"""Condition: a fault that may hold for a while. flanneld's parts report it, ``status`` shows it.
 
 conditions = Conditions(log)
 conditions.report(Condition.STORE, "cannot read ...; trying again")    # logged once
-conditions.clear(Condition.STORE)                                      # the next one is news
+conditions.clear(Condition.STORE)                                      # the next one is logged
 conditions.text(Condition.STORE)                                       # "" while all is well
 """
 
@@ -13,22 +13,22 @@ from flannel.once import Once
 
 
 class Condition(StrEnum):
-    """The value is its name in ``flannel status --json``."""
+    """The value of each is its name in ``flannel status --json``."""
 
     INTERFACE = "interface"
     """There is no external interface that can be used."""
     OTHER_INTERFACE = "other-interface"
-    """A new choice would be a different external interface; the one in use works and is kept."""
+    """The best external interface is not the one in use, which works and is kept."""
     UNDERLAY = "underlay"
     """The external interface cannot be looked at."""
     STORE = "store"
-    """The store does not answer, or refuses us, while the network config is read."""
+    """The store does not answer, or denies access, while the network config is read."""
     CONFIG = "config"
     """There is no network config, or it cannot be used."""
     RUN = "run"
     """An error has ended the last run of the network, and the next one has not begun."""
     RESUMED = "resumed"
-    """What was served before is served, or cannot be, until the store has something better."""
+    """The saved state is served, or cannot be, until the store answers with a usable config."""
     LEASE = "lease"
     """The store does not accept the renewal of our lease."""
     WATCH = "watch"
@@ -42,15 +42,15 @@ class Condition(StrEnum):
     RESOURCES = "resources"
     """The system has no descriptor, no memory or no thread for a task; it is started again."""
     STATE = "state"
-    """What is served cannot be saved for a start without the store."""
+    """The state cannot be saved for a start without the store."""
     NFT = "nft"
-    """nft does not do what it should, so that nobody knows what is in our table."""
+    """nft fails, so the content of our table is unknown."""
     IPTABLES = "iptables"
-    """The same of iptables and its chains."""
+    """iptables fails, so the content of our chains is unknown."""
     SYSCTLS = "sysctls"
     """The settings of the overlay's device cannot be made."""
     GUARD = "guard"
-    """No program of this host can make the whole guard that is wanted."""
+    """No program of this host can make the whole guard."""
     MASQUERADE = "masquerade"
     """No program of this host can masquerade."""
     DOCKER_SUBNET = "docker-subnet"
@@ -66,20 +66,20 @@ class Conditions:
         self._once = Once(log)
 
     def report(self, condition: Condition, text: str, *, about: object = None) -> None:
-        """``condition`` holds; ``text`` is logged unless it is what was reported last.
+        """Record that ``condition`` holds; log ``text`` unless it was reported last.
 
-        :param about: what to compare instead of the text, where its wording varies.
+        :param about: compared instead of the text, if its wording varies.
         """
         self._once.warn(condition, text, about=about)
 
     def clear(self, condition: Condition) -> bool:
-        """``condition`` does not hold; return whether it did."""
+        """Record that ``condition`` does not hold; return whether it did."""
         return self._once.forget(condition)
 
     def text(self, condition: Condition) -> str:
-        """What was reported of ``condition``; "" if it does not hold."""
+        """The text reported for ``condition``; "" if it does not hold."""
         return self._once.message_of(condition)
 
     def document(self) -> dict[str, str]:
-        """All that hold, for JSON: texts by name."""
+        """All conditions that hold, for JSON: texts by name."""
         return {each.value: text for each in Condition if (text := self.text(each))}

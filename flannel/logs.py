@@ -1,11 +1,11 @@
-"""How log lines look: for a person, for the journal, or one JSON object each.
+"""The form of log lines: for a person, for the journal, or one JSON object each.
 
 log.info("%d peers have changed, there are %d", 3, 57, extra=fields(changed=3, peers=57))
 
 3 peers have changed, there are 57
 {"time": ..., "message": "3 peers have changed, there are 57", "changed": 3, "peers": 57}
 
-The sentence says all there is. Fields say it once more for programs, and are in JSON only.
+The sentence is complete. Fields repeat its values for programs, and are in JSON only.
 """
 
 import logging
@@ -44,23 +44,23 @@ def set_up(verbosity: int, form: str, environ: Mapping[str, str]) -> None:
         handler.setFormatter(
             LineFormatter(stamp + "%(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
         )
-    # Libraries report through exceptions, which we classify; what else they say is for -v=2. They
-    # inherit the root's level: pyroute2 resets its own when it is imported.
+    # Libraries report errors as exceptions, which we classify; their log messages are for -v=2.
+    # They inherit the root's level: pyroute2 resets its own when it is imported.
     logging.raiseExceptions = False  # a line that cannot be written is no reason to write more
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(logging.DEBUG if verbosity > 1 else logging.CRITICAL)
     logging.getLogger("flannel").setLevel(logging.DEBUG if verbosity > 0 else logging.INFO)
     if verbosity <= 1:
-        # Exceptions that nobody was there to get: bugs of ours.
+        # Exceptions of tasks that nothing awaits: bugs of ours.
         logging.getLogger("asyncio").setLevel(logging.ERROR)
 
 
 def is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
-    """Whether ``stream`` is the journal's.
+    """Whether ``stream`` leads to the journal.
 
-    $JOURNAL_STREAM names that by device and inode, and is inherited by programs whose output goes
-    elsewhere (systemd.exec(5)).
+    $JOURNAL_STREAM names the journal's stream by device and inode. Programs whose output leads
+    elsewhere inherit the variable as well (systemd.exec(5)).
     """
     try:
         found = os.fstat(stream.fileno())
@@ -70,7 +70,7 @@ def is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
 
 
 def catch_mistakes(log: logging.Logger) -> None:
-    """Log exceptions that nothing handles, which Python would print with raw text of others."""
+    """Log unhandled exceptions, which Python would print with foreign text unescaped."""
 
     def report(kind: type[BaseException], why: BaseException, trace: TracebackType | None) -> None:
         log.critical("stopped by a bug", exc_info=(kind, why, trace))
@@ -79,15 +79,15 @@ def catch_mistakes(log: logging.Logger) -> None:
 
 
 def fields(**values: object) -> dict[str, object]:
-    """For ``extra=`` of a log call: what the line is about, in a form that programs can read."""
+    """For ``extra=`` of a log call: the values in the line, in a form that programs can read."""
     return {"fields": values}
 
 
 class LineFormatter(logging.Formatter):
-    """A record is one line, whatever it holds, and the lines of a traceback are indented.
+    """Formats each record as one line; the lines of a traceback are indented.
 
-    Texts that others wrote are made printable where they are read. This makes sure of it: no record
-    can look like two, or reach a terminal as more than text.
+    Foreign text is made printable where it is read. This is the second line of defence: no record
+    can look like two, or control a terminal.
     """
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # logging's name
@@ -102,7 +102,7 @@ class LineFormatter(logging.Formatter):
 
 
 class JournalFormatter(LineFormatter):
-    """Each line with its priority, of a traceback too: the journal makes an entry of each."""
+    """Puts the priority in front of each line, of a traceback too: each becomes a journal entry."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter`."""

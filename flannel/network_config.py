@@ -1,4 +1,4 @@
-"""NetworkConfig: the JSON document at ``<prefix>/config`` that the whole cluster agreed on."""
+"""NetworkConfig: the JSON document at ``<prefix>/config``, which all hosts of the cluster use."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,8 +10,8 @@ from flannel.errors import BadNetworkConfig
 
 DEFAULT_BACKEND = "udp"
 
-# Addresses that no host can use as an overlay: "this network", loopback, link-local, and all of
-# multicast and reserved space (RFC 6890).
+# Addresses that cannot be used for an overlay: "this network", loopback, link-local, multicast and
+# reserved space (RFC 6890).
 _UNUSABLE = tuple(
     IPv4Network(cidr) for cidr in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")
 )
@@ -19,11 +19,11 @@ _UNUSABLE = tuple(
 
 @dataclass(frozen=True, slots=True)
 class NetworkConfig:
-    """What the network is: its range, how it is cut into subnets, and which backend carries it.
+    """The network: its range, the subnets it is divided into, and the backend that carries it.
 
     ``subnet_min`` and ``subnet_max`` are the network addresses of the first and the last subnet
-    that may be leased. ``backend`` is the Backend object as it was written, for that
-    backend alone to read.
+    that may be leased. ``backend`` is the Backend object as written in the document; only that
+    backend reads it.
     """
 
     network: IPv4Network
@@ -40,7 +40,7 @@ class NetworkConfig:
 
     @property
     def n_subnets(self) -> int:
-        """How many subnets may be leased."""
+        """The number of subnets that may be leased."""
         return (int(self.subnet_max) - int(self.subnet_min)) // self.subnet_size + 1
 
     def fits(self, subnet: IPv4Network) -> bool:
@@ -60,7 +60,7 @@ class NetworkConfig:
         return self.subnet_min <= address <= self.last_leasable
 
     def difference(self, other: "NetworkConfig") -> str:
-        """What is different in ``other``, for messages; "" if they say the same."""
+        """The members that differ in ``other``, for messages; "" if there are none."""
         return ", ".join(
             f"{name} {before} is {after} now"
             for name, before, after in (
@@ -93,7 +93,7 @@ def _parse(members: Members) -> NetworkConfig:
         raise members.bad("EnableIPv4", "must be true: only IPv4 networks are served")
     if members.boolean("EnableIPv6"):
         raise members.bad("EnableIPv6", "must be false: only IPv4 networks are served")
-    members.boolean("EnableNFTables")  # only its type matters: rules are made the same way
+    members.boolean("EnableNFTables")  # only its type is checked: it does not change the rules
 
     network = _network(members)
     subnet_len = _subnet_len(members, network)

@@ -1,39 +1,39 @@
-"""Once: a message is logged once, although what it is about is found again at every look."""
+"""Once: logs a message once, although its subject is found again at every look."""
 
 import logging
 from collections.abc import Callable
 from time import monotonic
 
 _NAMED = 100
-"""Messages that are logged one by one in a row..."""
+"""Messages that may be logged in a row..."""
 _PAUSE = 6.0
-"""...and one more for each pause of so many seconds. The others are counted."""
+"""...and the seconds after which one more may be logged. The others are counted."""
 _SUMMARY_PAUSE = 60.0
-"""Seconds between two lines that say how many were counted."""
+"""Seconds between two lines that give the number of counted messages."""
 _MAX_REMEMBERED = 100_000
-"""Subjects; an upper bound only: a store full of garbage must not fill our memory as well."""
+"""Subjects, at most: a store full of garbage must not fill our memory."""
 _MAX_TEXTS = 1000
 """Subjects whose message can be read back."""
 _LONG = 100
-"""Characters of a subject; of longer ones only the hash is kept."""
+"""Characters of a subject; of a longer one only the hash is kept."""
 
 
 class Once:
-    """Remembers what was logged of each subject, and logs only what differs.
+    """Remembers the last message of each subject, and logs a message only if it differs.
 
     once.warn("10.5.1.0-24", "skipping ...")      # logged
     once.warn("10.5.1.0-24", "skipping ...")      # not again
-    once.forget("10.5.1.0-24")                    # it is over: the next time is news
+    once.forget("10.5.1.0-24")                    # the fault is over: the next one is logged
     once.summarize()                              # "and 49,900 more, the last: ...", if so many
 
-    However many subjects there are, some 10 lines a minute are logged in the long run.
+    However many subjects there are, about 10 lines a minute are logged in the long run.
     """
 
     def __init__(self, log: logging.Logger, clock: Callable[[], float] = monotonic) -> None:
         self._log = log
         self._clock = clock
         self._about: dict[object, int] = {}
-        """Hashes of what was logged last, by subject."""
+        """Hashes of the last messages, by subject."""
         self._texts: dict[object, str] = {}
         self._left = float(_NAMED)
         self._left_at = clock()
@@ -43,18 +43,18 @@ class Once:
         self._is_full = False
 
     def __bool__(self) -> bool:
-        """Whether anything was logged and not forgotten."""
+        """Whether a message was logged and not forgotten."""
         return bool(self._about)
 
     def warn(self, subject: object, message: str, *, about: object = None) -> None:
-        """Log ``message`` as a warning unless it is what was last logged of ``subject``.
+        """Log ``message`` as a warning unless it was the last message of ``subject``.
 
-        :param about: what to compare instead of the message, where its wording varies.
+        :param about: compared instead of the message, if its wording varies.
         """
         self._report(logging.WARNING, subject, message, message if about is None else about)
 
     def info(self, subject: object, message: str) -> None:
-        """The same for what is no trouble."""
+        """The same for a message that is not a warning."""
         self._report(logging.INFO, subject, message, message)
 
     def _report(self, level: int, subject: object, message: str, about: object) -> None:
@@ -62,8 +62,7 @@ class Once:
         if self._about.get(key) == value:
             return
         if key not in self._about and len(self._about) >= _MAX_REMEMBERED:
-            # Whether this one was met before is unknown: counting it would count the same ones at
-            # every look.
+            # It is unknown whether this subject is new; counting would count it again at each look.
             if not self._is_full:
                 self._is_full = True
                 self._log.warning(
@@ -93,13 +92,13 @@ class Once:
             self._unnamed_since = now
         self._unnamed += 1
         self._last = message
-        if now >= self._unnamed_since + _SUMMARY_PAUSE:  # nobody else calls it
+        if now >= self._unnamed_since + _SUMMARY_PAUSE:  # no caller has summarized
             self.summarize()
 
     def summarize(self) -> None:
-        """Log how many messages were counted instead of being logged, if any were.
+        """Log the number of messages that were counted instead of being logged, if any.
 
-        Call it after a look at everything. It logs a line a minute at most.
+        Call it after a look at all subjects. It logs at most one line a minute.
         """
         now = self._clock()
         if self._unnamed and now >= self._summarized_at + _SUMMARY_PAUSE:
@@ -108,11 +107,11 @@ class Once:
             self._unnamed = 0
 
     def message_of(self, subject: object) -> str:
-        """The message that was logged last of ``subject`` and holds; "" if none does."""
+        """The last message of ``subject`` that still holds; "" if there is none."""
         return self._texts.get(_key(subject), "")
 
     def forget(self, subject: object) -> bool:
-        """What was logged is over; return whether anything had been."""
+        """Forget ``subject``, whose fault is over; return whether a message was logged for it."""
         if not self._about:
             return False
         key = _key(subject)
@@ -124,5 +123,5 @@ class Once:
 
 
 def _key(subject: object) -> object:
-    # A name from the store may be as long as all that is kept of the others.
+    # A name from the store may be longer than all other subjects together.
     return hash(subject) if isinstance(subject, str) and len(subject) > _LONG else subject

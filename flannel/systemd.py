@@ -1,17 +1,17 @@
-"""What flanneld and systemd tell each other: how we are, and descriptors that outlive a flanneld.
+"""Messages to systemd, and the descriptors that systemd keeps for the next flanneld.
 
-`notify` is sd_notify(3), one datagram. The rest is about descriptors: systemd holds them open, and
-hands them to the next flanneld.
-
-What a TUN device or a socket has got while nobody reads waits in its queue, and is carried late
-instead of lost. See FDSTORE=1 in sd_notify(3), FileDescriptorStoreMax= in systemd.service(5) and
-sd_listen_fds(3). Without systemd they are kept from one life of the network to the next.
+`notify` is sd_notify(3), one datagram. `FdStore` is about descriptors: systemd holds them open and
+passes them to the next flanneld, so packets wait in the queue of a TUN device or socket meanwhile,
+and are carried late instead of lost. See FDSTORE=1 in sd_notify(3), FileDescriptorStoreMax= in
+systemd.service(5) and sd_listen_fds(3). Without systemd, descriptors are kept from one run of the
+network to the next.
 
     store = FdStore(os.environ)
-    store.retain("flannel0/udp", is_usable)         # whoever knows what they should be checks them
-    fds = store.fill("flannel0/udp", n, make)       # the rest is made
+    store.retain("flannel0/udp", is_usable)         # close those that do not pass the check
+    fds = store.fill("flannel0/udp", n, make)       # make those that are missing
 
-A name is that of a link, ``/``, and what it is. Descriptors belong to the store: it closes them.
+A name is that of a link, ``/``, and the kind of descriptor. The store owns the descriptors and
+closes them.
 """
 
 import logging
@@ -32,7 +32,7 @@ _PATIENCE = 1.0
 def notify(state: str, environ: Mapping[str, str], fds: Sequence[int] = ()) -> None:
     """Send ``state``, e.g. ``READY=1``, to $NOTIFY_SOCKET; nothing if that is not set.
 
-    It never raises: to carry on unheard beats to stop.
+    It never raises: flanneld goes on without systemd.
 
     :param fds: descriptors for systemd to keep; at most 253 go into one message (unix(7)).
     """
@@ -46,12 +46,12 @@ def notify(state: str, environ: Mapping[str, str], fds: Sequence[int] = ()) -> N
             sock.settimeout(_PATIENCE)
             sock.connect(address)
             socket.send_fds(sock, [state.encode()], fds)
-    except (OSError, ValueError) as why:  # ValueError: an address that is none
+    except (OSError, ValueError) as why:  # ValueError: not an address
         log.debug("cannot notify systemd at %r: %s", address, why)
 
 
 def watchdog_interval(environ: Mapping[str, str]) -> float | None:
-    """Seconds within which systemd wants to hear ``WATCHDOG=1``; None if it does not.
+    """Seconds within which systemd expects ``WATCHDOG=1``; None if it does not expect it.
 
     See sd_watchdog_enabled(3).
     """
@@ -65,9 +65,10 @@ def watchdog_interval(environ: Mapping[str, str]) -> float | None:
 
 
 class FdStore:
-    """At first it holds what systemd has kept for us; see the head of this file.
+    """Holds at first the descriptors that systemd has kept; see the head of this file.
 
-    :param environ: of this process; programs that it starts are told nothing of descriptors.
+    :param environ: of this process; the variables about descriptors are removed, so that programs
+        started later do not get them.
     """
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:
@@ -84,19 +85,19 @@ class FdStore:
                 self._kept.setdefault(name, []).append(_FIRST + i)
 
     def held(self, name: str) -> tuple[int, ...]:
-        """Those of a name."""
+        """The descriptors of a name."""
         return tuple(self._kept.get(name, ()))
 
     def retain(self, name: str, fits: Callable[[int], bool]) -> bool:
-        """Close those of a name that do not fit; say whether any are left."""
+        """Close the descriptors of a name that do not fit; return whether any are left."""
         kept = self._kept.get(name, [])
         self._reduce(name, [fd for fd in kept if fits(fd)])
         return bool(self._kept.get(name))
 
     def fill(self, name: str, n: int, make: Callable[[], int]) -> tuple[int, ...]:
-        """Exactly ``n`` of a name: those that are kept, and new ones; too many are closed.
+        """Exactly ``n`` descriptors of a name: the kept ones, and new ones; extra ones are closed.
 
-        What ``make`` raises comes through; those that it has made before are kept.
+        An exception of ``make`` is passed on; descriptors that it has made before are kept.
         """
         self._reduce(name, self._kept.get(name, [])[:n])
         fds = self._kept.setdefault(name, [])
@@ -110,7 +111,7 @@ class FdStore:
         return tuple(fds)
 
     def drop_others(self, link: str) -> None:
-        """Close all but those of one link."""
+        """Close all descriptors but those of one link."""
         for name in list(self._kept):
             if name.partition("/")[0] != link:
                 self._reduce(name, [])
@@ -120,7 +121,7 @@ class FdStore:
         if fds:
             self._kept[name] = fds
         if len(fds) < len(before):
-            # It can be told to forget all of a name only.
+            # systemd can only remove all descriptors of a name.
             notify(f"FDSTOREREMOVE=1\nFDNAME={name}", self._environ)
             self._send(name, fds)
             for fd in set(before) - set(fds):
@@ -132,7 +133,7 @@ class FdStore:
 
 
 def is_our_namespace(fd: int) -> bool:
-    """Whether it is the network namespace of this process; closes the descriptor."""
+    """Whether ``fd`` is the network namespace of this process; closes the descriptor."""
     try:
         return os.path.samestat(os.fstat(fd), Path("/proc/self/ns/net").stat())
     finally:

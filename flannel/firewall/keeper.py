@@ -1,21 +1,20 @@
-"""The firewall of this host as far as it concerns the overlay, made and kept.
+"""Firewall: makes this host's firewall rules for the overlay, and keeps them.
 
     firewall = Firewall(rules, peers, 5.0, "flannel.1")
     tasks.create_task(firewall.keep())
     firewall.peers_changed(subnets)        # at the first look at the leases, and at every change
 
-Masquerade and guard are nftables' (`nftables`). While there is no nft, or it does not work,
-iptables stands in for it. Forwarding is accepted in iptables' FORWARD chain wherever there is
-iptables, for no other table can overrule that (`iptables`).
+nftables does masquerade and guard (`nftables`). While there is no nft, or it fails, iptables does
+both instead. Forwarding is accepted in iptables' FORWARD chain wherever there is iptables, because
+no other table can overrule that chain (`iptables`).
 
-What a program refuses is tried again at each look, and is a condition until then: a table that
-cannot be listed may well be there, as an earlier run has left it, and lock out hosts that join.
-Programs may be installed or removed meanwhile.
+If a program fails, it is run again at each look, and a condition holds until it succeeds: a table
+that cannot be listed may still exist from an earlier run, and keep out hosts that join. Programs
+may be installed or removed meanwhile.
 
-Level, not edge: at each round what is there is compared with what is wanted. In between, a lease
-that changes costs that one lease, however many there are, and those that change while nft runs
-are written together. Nothing is taken away when the daemon ends, so that packets flow on, and
-guarded.
+Level, not edge: at each look, the rules found are compared with the rules wanted. Between looks, a
+changed lease costs one lease, however many there are, and leases that change while nft runs are
+written together. No rule is removed when the daemon ends, so packets flow on, and are guarded.
 """
 
 import asyncio
@@ -45,20 +44,21 @@ __all__ = ["Counter", "Firewall", "Guard", "Rules"]
 log = logging.getLogger(__name__)
 
 _RETRY = 5.0
-"""Seconds until a program that has failed is tried again, if it is not looked at sooner."""
+"""Seconds until a program that has failed is run again, unless a look comes sooner."""
 _SHARE = 50
-"""The programs get at most this part of a CPU's time: 2 %, however many the peers."""
+"""The programs get at most one part in this many of a CPU's time: 2 %, however many the peers."""
 _GATHER_SHARE, _LONGEST_GATHER = 9, 1.0
-"""After nft was told of peers, those that change in so many times what that took wait for each
-other: no more than 10 % of a CPU while leases change all the time. In seconds, at most."""
+"""After a call of nft for changed peers, further changes are gathered for this many times its
+duration, and for at most this many seconds: nft takes no more than 10 % of a CPU while leases keep
+changing."""
 
 
 class Firewall:
     """Keeps ``rules`` in force for one run of the network.
 
-    :ivar repairs: how often something had been changed by others and was repaired.
+    :ivar repairs: how often rules that others had changed were restored.
     :ivar failures: how often a program refused or could not be run.
-    :ivar is_guarded: the whole guard that ``rules`` want was in force when it was last seen.
+    :ivar is_guarded: whether the whole guard of ``rules`` was in force at the last look.
     """
 
     def __init__(
@@ -74,14 +74,14 @@ class Firewall:
         :param peers: returns the leases of all other hosts, by subnet.
         :param resync: seconds between two looks at the rules.
         :param device: the overlay's link, for its sysctls; "" if there is none.
-        :param conditions: where to report what cannot be done.
+        :param conditions: where failures are reported.
         """
         self._rules = rules
         self._leases = peers
         self._resync = resync
         self._device = device
         self._conditions = conditions or Conditions(log)
-        self._said = Once(log)
+        self._logged = Once(log)
         self._addresses = PeerAddresses()
         self._pending: set[IPv4Network] = set()
         self._changed = asyncio.Event()
@@ -101,16 +101,16 @@ class Firewall:
         return self._rules.guard is not None
 
     def peers_changed(self, changed: Collection[IPv4Network]) -> None:
-        """Have the guard follow the leases of these subnets; at the first call, all of them."""
+        """The leases of these subnets have changed; the first call says that all are known."""
         self._pending.update(changed)
         self._changed.set()
 
     async def keep(self, when_made: Callable[[], None] = lambda: None) -> None:
-        """Make everything so, and keep it so until cancelled.
+        """Make the rules, and keep them until cancelled.
 
-        Begins when the peers are known: until then those that an earlier daemon knew are let in.
+        It begins when the peers are known; until then the rules of an earlier daemon stay.
 
-        :param when_made: called after the first attempt, whether or not all could be done.
+        :param when_made: called after each attempt, successful or not.
         """
         await self._changed.wait()
         next_look = monotonic()
@@ -119,7 +119,7 @@ class Firewall:
             began = monotonic()
             gather = 0.0
             if began < next_look:
-                # The table may not be what we thought: look at all of it.
+                # The table may differ from what we believe: look at all of it.
                 next_look = next_look if await self._follow_peers() else began
                 gather = min(_GATHER_SHARE * (monotonic() - began), _LONGEST_GATHER)
             else:
@@ -134,7 +134,7 @@ class Firewall:
                     await self._changed.wait()
 
     async def counters(self) -> Mapping[str, Counter]:
-        """What the guard has dropped, by reason; empty where there is no guard.
+        """The packets that the guard has dropped, by reason; empty without a guard.
 
         :raises CannotRun: nft or iptables does not run.
         :raises FirewallError: it refuses.
@@ -149,7 +149,7 @@ class Firewall:
         return found
 
     async def _find_programs(self) -> None:
-        """Look which of them there are now."""
+        """Find the programs that are installed now."""
         if shutil.which("nft") is None:
             self._nft, self._nft_works = None, False
         elif self._nft is None:
@@ -167,7 +167,7 @@ class Firewall:
         self._installed = installed
 
     async def _follow_peers(self) -> bool:
-        """Bring the new peers to a guard that is there; whether that went well."""
+        """Write the changed peers to an existing guard; return whether that succeeded."""
         if self._nft is None or not self._nft_works or not self.wants_guard:
             return True
         touched = self._addresses.update(self._leases(), self._pending)
@@ -181,10 +181,10 @@ class Firewall:
         return True
 
     async def _ensure(self) -> None:
-        """Look at everything and repair it; what cannot be repaired is tried at the next look."""
+        """Look at all rules and repair them; a failed repair is tried again at the next look."""
         failures = self.failures
         await self._find_programs()
-        # Read before the rules are: what changes meanwhile is seen at the next look.
+        # Read before the rules: the next look sees changes made meanwhile.
         generation = nfnetlink.generation() if self._nft is not None else None
         unchanged = generation is not None and generation == self._generation and not self._pending
         if self._nft is None:
@@ -216,7 +216,7 @@ class Firewall:
             self._conditions.clear(condition)
         if amiss is not None:
             self.repairs += 1
-            self._said.warn(f"repaired {what}", f"repaired the firewall: {amiss}")
+            self._logged.warn(f"repaired {what}", f"repaired the firewall: {amiss}")
         return True
 
     def _fail(self, condition: Condition, why: Exception) -> None:
@@ -224,7 +224,7 @@ class Firewall:
         self._conditions.report(condition, f"{why}; trying again")
 
     def _report_gaps(self) -> None:
-        """Report what no program of this host can do."""
+        """Report the rules that no program of this host can make."""
         guard, conditions = self._rules.guard, self._conditions
         if self._nft is not None or guard is None:
             conditions.clear(Condition.GUARD)
@@ -269,14 +269,14 @@ class Firewall:
         return None if first else amiss
 
     def _look_for_drops(self, chains: Collection[Chain]) -> None:
-        """Say who keeps packets of the overlay from being forwarded where we cannot help it."""
+        """Log the chains of others that drop forwarded packets of the overlay, beyond our reach."""
         for chain in chains if self._rules.forward else ():
             where = f"chain {chain.name} of table {chain.family} {chain.table}"
             if (chain.hook, chain.policy) != ("forward", "drop"):
-                self._said.forget(where)
+                self._logged.forget(where)
             elif not (self._iptables and (chain.table, chain.name) == ("filter", "FORWARD")):
                 network = self._rules.network
-                self._said.warn(
+                self._logged.warn(
                     where,
                     f"{where} drops what it does not know, and no other table can overrule that: "
                     f"it must accept ip saddr {network} and ip daddr {network} itself",
@@ -290,7 +290,7 @@ def _programs_time() -> float:
 
 
 def _left_table() -> str:
-    """What to know of a table that nobody can change while there is no nft."""
+    """A warning about our table of an earlier run, which cannot be changed without nft; or ""."""
     try:
         if ("ip", TABLE) not in nfnetlink.list_tables():
             return ""

@@ -1,6 +1,6 @@
-"""Acquisition: how a host that starts gets its lease: its own, that of a gone host, or a new one.
+"""Acquisition: how a starting host gets its lease: its own, that of a dead host, or a new one.
 
-Policy on a lease store; `flannel.leases.subnets` serves what was acquired.
+Policy on a lease store; `flannel.leases.subnets` serves the acquired lease.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from flannel.stores import Snapshot, Store
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 20
-"""Races for a lease that may be lost in a row."""
+"""Attempts to write a lease before the host gives up; each one lost a race against another host."""
 _LONGEST_PAUSE = 1.0
 """Seconds between two attempts to take a subnet, at most; the first pauses are much shorter."""
 
@@ -37,10 +37,10 @@ _LONGEST_PAUSE = 1.0
 class Acquisition:
     """Gets a lease for this host.
 
-    :param table: what the store held when we last looked; brought up to date.
-    :param grace: seconds for which leases count that the store has forgotten.
-    :param adoption: what decides whether the holder of a lease with our public address is gone;
-        None: it is taken to be alive.
+    :param table: the leases in the store at our last look; brought up to date here.
+    :param grace: seconds for which leases still count after the store has lost them.
+    :param adoption: decides whether the holder of a lease with our public address is dead; None: it
+        counts as alive.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Acquisition:
         for attempt in range(ATTEMPTS):
             found = await self._store.snapshot()
             own = own_first(found.leases, attrs, previous)
-            # A store that does not know of us any more has forgotten others as well.
+            # A store that has lost our lease has lost others as well.
             forgotten = before is not None and not any(each.index >= before.index for each in own)
             self._table.reset(found.leases, monotonic() + self._grace if forgotten else None)
             self._table.expire(monotonic())
@@ -95,7 +95,7 @@ class Acquisition:
         raise LeaseTaken(f"cannot lease a subnet: others were quicker {ATTEMPTS} times")
 
     async def _reuse(self, own: Iterable[Lease], attrs: LeaseAttrs) -> Lease | None:
-        """The first of our leases that fits the config, kept; None if none does."""
+        """Keep the first of our leases that fits the config; None if none does."""
         for lease in own:
             if self._config.fits(lease.subnet):
                 log.info("lease %s is ours, keeping it", lease.subnet)
@@ -108,9 +108,9 @@ class Acquisition:
         return None
 
     async def _adopt(self, leases: Iterable[Lease], attrs: LeaseAttrs) -> Lease | None:
-        """A lease of a host that is gone and had our public address; None if there is none.
+        """Take over the lease of a dead host with our public address; None if there is none.
 
-        :raises AddressTaken: there is one, and that host is not known to be gone.
+        :raises AddressTaken: there is such a lease, and its host is not known to be dead.
         """
         adoption, other = self._adoption, rival(leases, attrs)
         if other is None:
@@ -135,7 +135,7 @@ class Acquisition:
         )
 
     async def _settle(self, leases: Collection[Lease], seen_since: float) -> bool:
-        """Give hosts the time to write their leases again into a store that was emptied.
+        """Wait until other hosts have written their leases again into a store that was emptied.
 
         Return whether the store has to be read again.
         """
@@ -158,7 +158,7 @@ class Acquisition:
 
 
 def _is_written_over(own: Lease, found: Snapshot) -> bool:
-    """True if the key of ``own`` holds no lease, and did not hold another host's before."""
+    """True if the key of ``own`` holds no lease, and before that held no other host's lease."""
     if own.subnet not in found.garbled:
         return False
     return all(is_of(each.attrs, own.attrs) for each in found.leases if each.subnet == own.subnet)

@@ -1,4 +1,4 @@
-"""How this host's lease is written in the store: again, renewed, and over what is no lease."""
+"""OwnLease: writes this host's lease to the store, renews it, and repairs it there."""
 
 import logging
 from dataclasses import replace
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 class OwnLease:
     """Writes the lease of this host.
 
-    :param ttl: seconds that it lasts; a reservation stays one.
+    :param ttl: seconds that the lease lasts; a reservation stays one.
     """
 
     def __init__(self, store: Store, ttl: int) -> None:
@@ -21,11 +21,11 @@ class OwnLease:
         self._store = store
 
     async def write(self, lease: Lease, attrs: LeaseAttrs) -> Lease:
-        """Serve ``lease`` of ours on, with ``attrs``.
+        """Write our ``lease`` again, with ``attrs``.
 
-        If its attributes are right already, it is only renewed, which no other host hears of: when
-        all hosts of a cluster restart, every host would have to be told of every other one. A
-        question in it is answered by writing it without.
+        If its attributes are right already, it is only renewed, which sends no event: otherwise a
+        restart of all hosts would send an event for each host to each other host. A question in
+        it is answered by writing the lease without the question.
 
         :raises LeaseChanged: somebody wrote it at the same moment.
         """
@@ -34,11 +34,11 @@ class OwnLease:
         return lease if lease.ttl is None else await self._store.renew(lease, self.ttl)
 
     async def repair(self, own: Lease) -> Lease | None:
-        """The lease for our subnet as the store has it; None: the store has none.
+        """The lease for our subnet in the store; None if there is none.
 
-        If its key holds no lease, ours is written there.
+        If its key holds a value that is not a lease, our lease is written over it.
 
-        :raises LeaseLost: what is there cannot be written over.
+        :raises LeaseLost: the value cannot be overwritten.
         :raises LeaseChanged: somebody wrote it at the same moment.
         """
         try:

@@ -1,11 +1,11 @@
-"""Reservations: leases without an end, which an operator makes for hosts ahead of time.
+"""Reservations: leases without an end, which an operator makes before a host starts.
 
     lease = await reserve(store, config, IPv4Address("192.0.2.11"), IPv4Network("10.1.7.0/24"))
     await release(store, lease.subnet)
     leases = (await store.snapshot()).leases       # the reservations have ttl None
 
-The host with that public address uses the subnet from its next start on, and the reservation stays
-when the host is gone. Upstream's daemon does the same.
+The host with that public address uses the subnet from its next start on. The reservation stays when
+the host leaves. Upstream's daemon does the same.
 """
 
 from collections.abc import Iterable
@@ -24,10 +24,11 @@ async def reserve(
 ) -> Lease:
     """Reserve ``subnet``, or any free one, for the host with ``public_ip``.
 
-    The lease that this host already has becomes a reservation, without disturbing the host.
+    If the host has leased that subnet already, its lease becomes a reservation; the host goes on
+    undisturbed.
 
     :raises BadLease: the subnet does not fit the network config.
-    :raises LeaseTaken: it is leased by another host, or overlaps what is.
+    :raises LeaseTaken: the subnet is leased by another host, or overlaps a leased one.
     :raises NoFreeSubnet: no subnet was named, and none is free.
     """
     leases = (await store.snapshot()).leases
@@ -48,7 +49,7 @@ async def release(store: Store, subnet: IPv4Network) -> Lease | None:
 
     A host that is using the subnet takes it again within seconds, as an ordinary lease.
 
-    :raises BadLease: what is there is no lease.
+    :raises BadLease: the value of its key is not a lease.
     :raises LeaseChanged: it was written at the same moment.
     """
     lease = await store.find(subnet)

@@ -1,6 +1,6 @@
-"""Which subnet a host takes: its own leases, else a free one, and when what is free can be told.
+"""The choice of a subnet: that of an own lease, else a free one; and when a free one is known.
 
-Pure; `flannel.leases.subnets` asks in this order and writes what was chosen.
+Pure. `flannel.leases.acquisition` calls these functions and writes the chosen lease.
 """
 
 from collections.abc import Collection, Iterable
@@ -12,18 +12,18 @@ from flannel.lease import Lease, LeaseAttrs
 from flannel.network_config import NetworkConfig
 
 _SETTLE, _SETTLE_PER_LEASE = 1.0, 0.0015
-"""Seconds that a host without a lease waits where the store may just have been emptied, so that
-those who are using their subnets put them back first: they ask a store that is away every 0.75 s
-at the latest, in a large cluster every 1.5 ms for each lease (`retry_pause`)."""
+"""Seconds that a host without a lease waits if the store may just have been emptied, so that hosts
+that use a subnet write their leases again first: they ask an unreachable store every 0.75 s, in a
+large cluster every 1.5 ms for each lease (`retry_pause`)."""
 
 _FRESH = 5
-"""Seconds: a lease is young if that much of its time at most is over."""
+"""Seconds: a lease is young if it was written less than this ago."""
 
 
 def is_of(attrs: LeaseAttrs, own: LeaseAttrs) -> bool:
     """Whether a lease with ``attrs`` belongs to the host that publishes ``own``.
 
-    One without a NodeID, as upstream writes it, is known by its public address alone.
+    A lease without a NodeID, as upstream writes it, is recognized by its public address alone.
     """
     if attrs.node_id:
         return attrs.node_id == own.node_id
@@ -35,18 +35,18 @@ def own_first(
 ) -> list[Lease]:
     """The leases of this host, the one to use first.
 
-    That of ``previous``, then those with its NodeID, then those known by its address alone; among
-    equals in the store's order.
+    The order: the lease of ``previous``, then leases with its NodeID, then leases recognized by its
+    address alone; among equals, the store's order.
     """
     found = [lease for lease in leases if is_of(lease.attrs, own)]
     return sorted(found, key=lambda each: (each.subnet != previous, not each.attrs.node_id))
 
 
 def rival(leases: Iterable[Lease], own: LeaseAttrs) -> Lease | None:
-    """The first lease of another host that publishes the address of this one; None: there is none.
+    """The first lease of another host that publishes this host's address; None if there is none.
 
-    Where hosts have exchanged their addresses that is so for a moment, and no trouble: a host that
-    has a lease of its own writes that, whatever another's says.
+    After two hosts have exchanged their addresses there is one for a moment. That is harmless: a
+    host that has its own lease writes that one, whatever the other lease contains.
     """
     for lease in leases:
         if lease.attrs.public_ip == own.public_ip and not is_of(lease.attrs, own):
@@ -55,9 +55,9 @@ def rival(leases: Iterable[Lease], own: LeaseAttrs) -> Lease | None:
 
 
 def time_to_settle(leases: Collection[Lease]) -> float:
-    """Seconds for which a store must answer before a subnet not in ``leases`` counts as free.
+    """Seconds for which the store must have answered before a subnet not in ``leases`` is free.
 
-    0, unless the store may just have been emptied.
+    It is 0, unless the store may just have been emptied.
     """
     if not all(_is_young(lease) for lease in leases):
         return 0.0
@@ -65,9 +65,9 @@ def time_to_settle(leases: Collection[Lease]) -> float:
 
 
 def _is_young(lease: Lease) -> bool:
-    """Whether it may have been written in the last seconds: lifetimes are whole minutes.
+    """Whether a lease may have been written within the last seconds: lifetimes are whole minutes.
 
-    A reservation does not tell, so it may.
+    A reservation does not show that, so it counts as young.
     """
     return lease.ttl is None or -lease.ttl % 60 <= _FRESH
 
@@ -82,16 +82,16 @@ def is_free(config: NetworkConfig, subnet: IPv4Network, taken: Iterable[IPv4Netw
 def _is_plausible(config: NetworkConfig, subnet: IPv4Network) -> bool:
     """Whether a network has room for at least four subnets of this size.
 
-    A key for a larger one is nobody's lease, and must not keep everybody from getting one.
+    A key for a larger subnet is not a host's lease, and must not keep all hosts from leasing.
     """
     return subnet.prefixlen >= config.network.prefixlen + 2
 
 
 def choose_free(config: NetworkConfig, taken: Iterable[IPv4Network], random: Random) -> IPv4Network:
-    """A subnet that overlaps none of ``taken``, each free one being equally likely.
+    """A subnet that overlaps none of ``taken``.
 
-    Uniform over *all* free ones: where n hosts start at one moment in a network of N subnets,
-    about n*n/2N of them collide.
+    The choice is uniform over *all* free subnets: if n hosts start at one moment in a network of N
+    subnets, about n*n/2N of them collide.
 
     :raises NoFreeSubnet: there is none.
     """
@@ -104,7 +104,7 @@ def choose_free(config: NetworkConfig, taken: Iterable[IPv4Network], random: Ran
         for subnet in taken
         if _is_plausible(config, subnet)
     )
-    used: list[tuple[int, int]] = []  # the number of the first, and that after the last
+    used: list[tuple[int, int]] = []  # the number of the first subnet, and one past the last
     free, reached = config.n_subnets, 0
     for first, end in ranges:
         first, end = max(first, reached), min(end, config.n_subnets)
@@ -117,7 +117,7 @@ def choose_free(config: NetworkConfig, taken: Iterable[IPv4Network], random: Ran
             f"{config.subnet_max} are leased"
         )
     number = random.randrange(free)
-    for first, end in used:  # step over those at or below the chosen free one
+    for first, end in used:  # skip the used ones at or below the chosen free one
         if first > number:
             break
         number += end - first

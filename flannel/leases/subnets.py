@@ -1,13 +1,13 @@
-"""SubnetManager: who gets which subnet. Policy on a lease store, no I/O of its own.
+"""SubnetManager: this host's lease and its peers' leases. Policy on a lease store, without I/O.
 
     subnets = SubnetManager(store, config, table=...)
     lease = await subnets.acquire(attrs, previous)     # or, without a store: resume(attrs, lease)
     async for changed in subnets.follow():      # subnets.peers is up to date, these differ
         ...
     await subnets.keep()                        # when subnets.renewal_delay(margin) is over,
-                                                # or subnets.is_in_order is not true
+                                                # or subnets.is_in_order is false
 
-Thread-safety: all of it belongs to one event loop.
+Use it in the event loop's thread only.
 """
 
 import asyncio
@@ -35,29 +35,30 @@ LEASE_TTL = 86400
 """Seconds; upstream's."""
 
 LEASE_GRACE = 300.0
-"""Seconds for which a lease counts that the store has forgotten."""
+"""Seconds for which a lease still counts after the store has lost it."""
 
 
 def retry_pause(n_leases: int) -> float:
     """The mean pause, in seconds, after which an unreachable store is asked again.
 
-    However many hosts wait for it, they make no more than some 1,000 requests in a second.
+    All hosts together send no more than about 1,000 requests a second, however many they are.
     """
     return 0.5 + n_leases / 1000
 
 
 class SubnetManager:
-    """This host's lease and its view of all others, for one network config.
+    """This host's lease and all other hosts' leases, for one network config.
 
-    :ivar config: the network; it may be exchanged for one that differs in which subnets may be
-        leased.
+    :ivar config: the network config; it may be replaced by one that differs only in which subnets
+        may be leased.
     :ivar peers: the leases of other hosts that fit the network, by subnet.
     :param ttl: seconds that our lease lasts.
-    :param grace: seconds for which leases count that the store has forgotten.
-    :param table: the leases that it had when we last looked, perhaps in an earlier run, and which
-        of them it has forgotten; kept up to date here.
-    :ivar is_in_order: whether, as far as is known, the store says of our subnet what we do.
-    :ivar is_forgotten: whether it does not because it has forgotten us, and probably others.
+    :param grace: seconds for which leases still count after the store has lost them.
+    :param table: the leases in the store at our last look, perhaps in an earlier run, and which of
+        them it has lost since; kept up to date here.
+    :ivar is_in_order: True while the store's record of our subnet matches ours.
+    :ivar is_forgotten: True if it does not because the store has lost our lease, probably others
+        too.
     """
 
     def __init__(
@@ -81,14 +82,14 @@ class SubnetManager:
         self._table = table if table is not None else LeaseTable()
         self._own: Lease | None = None
         self._stored: LeaseAttrs | None = None
-        """What the store says of our subnet, by our last look or write."""
+        """The attributes of our lease in the store, by our last look or write."""
         self._is_unverified = False
         self._own_changed = asyncio.Event()
         self._strange = Once(log)
 
     @property
     def own(self) -> Lease:
-        """Our lease as we serve it. Only after `acquire` or `resume`."""
+        """Our lease as we serve it. Call `acquire` or `resume` first."""
         assert self._own is not None, "acquire() comes first"
         return self._own
 
@@ -99,13 +100,13 @@ class SubnetManager:
 
     @property
     def leases(self) -> Collection[Lease]:
-        """Every lease that is known, of whatever use it is."""
+        """Every known lease, usable or not."""
         return self._table.leases.values()
 
     def resume(self, attrs: LeaseAttrs, lease: Lease) -> Lease:
-        """Serve ``lease`` of an earlier run, not knowing whether it is still ours.
+        """Serve ``lease`` of an earlier run before it is known whether it is still ours.
 
-        `follow` and `keep` find out as soon as the store answers.
+        `follow` and `keep` check that as soon as the store answers.
         """
         self._own = replace(lease, attrs=attrs)
         self._stored = lease.attrs
@@ -124,15 +125,15 @@ class SubnetManager:
     ) -> Lease:
         """Take a lease for this host: its own, or ``previous`` if free, or any free subnet.
 
-        The lease of a host that is alive is never touched. A reservation of ours stays one.
+        The lease of a live host is never touched. A reservation of ours stays one.
 
-        :param before: our lease as it was in the store when we last looked.
-        :param seen_since: since when (monotonic) the store has been answering us.
-        :param adoption: what decides whether the holder of a lease with our public address is gone;
-            None: it is taken to be alive.
-        :raises AddressTaken: another host has leased with our public address, and we have no lease.
-        :raises NoFreeSubnet: all are leased.
-        :raises LeaseTaken: others were quicker, again and again.
+        :param before: our lease as it was in the store at our last look.
+        :param seen_since: the time (monotonic) since which the store has answered.
+        :param adoption: decides whether the holder of a lease with our public address is dead;
+            None: it counts as alive.
+        :raises AddressTaken: another host's lease has our public address, and we have no lease.
+        :raises NoFreeSubnet: all subnets are leased.
+        :raises LeaseTaken: other hosts were quicker `ATTEMPTS` times.
         """
         acquisition = Acquisition(
             self._store,
@@ -154,9 +155,9 @@ class SubnetManager:
         self.is_in_order, self.is_forgotten = True, False
 
     async def follow(self) -> AsyncIterator[set[IPv4Network]]:
-        """Keep `peers` up to date; yield the subnets that differ, first of all perhaps none.
+        """Keep `peers` up to date; yield the subnets that differ, the first time perhaps none.
 
-        :raises LeaseLost: our subnet is another's now.
+        :raises LeaseLost: another host holds our subnet now.
         """
         async for news in self._store.follow_leases():
             match news:
@@ -173,7 +174,7 @@ class SubnetManager:
         seen = next((each for each in found.leases if each.subnet == own.subnet), None)
         rewound = found.rewound
         if seen is None:
-            rewound |= own.index > 0  # and no event said that it was removed
+            rewound |= own.index > 0  # no event reported its removal
             self.is_forgotten |= rewound
         elif self._is_unverified:
             rewound |= own.index > seen.index
@@ -186,13 +187,13 @@ class SubnetManager:
     def _apply(self, changes: Changes) -> set[IPv4Network]:
         changed = self._table.update(changes.events)
         ours = [each for each in changes.events if each.subnet == self.own.subnet]
-        if ours:  # events of other keys say nothing of ours
+        if ours:
             seen = self._table.held(self.own.subnet)
             self._check_own(seen, False, is_garbled=isinstance(ours[-1], LeaseGarbled))
         return changed
 
     def expire(self) -> set[IPv4Network]:
-        """Drop leases that the store has forgotten for too long; return the subnets that differ."""
+        """Drop leases that the store lost too long ago; return the subnets that differ."""
         return self._update_peers(self._table.expire(monotonic()))
 
     def _check_own(self, seen: Lease | None, rewound: bool, is_garbled: bool) -> None:
@@ -202,7 +203,7 @@ class SubnetManager:
             return
         own = self.own
         if seen is None:
-            # What is not there has no index: a later snapshot without others' leases is true.
+            # A missing lease has no index, so a later snapshot is not taken for an older one.
             self._own = replace(own, index=0)
             self._stored = None
             in_order = False
@@ -263,13 +264,13 @@ class SubnetManager:
         Renew our lease, take it again if it is gone, write it again if it differs. Other hosts
         see no event for a renewal.
 
-        :raises LeaseLost: our subnet is another's now.
+        :raises LeaseLost: another host holds our subnet now.
         """
         for _ in range(ATTEMPTS):
             try:
                 lease = await self._keep()
             except (LeaseTaken, LeaseChanged):
-                continue  # whose it is, the next look tells
+                continue  # the next look shows which host holds it
             self._have(lease)
             return
         raise LeaseTaken(f"cannot keep lease {self.own}: others were quicker {ATTEMPTS} times")
@@ -294,24 +295,24 @@ class SubnetManager:
         return lease
 
     async def release(self) -> None:
-        """Give our lease up; a reservation stays.
+        """Release our lease; a reservation stays.
 
-        :raises LeaseChanged: it is another's.
+        :raises LeaseChanged: another host holds it.
         """
         if self.own.ttl is not None:
             await self._store.release(self.own)
 
     async def own_changed(self) -> None:
-        """Wait until the store says something new of our lease, such as another lifetime."""
+        """Wait until our lease changes in the store, for example its lifetime."""
         await self._own_changed.wait()
         self._own_changed.clear()
 
     def renewal_delay(self, margin: float) -> float | None:
         """Seconds until our lease is due for renewal; None: never, it is a reservation.
 
-        :param margin: seconds that must be left of it. The moment is drawn anew each time from
-            half to nine tenths of the time before that, so that hosts that started together do
-            not renew together, and a failed renewal leaves time for many more.
+        :param margin: seconds that must be left of the lease. The delay is chosen at random each
+            time, from half to nine tenths of the time before that, so that hosts that started
+            together do not renew together, and a failed renewal leaves time for many more.
         """
         ttl = self.own.ttl
         if ttl is None:

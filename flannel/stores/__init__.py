@@ -1,21 +1,21 @@
-"""What we ask of a lease store; any implementation keeps this contract.
+"""The contract of a lease store; every implementation keeps it.
 
-    etcd_v2         a store in etcd's v2 API
-    etcd_v2_nodes   what its nodes and events mean for leases
+    etcd_v2         the store on etcd's v2 API
+    etcd_v2_nodes   translates etcd's nodes and events into leases
     etcd_endpoints  asks the members of an etcd cluster in turn, on python-etcd
     resolver        names of endpoints, resolved in a bounded time
     bounded         answers of bounded size and time
 
     store = open_store(options.etcd)
-    async for document in store.follow_config():    # None while there is none
-        ...                                          # until one is good
+    async for document in store.follow_config():    # None while there is no document
+        ...
     async for news in store.follow_leases():         # a Snapshot first, then mostly Changes
         ...
-    lease = await store.create(subnet, attrs, ttl)   # nobody else's is ever overwritten
-    lease = await store.renew(lease, ttl)            # wakes nobody
+    lease = await store.create(subnet, attrs, ttl)   # never overwrites another host's lease
+    lease = await store.renew(lease, ttl)            # sends no event
 
-Every write is a compare-and-swap, and its outcome is known when it returns: an implementation
-whose request may have been carried out without an answer looks before it reports.
+Every write is a compare-and-swap, and its outcome is known when it returns: if the answer to a
+request was lost, the implementation reads what is there before it returns.
 
 Every method may raise `StoreUnavailable` or `StoreDenied`. An iterator that raised is finished;
 a new one starts from a snapshot again, so nothing is missed.
@@ -41,10 +41,10 @@ class ConfigDocument:
 class StoreHealth:
     """How a store answers; moments are of the monotonic clock.
 
-    :ivar endpoint: the one that is asked first.
+    :ivar endpoint: the endpoint that is asked first.
     :ivar answered_at: when a request was last answered; None: not yet.
-    :ivar heard_at: when a request last came to any end, be it that nobody answered; 0: not yet.
-    :ivar errors: requests that nobody served.
+    :ivar heard_at: when a request last ended, with an answer or an error; 0: not yet.
+    :ivar errors: the number of requests that no endpoint served.
     """
 
     endpoint: str
@@ -55,12 +55,12 @@ class StoreHealth:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Every lease there is; whatever is not here is gone.
+    """Every lease in the store; all others are gone.
 
-    :ivar rewound: the store's history is another than that of the news before: it was emptied or
-        restored, and what is not here may be in use all the same.
-    :ivar garbled: subnets whose key holds no lease. Where one was read before, it still stands
-        among the leases.
+    :ivar rewound: True if the store's history differs from that of the news before: it was emptied
+        or restored, and a subnet that is missing here may still be in use.
+    :ivar garbled: subnets whose key holds a value that is not a lease. The last good lease of such
+        a key is still among the leases.
     """
 
     leases: tuple[Lease, ...]
@@ -70,62 +70,62 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What has happened since the last news, oldest first; never empty."""
+    """The events since the last news, oldest first; never empty."""
 
     events: tuple[LeaseEvent, ...]
 
 
 class Store(Protocol):
-    """Where the cluster keeps its network config and its leases."""
+    """Holds the cluster's network config and leases."""
 
     def follow_config(self) -> AsyncIterator[ConfigDocument | None]:
-        """Yield the config document as it is now (None: there is none), and again at each write."""
+        """Yield the config document (None: there is none), and again after each write."""
         ...
 
     async def write_config(self, text: str, before: ConfigDocument | None) -> None:
-        """Write the config document over ``before`` as it was read; None: there was none.
+        """Replace the config document ``before``, which was read earlier; None: there was none.
 
-        :raises ConfigConflict: the store holds another document by now.
+        :raises ConfigConflict: the store holds a different document now.
         """
         ...
 
     def follow_leases(self) -> AsyncIterator[Snapshot | Changes]:
-        """Yield a `Snapshot`, then what changes, our own lease included, in order.
+        """Yield a `Snapshot`, then all changes in order, those of our own lease included.
 
-        Another `Snapshot` may come at any time: when history was lost, or reading all is quicker
-        than catching up. Keys and values that are not leases are logged once and left out.
+        Another `Snapshot` may follow at any time: if history was lost, or if reading all leases is
+        quicker than catching up. Keys and values that are not leases are logged once and left out.
         """
         ...
 
     def health(self) -> StoreHealth:
-        """How the store answers at the moment; asks nothing."""
+        """How the store answers at the moment; sends no request."""
         ...
 
     def close(self) -> None:
-        """Drop the connections that no request is using; the next request makes a new one."""
+        """Close the connections that no request uses; the next request makes a new one."""
         ...
 
     async def snapshot(self) -> Snapshot:
-        """Every lease, as agreed by a majority of the store's members at this moment."""
+        """Every lease, read with a quorum of the store's members."""
         ...
 
     async def find(self, subnet: IPv4Network) -> Lease | None:
-        """The lease for ``subnet``, agreed upon like a snapshot; None if there is none.
+        """The lease for ``subnet``, read with a quorum; None if there is none.
 
-        :raises BadLease: the key is there and holds none; ``index`` is that of its last write, 0
-            if it cannot be written over.
+        :raises BadLease: the key exists and does not hold a lease; ``index`` is that of its last
+            write, 0 if it cannot be overwritten.
         """
         ...
 
     async def create(self, subnet: IPv4Network, attrs: LeaseAttrs, ttl: int | None) -> Lease:
         """Make a lease of ``ttl`` seconds, or a reservation (None).
 
-        :raises LeaseTaken: the subnet is leased already, with other attributes than these.
+        :raises LeaseTaken: the subnet is leased already, with different attributes.
         """
         ...
 
     async def replace(self, lease: Lease, attrs: LeaseAttrs, ttl: int | None) -> Lease:
-        """Write ``attrs`` and ``ttl`` over ``lease`` as it was read; of it, subnet and index count.
+        """Write ``attrs`` and ``ttl`` over ``lease``, of which only subnet and index count.
 
         :raises LeaseChanged: the store holds another lease, or none, for this subnet.
         """
@@ -134,30 +134,30 @@ class Store(Protocol):
     async def overwrite(self, lease: Lease, attrs: LeaseAttrs, ttl: int | None) -> Lease:
         """As `replace`, for another host's lease.
 
-        A lease that its holder has renewed meanwhile, which changes nothing but its index, is not
-        what it was.
+        A lease that its holder has renewed meanwhile counts as changed, though only its index
+        differs.
 
         :raises LeaseChanged: the store holds another lease, or none, for this subnet.
         """
         ...
 
     async def renew(self, lease: Lease, ttl: int) -> Lease:
-        """Let ``lease`` last ``ttl`` seconds from now; no watcher hears of it.
+        """Let ``lease`` last ``ttl`` seconds from now; watchers get no event.
 
         :raises LeaseChanged: the store holds another lease, or none, for this subnet.
         """
         ...
 
     async def release(self, lease: Lease) -> None:
-        """Give ``lease`` up; content if it is not there any more.
+        """Remove ``lease``; a lease that is missing already is no error.
 
-        :raises LeaseChanged: somebody else holds the subnet.
+        :raises LeaseChanged: another host holds the subnet.
         """
         ...
 
 
 class StoreOptions(Protocol):
-    """Where the store is and how it is reached: `flannel.options.table.EtcdOptions`."""
+    """The address of the store and how to reach it: `flannel.options.table.EtcdOptions`."""
 
     @property
     def access(self) -> Mapping[str, Any]:
@@ -171,8 +171,8 @@ class StoreOptions(Protocol):
 
 
 def open_store(options: StoreOptions) -> Store:
-    """The store that the options name; asks nothing yet."""
-    # Imported here: the libraries behind it take longer to load than all else of flanneld.
+    """The store that the options name; sends no request yet."""
+    # Imported here: these libraries take longer to load than the rest of flanneld.
     from flannel.stores.etcd_endpoints import Endpoints
     from flannel.stores.etcd_v2 import EtcdV2Store
 

@@ -1,14 +1,14 @@
-"""Answers that end: the bytes and the time of each are bounded while it is read.
+"""Bounded answers: bytes and time of each answer are limited while it is read.
 
-What answers at an endpoint may be anything. urllib3 and http.client bound the pause between two
-pieces of an answer, and not the pieces: a body, a header, the extension of a chunk, or a row of
-"100 Continue" without an end fills the memory, and a byte now and then holds a thread and a
-connection for ever. Here the reading itself is bounded, below everything that parses:
+Any program may answer at an endpoint. urllib3 and http.client limit the pause between two pieces of
+an answer, but not the pieces: an endless body, header, chunk extension, or series of "100 Continue"
+fills the memory, and a byte now and then holds a thread and a connection for ever. Here the reading
+itself is limited, below all parsers:
 
     with answer_within(Bounds(seconds=6, bytes=1 << 20)):
         client.request(...)           # through one of `POOLS`
 
-Decompression is turned off, for a small answer may be a large one then; etcd compresses nothing.
+Decompression is turned off, because a small answer may become a large one; etcd does not compress.
 """
 
 import io
@@ -30,23 +30,23 @@ _BUFFER = 1 << 16
 
 
 class TooLate(TimeoutError):
-    """The answer had not ended in its time."""
+    """The answer did not end in time."""
 
 
 class TooLong(client.HTTPException):
-    """The answer has more bytes than any that is wanted."""
+    """The answer has more bytes than allowed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What an answer may take: seconds until its end, and bytes, headers included."""
+    """The limits of an answer: seconds until its end, and bytes, headers included."""
 
     seconds: float
     bytes: int
 
 
 class _Budget:
-    """What is left of the bounds of one answer."""
+    """The part of the bounds of one answer that is left."""
 
     def __init__(self, bounds: Bounds) -> None:
         self.deadline = monotonic() + bounds.seconds
@@ -54,14 +54,14 @@ class _Budget:
 
 
 _current = threading.local()
-"""The budget of what this thread reads: a request and its answer are one thread's."""
+"""The budget of this thread: one thread sends a request and reads its answer."""
 
 
 @contextmanager
 def answer_within(bounds: Bounds) -> Iterator[None]:
-    """Bound what this thread reads of answers while the body runs.
+    """Limit the answers that this thread reads while the body runs.
 
-    What exceeds it raises `TooLate` or `TooLong`, perhaps as the cause of urllib3's errors.
+    A longer answer raises `TooLate` or `TooLong`, perhaps as the cause of urllib3's errors.
     """
     _current.budget = _Budget(bounds)
     try:
@@ -93,7 +93,7 @@ class _RawReader(io.RawIOBase):
             except TimeoutError:
                 raise TooLate from None
             finally:
-                self._socket.settimeout(patience)  # the next request on it has its own
+                self._socket.settimeout(patience)  # for the next request on this socket
         else:
             n = self._raw.readinto(buffer)
         budget.bytes -= n or 0
@@ -111,14 +111,14 @@ class _Reader(io.BufferedReader):
         self._budget = budget
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Python reserves the memory for all of it, so what was announced is checked first."""
+        """Check the size first: Python reserves the memory for all of it."""
         if size is not None and size > self._budget.bytes + _BUFFER:
             raise TooLong
         return super().read(size)
 
 
 class _Source:
-    """What http.client wants of a socket that it reads from."""
+    """The part of a socket that http.client reads from."""
 
     def __init__(self, sock: socket, budget: _Budget) -> None:
         self._socket = sock

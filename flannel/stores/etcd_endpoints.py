@@ -1,9 +1,9 @@
-"""etcd's members, asked in turn: single requests of the v2 API, every outcome classified.
+"""Endpoints: sends single requests of the v2 API to etcd's members in turn; classifies the outcome.
 
-The only user of python-etcd. What that library is kept from doing here, since each would lose or
-double a write, or hide a dead member: re-sending a PUT whose answer was lost (urllib3's default),
-following redirects with our password, replacing the endpoints by those that the cluster
-advertises, and failing over by itself.
+It is the only user of python-etcd. These features of the library are turned off, because each would
+lose or double a write, or hide a dead member: re-sending a PUT whose answer was lost (urllib3's
+default), following redirects with our password, replacing the endpoints by those that the cluster
+advertises, and failover.
 """
 
 import json
@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 
 _CONNECT = 1.0
 _REQUEST_TIMEOUT = urllib3.Timeout(connect=_CONNECT, read=2.0)
-"""Seconds for a request to one member. A write takes 2 ms; a member that needs seconds is in
-trouble, and another one is asked."""
+"""Seconds for a request to one member. A write takes 2 ms; if a member needs seconds, the next one
+is asked."""
 
 _ANSWER = bounded.Bounds(6.0, 4 << 20)
 """For the whole of an answer about one key, whose value may be of any size...
@@ -38,8 +38,8 @@ _LISTING = bounded.Bounds(30.0, 32 << 20)
 
 _SOCKET_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-    # tcp(7). A long poll is silent, and so is a partition or a server that has lost its power: ask
-    # after two seconds of silence, and take three without an answer for the end.
+    # tcp(7). A long poll is silent, and so is a partition or a server without power: send a probe
+    # after two seconds of silence, and close the connection after three without an answer.
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 2),
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1),
@@ -52,7 +52,7 @@ _NO_V2 = "it does not serve the v2 API (etcd wants --enable-v2)"
 
 
 class Answer(NamedTuple):
-    """What etcd said, and the X-Etcd-Index at which it began to say it."""
+    """etcd's document, and its X-Etcd-Index."""
 
     document: dict[str, Any]
     etcd_index: int
@@ -61,7 +61,7 @@ class Answer(NamedTuple):
 class Refused(StoreUnavailable):
     """etcd carried nothing out: the root of the four below.
 
-    Where none is expected, as where a read is told of a conflict, the answer cannot be trusted.
+    Where a refusal makes no sense, such as a conflict for a read, the answer cannot be trusted.
     """
 
     def __init__(self, index: int = 0) -> None:
@@ -70,7 +70,7 @@ class Refused(StoreUnavailable):
 
 
 class NotFound(Refused):
-    """The key is not there; ``index`` is etcd's at that moment."""
+    """The key does not exist; ``index`` is etcd's index at that moment."""
 
 
 class Conflict(Refused):
@@ -78,20 +78,20 @@ class Conflict(Refused):
 
 
 class ValueRefused(Refused):
-    """A write of a value with ``refresh``: etcd knows what that is, 2.3 and later."""
+    """etcd refuses a write of a value with ``refresh``, as 2.3 and later do."""
 
 
 class HistoryLost(Refused):
-    """The events that a watch asked for are not kept any more, or another cluster answers."""
+    """etcd has dropped the events that a watch asked for, or a different cluster answers."""
 
 
 class Endpoints:
     """The endpoints of one cluster.
 
     `ask` and `poll` block and may be called from any thread. Reads and writes go to the member
-    that answered last, and to the next one when it does not. A request that may have been carried
-    out without an answer is sent again to the next member: whoever writes has to make a refusal
-    (`Conflict`) good by reading what is there.
+    that answered last, and to the next one if it does not answer. A request whose answer was lost
+    is sent again to the next member, so a `Conflict` may be caused by our own request: after one,
+    the caller has to read the key.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class Endpoints:
 
         self._endpoints = tuple(endpoints)
         self._clients = [client(endpoint) for endpoint in endpoints]
-        # Long polls have connections of their own: a short request never waits behind one.
+        # Long polls have their own connections, so that a short request never waits behind one.
         self._pollers = [client(endpoint) for endpoint in endpoints]
         self._current = 0
         self._answered_at: float | None = None
@@ -132,12 +132,13 @@ class Endpoints:
         self._errors = 0
 
     def ask(self, doing: str, method: str, key: str, params: Mapping[str, str]) -> Answer:
-        """One request, to as many members as it takes.
+        """Send one request to the members in turn, until one answers.
 
         :param doing: for messages, e.g. ``read the network config``.
-        :raises Refused: etcd's answer is no.
-        :raises StoreUnavailable: no member gave an answer.
-        :raises StoreDenied: none did, and one refuses who we are, or is not who it should be.
+        :raises Refused: etcd refuses the request.
+        :raises StoreUnavailable: no member answered.
+        :raises StoreDenied: no member answered, and one refuses our credentials, or we refuse its
+            certificate.
         """
         trouble = []
         failed: type[StoreUnavailable | StoreDenied] = StoreUnavailable
@@ -152,7 +153,7 @@ class Endpoints:
                 self._answered(number)
                 raise
             except (_Denied, _Trouble) as why:
-                # Certificates run out member by member: another one's may be good.
+                # Certificates expire member by member: another member's may be good.
                 if isinstance(why, _Denied):
                     failed = StoreDenied
                 trouble.append(f"{self._endpoints[number]}: {why}")
@@ -165,7 +166,7 @@ class Endpoints:
 
     @property
     def patience(self) -> float:
-        """Seconds after which `ask` and `poll` have ended, in any case that was thought of."""
+        """Seconds after which `ask` and `poll` have ended, by the sum of their bounds."""
         return len(self._clients) * (resolver.PATIENCE + _CONNECT + _LISTING.seconds)
 
     def poll(
@@ -173,8 +174,8 @@ class Endpoints:
     ) -> Answer | None:
         """Wait for an event at the member that answered last; None if none came in time.
 
-        A member that hangs looks the same as one with nothing to tell: after None, `ask` for
-        something, which moves on to another member if need be.
+        A member that hangs looks the same as one without events: after None, call `ask`, which
+        moves on to another member if needed.
 
         :raises: as `ask` does.
         """
@@ -204,14 +205,14 @@ class Endpoints:
         return self._current
 
     def leave(self, number: int) -> str:
-        """Ask the one after it first, unless another is by now; return its endpoint."""
+        """Ask the member after ``number`` first, unless that has changed; return its endpoint."""
         self._failed()
         if self._current == number:
             self._current = (number + 1) % len(self._clients)
         return self._endpoints[number]
 
     def miss(self) -> None:
-        """Count a request that could not even be sent: nobody hangs, this host lacks something."""
+        """Count a request that could not be sent, because this host lacks a resource."""
         self._failed()
 
     def health(self) -> StoreHealth:
@@ -228,13 +229,13 @@ class Endpoints:
         self._errors += 1
 
     def close(self) -> None:
-        """Drop all connections that no request is using."""
+        """Close all connections that no request uses."""
         for client in (*self._clients, *self._pollers):
             client.http.clear()
 
 
 class _Trouble(Exception):
-    """This member did not answer in a way that can be used; another one may."""
+    """This member gave no usable answer; another one may."""
 
 
 class _Denied(Exception):
@@ -287,10 +288,10 @@ def _request(
 
 
 def _document(data: bytes) -> dict[str, Any]:
-    """An answer with all that its readers count on.
+    """Parse and check an answer.
 
-    A node, perhaps with others in it; each has the number of its last write, and values have the
-    right types.
+    It holds a node, perhaps with further nodes; each has the index of its last write, and its
+    values have the right types.
 
     :raises ValueError: or KeyError, TypeError, RecursionError: it does not.
     """
@@ -313,7 +314,7 @@ def _is_index(value: object) -> TypeGuard[int]:
 
 
 def _outcome(error: etcd.EtcdException, payload: Mapping[str, Any]) -> Exception:
-    """What etcd's refusal means."""
+    """The exception for an error of etcd."""
     index = payload.get("index")
     if not _is_index(index):
         index = 0
@@ -339,7 +340,7 @@ def _innermost(error: object) -> object:
 
 
 def _connection_trouble(cause: object) -> Exception:
-    """In plain words, what urllib3 wraps in several layers."""
+    """The exception for an error that urllib3 wraps in several layers."""
     inner = _innermost(cause)
     if isinstance(inner, _WITHOUT_END):
         return _Trouble(_NO_END)

@@ -1,8 +1,8 @@
-"""Store on the etcd v2 API: what keys, values and events mean.
+"""EtcdV2Store: the store on etcd's v2 API.
 
-Requests block, so each runs in a thread of its own that ends with it, or with the process: one in
-an executor would hold up the process's exit as long as a poll lasts. Everything else here belongs
-to the event loop.
+Requests block, so each runs in its own thread, which ends with the request or with the process: a
+thread of an executor would delay the process's exit until a poll ends. Everything else runs in the
+event loop's thread.
 """
 
 import asyncio
@@ -33,28 +33,28 @@ T = TypeVar("T")
 _random = SystemRandom()
 
 _POLL = 10.0
-"""Seconds that one long poll lasts, in the mean: hosts that have started together do not ask
-together. For each that brings nothing a quorum read finds out whether the member hangs, or the
-history began anew, as after a restore."""
+"""Seconds that one long poll lasts, on average: hosts that started together do not ask together.
+After a poll without an event, a quorum read checks whether the member hangs, or the history began
+anew, as after a restore."""
 
 _HISTORY = 500
-"""etcd v2 keeps the last 1,000 events of all keys. A watch that has fallen behind by half of that
-on account of foreign keys has to begin at a newer index."""
+"""etcd v2 keeps the last 1,000 events of all keys. If foreign keys have put a watch behind by half
+of that, it has to begin at a newer index."""
 _LEAD = 1.5
-"""Seconds before the end of a poll at which etcd's index is asked, at most: an event that had
-happened by then has so long to arrive by the poll. With many foreign writes it is less, so that the
-next poll finds the history that it needs: up to 3,000 of them a second, with this."""
+"""Seconds before the end of a poll at which etcd's index is read, at most: the poll has that long
+to deliver an event from before. With many foreign writes it is less, so that the next poll finds
+the history that it needs: this works for up to 3,000 foreign writes a second."""
 _LEAST_LEAD = 0.2
 _RELIST = 600.0
-"""Seconds, in the mean, after which all leases are read where that was relied on; for more than
-3,000 leases so much longer that each host reads 1.4 kB a second."""
+"""Seconds, on average, after which all leases are read again if a poll's silence was relied on; for
+more than 3,000 leases longer, so that each host reads 1.4 kB a second."""
 
 
 class _Silence(NamedTuple):
-    """A poll has ended without an event.
+    """A poll ended without an event.
 
-    :ivar now: etcd's index since.
-    :ivar until: the index as of which there was certainly none.
+    :ivar now: etcd's index after it.
+    :ivar until: the index up to which there was certainly no event.
     """
 
     now: int
@@ -70,15 +70,15 @@ class EtcdV2Store:
         self._config = f"{prefix}/config"
         self._subnets = f"{prefix}/subnets"
         self._nodes = LeaseNodes(self._subnets)
-        # By key: what the feed has told, and what `snapshot` has listed, while it can be read.
+        # By key: the leases that the feed has yielded, and those that `snapshot` has listed.
         self._good: dict[str, Lease] = {}
         self._listed: dict[str, Lease] = {}
         self._seen = 0
-        """The index as of which the feed has told everything."""
+        """The index up to which the feed has yielded everything."""
         self._lead = _LEAD
         self._knows_refresh = False
-        """Whether etcd is known to have ``refresh``: it came with 2.3. To an older one it is a word
-        like any other, and the rest a write of an empty value."""
+        """Whether etcd is known to support ``refresh``, as 2.3 and later do. An older one ignores
+        the parameter and writes an empty value."""
 
     def close(self) -> None:
         """See `flannel.stores.Store`."""
@@ -102,7 +102,7 @@ class EtcdV2Store:
             if first or version != last:
                 first, last = False, version
                 yield document
-            # Any write after `index` is news; what it says is read again, with a quorum.
+            # After any write past `index`, the document is read again, with a quorum.
             with suppress(HistoryLost):
                 await self._poll(doing, self._config, index, _POLL * _random.uniform(0.8, 1.2))
 
@@ -146,8 +146,8 @@ class EtcdV2Store:
                     yield Changes(tuple(events))
                 if not is_all:
                     break
-                # An event costs a request of 0.5 ms, a lease in a list 0.03 ms: far behind, it is
-                # quicker to read all than to catch up.
+                # An event costs a request of 0.5 ms, a lease in a list 0.03 ms: if the watch is far
+                # behind, it is quicker to read all leases than to catch up.
                 if found.etcd_index - index > 8 + len(self._good) // 16:
                     break
 
@@ -157,11 +157,12 @@ class EtcdV2Store:
     async def _await_event(self, index: int) -> Answer | _Silence:
         """Poll for the first event after ``index``.
 
-        Foreign writes push the history of our keys out of etcd's window while none of ours is
-        written. Where they do, the poll is made to prove that there was nothing up to a newer
-        index: etcd is asked for it a moment before the end of the poll, which would have brought an
-        event of before by then. That takes one member, which has carried out all up to that index,
-        and a connection that works; a list of all leases now and then makes good for the rest.
+        Foreign writes push the history of our keys out of etcd's window while no key of ours is
+        written. So the poll has to prove that there was no event up to a newer index: etcd's index
+        is read a moment before the end of the poll, and the poll would deliver an earlier event by
+        its end. That is a proof if one member answers both, has applied all events up to that
+        index, and the connection works; to make up for the rest, all leases are listed now and
+        then.
         """
         seconds = _POLL * _random.uniform(0.8, 1.2)
         doing, member = f"watch {self._subnets}", self._members.first
@@ -176,10 +177,10 @@ class EtcdV2Store:
             answer = await poll
         finally:
             if not poll.cancel() and not poll.cancelled():
-                poll.exception()  # if it has one, it is looked at
+                poll.exception()  # mark it as retrieved
         if answer is not None:
             return answer
-        if now is None:  # it has ended too early to prove anything
+        if now is None:  # it ended too early to prove anything
             return _Silence(await self._current_index(), index)
         is_proof = self._members.first == member and monotonic() - asked_at > self._lead / 2
         rate = (now - index) / (monotonic() - began)
@@ -251,8 +252,8 @@ class EtcdV2Store:
     async def release(self, lease: Lease) -> None:
         """See `flannel.stores.Store`.
 
-        The lease is left to expire at once rather than deleted on condition: a watcher of
-        upstream's v0.13 that sees a compareAndDelete hears nothing ever after.
+        The lease is made to expire at once instead of being deleted conditionally: a watcher of
+        upstream's v0.13 that sees a compareAndDelete gets no further events.
         """
         try:
             await self._swap(lease, lease.attrs, value=lease.attrs.to_json(), ttl=1)
@@ -261,10 +262,10 @@ class EtcdV2Store:
                 raise
 
     async def _swap(self, lease: Lease, attrs: LeaseAttrs, ttl: int | None, **params: str) -> Lease:
-        """Write on condition that ``lease`` is as it was read, or is ours and only its index moved.
+        """Write on condition that ``lease`` is unchanged, or is ours and only its index differs.
 
-        A renewal moves the index, and so does a request of ours whose answer was lost. One that
-        has become a reservation meanwhile, or the other way round, has changed.
+        A renewal changes the index, and so does our own request whose answer was lost. A lease that
+        has become a reservation meanwhile, or the other way round, counts as changed.
         """
         index, kinds = lease.index, {lease.ttl is None, ttl is None}
         for _ in range(2):
@@ -290,7 +291,7 @@ class EtcdV2Store:
         return Lease(subnet, attrs, ttl_of(node), node["modifiedIndex"])
 
     async def _read(self, subnet: IPv4Network) -> Lease | None:
-        """The lease for a subnet as the cluster has it; None if there is none that can be read."""
+        """The lease for a subnet, read with a quorum; None if there is no readable one."""
         try:
             return await self.find(subnet)
         except BadLease:
@@ -299,9 +300,9 @@ class EtcdV2Store:
     async def _list(
         self, before: dict[str, Lease]
     ) -> tuple[dict[str, Lease], frozenset[IPv4Network], int]:
-        """Every lease by its key, the subnets whose keys hold none, and the index as of which.
+        """Every lease by its key, the subnets whose keys do not hold one, and etcd's index.
 
-        ``before`` has the leases that were good.
+        :param before: the last good leases.
         """
         try:
             answer = await self._ask(
@@ -321,7 +322,7 @@ class EtcdV2Store:
             return absent.index
 
     async def _ask(self, doing: str, method: str, key: str, **params: str) -> Answer:
-        """`Endpoints.ask`; a changed cluster is noticed, said, and asked again."""
+        """`Endpoints.ask`; a changed cluster is logged and raises `StoreUnavailable`."""
         try:
             return await self._bounded(doing, lambda: self._members.ask(doing, method, key, params))
         except HistoryLost:
@@ -331,7 +332,7 @@ class EtcdV2Store:
     async def _poll(
         self, doing: str, key: str, index: int, seconds: float, **params: str
     ) -> Answer | None:
-        """Wait for the first event after ``index``; None if there was none in that time."""
+        """Wait for the first event after ``index``; None if there was none within ``seconds``."""
         params["waitIndex"] = str(index + 1)
         return await self._bounded(doing, lambda: self._members.poll(doing, key, params, seconds))
 

@@ -1,4 +1,4 @@
-"""What nodes and events of etcd's v2 API mean for leases. Pure, but for the log."""
+"""LeaseNodes: translates nodes and events of etcd's v2 API into leases. Pure but for the log."""
 
 import logging
 from contextlib import suppress
@@ -26,11 +26,11 @@ _WRITTEN = frozenset({"set", "create", "update", "compareAndSwap"})
 
 Node = dict[str, Any]
 Good = dict[str, Lease]
-"""Leases by the last part of their keys, each as it was when it could last be read."""
+"""Leases by the last part of their keys; each has the last value that could be read."""
 
 
 class LeaseNodes:
-    """Reads the nodes below one directory, and logs once which of them are no leases.
+    """Reads the nodes below one directory, and logs once each node that is not a lease.
 
     :param directory: ``/coreos.com/network/subnets``.
     """
@@ -40,9 +40,9 @@ class LeaseNodes:
         self._unreadable = Once(log)
 
     def read(self, directory: Node, before: Good) -> tuple[Good, frozenset[IPv4Network]]:
-        """Every lease in the node of the directory, and the subnets whose keys hold none.
+        """Every lease in the node of the directory, and the subnets whose keys do not hold one.
 
-        A key that has come to hold none keeps the lease that it has in ``before``.
+        A key that no longer holds a lease keeps its lease in ``before``.
         """
         good: Good = {}
         garbled = set()
@@ -59,15 +59,15 @@ class LeaseNodes:
         return good, frozenset(garbled)
 
     def apply(self, event: Node, good: Good) -> tuple[list[LeaseEvent], bool]:
-        """What an event means for leases; ``good`` is brought up to date.
+        """Translate an event into lease events; ``good`` is brought up to date.
 
-        :return: and whether that is all of it; if not, the directory has to be read.
+        :return: the events, and whether they are complete; if not, the directory has to be read.
         """
         node, action = event["node"], event.get("action")
         key = str(node.get("key", ""))
         if key.rpartition("/")[0] != self._directory:
             if len(key) > len(self._directory):
-                return [], True  # something in a directory below it, which is no lease
+                return [], True  # a key in a directory below it, which is not a lease
             # The directory itself, or one above it.
             removed = good.values() if action in _REMOVED else ()
             return [LeaseRemoved(lease.subnet) for lease in removed], False
@@ -86,9 +86,10 @@ class LeaseNodes:
         return [LeaseAdded(lease)], True
 
     def _readable(self, node: Node, kept: Lease | None) -> Lease | None:
-        """The lease in a node; None if it holds none, which is logged once.
+        """The lease in a node; None if it does not hold one, which is logged once.
 
-        :param kept: the last good state of that key, which stands until it is repaired or removed.
+        :param kept: the last good lease of that key; it counts until the key is repaired or
+            removed.
         """
         name = name_of(node)
         try:
@@ -111,7 +112,7 @@ def name_of(node: Node) -> str:
 def lease_in(node: Node) -> Lease:
     """The lease in a node.
 
-    :raises BadLease: its key or value is none of a lease.
+    :raises BadLease: its key or value is not that of a lease.
     """
     if node.get("dir"):
         raise BadLease("it is a directory")
@@ -121,9 +122,9 @@ def lease_in(node: Node) -> Lease:
 
 
 def ttl_of(node: Node) -> int | None:
-    """Seconds; None of a key that stays.
+    """The seconds that a node lasts; None if it has no end.
 
-    etcd leaves 0 out, which is what a lease has left from its end until etcd deletes it.
+    etcd omits a TTL of 0, which an expired lease has until etcd deletes it.
     """
     ttl: int | None = node.get("ttl", 0 if "expiration" in node else None)
     return None if ttl is None else min(max(ttl, 0), LONGEST_TTL)

@@ -1,10 +1,10 @@
 """Names of endpoints, resolved in a bounded time.
 
-getaddrinfo(3) has no bound that a program can set: with three name servers that do not answer it
-takes half a minute for each name. So it runs in a thread, for which nobody waits longer than
-`PATIENCE`; there is one for each name at the most. What it finds later is there for the next
-request: behind one dead name server each answer takes five seconds. And while no name server
-answers, a name keeps the addresses that it had.
+getaddrinfo(3) has no time limit that a program can set: with three name servers that do not answer
+it takes half a minute for each name. So it runs in a thread, at most one for each name, and no
+caller waits longer than `PATIENCE`. A later result is used by the next request: with one dead name
+server each answer takes five seconds. While no name server answers, a name keeps its last
+addresses.
 """
 
 import errno
@@ -20,10 +20,10 @@ from urllib3.exceptions import NewConnectionError
 from flannel.threads import NoThread, start
 
 PATIENCE = 2.0
-"""Seconds for a name: what a request has for its answer."""
+"""Seconds to resolve a name: as many as a request has for its answer."""
 
 _SILENT = (socket.EAI_AGAIN, socket.EAI_SYSTEM, socket.EAI_MEMORY)
-"""Errors of getaddrinfo(3) that say nothing of the name."""
+"""Errors of getaddrinfo(3) that do not mean that the name does not exist."""
 
 
 class Unresolved(OSError):
@@ -33,7 +33,7 @@ class Unresolved(OSError):
 class _Lookup:
     """One run of getaddrinfo(3).
 
-    :ivar ended: when one of the others is set.
+    :ivar ended: set after one of the others.
     """
 
     def __init__(self) -> None:
@@ -51,10 +51,10 @@ class Resolver:
         self._running: dict[str, _Lookup] = {}
 
     def addresses(self, name: str) -> list[str]:
-        """The addresses of ``name``, best first; of an address, that one.
+        """The addresses of ``name``, best first; if it is an address, that one.
 
         :raises socket.gaierror: there is no such name.
-        :raises Unresolved: that cannot be found out now.
+        :raises Unresolved: the name cannot be resolved now.
         """
         with suppress(ValueError):
             return [str(ip_address(name))]
@@ -75,7 +75,7 @@ class Resolver:
         raise Unresolved(errno.EHOSTUNREACH, why)
 
     def _look_up(self, name: str) -> _Lookup | None:
-        """The search that runs for ``name``; None if none can be started."""
+        """The lookup that runs for ``name``, started if needed; None if it cannot be started."""
         with self._lock:
             lookup = self._running.get(name)
             if lookup is None:
@@ -108,7 +108,7 @@ class ResolvedInTime(HTTPConnection):
     """A connection of urllib3 to the first address of its host's name that accepts one."""
 
     _dns_host: str
-    """urllib3's: to whom to connect; ``host`` is derived from it."""
+    """urllib3's attribute: the host to connect to; ``host`` is derived from it."""
 
     def _new_conn(self) -> Any:
         name = self._dns_host
