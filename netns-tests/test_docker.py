@@ -137,9 +137,9 @@ def test_dockers_that_fit_are_no_reason_for_a_warning(cluster: Cluster) -> None:
     host = cluster.hosts[0]
     host.daemon.stop()
     host.start_flanneld("-iface=eth0", "-ip-masq").wait_ready()
-    host.daemon.wait_log("(?s)subnet.env says: .*subnet.env says: ")
+    host.daemon.wait_log("(?s)subnet.env has subnet .*subnet.env has subnet ")
     host.subnet_file.unlink()  # at which it looks again when docker has been looked at
-    host.daemon.wait_log("subnet.env was not as left")
+    host.daemon.wait_log("subnet.env was changed or removed")
     assert "docker0" not in host.daemon.log
 
 

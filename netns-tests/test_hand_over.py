@@ -37,7 +37,7 @@ def test_it_is_written_again(world: World, harm: str) -> None:
         host.run("env", f"FILE={host.subnet_file}", "sh", "-c", harm)
         assert not is_right()
     wait_for(is_right, 30, "subnet.env")
-    said = host.daemon.wait_log("subnet.env was not as left; written again")[0]
+    said = host.daemon.wait_log("subnet.env was changed or removed; written again")[0]
     assert host.daemon.log.count(said) == 1
 
 

@@ -122,7 +122,7 @@ _COUNT = re.compile(r"(\d+) (route|nexthop|ARP entr|FDB entr)")
 
 FAULTS = [
     # backend, what somebody does, what the log says of it: how many of what, or other words
-    ("vxlan", "ip route del 10.1.101.0/24", "1 route was not as left"),
+    ("vxlan", "ip route del 10.1.101.0/24", "1 route was changed or removed"),
     ("vxlan", "ip route replace 10.1.102.0/24 via 192.0.2.1 dev eth0", "1 route was"),
     ("vxlan", "ip route add 10.1.200.0/24 via 10.1.200.1 dev flannel.1 onlink", "1 route was"),
     ("vxlan", FLUSH, "9 routes were"),
@@ -220,7 +220,7 @@ class TestFights:
             finally:
                 fighter.kill()
         assert len(pair.repairs()) == 7
-        assert "Who it may be: " in said[0]
+        assert "Suspects: " in said[0]
         pair.world.etcdctl("rm", f"{PREFIX}/subnets/10.1.150.0-24")
         # The pause may have grown to half a minute.
         wait_for(lambda: state(pair.one, pair.device) == before, 60, "the last repair")

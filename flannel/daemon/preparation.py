@@ -118,7 +118,7 @@ class Preparation:
             plan = read(saved.config)
         except BadNetworkConfig as why:
             self._conditions.report(
-                Condition.RESUMED, f"cannot go on as before in the meantime: {why}"
+                Condition.RESUMED, f"cannot serve the saved state meanwhile: {why}"
             )
             return None
         if saved.lease is None or not plan.config.fits(saved.lease.subnet):

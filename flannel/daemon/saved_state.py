@@ -154,7 +154,7 @@ def _peers(values: Mapping[str, Any]) -> tuple[Lease, ...]:
             bad[key] = why
     if bad:
         key, first = next(iter(bad.items()))
-        log.warning("%d saved leases are none, the first is %s: %s", len(bad), shown(key), first)
+        log.warning("ignoring %d saved leases, the first is %s: %s", len(bad), shown(key), first)
     return tuple(peers)
 
 

@@ -231,8 +231,8 @@ class Firewall:
         elif guard.vni is not None:
             conditions.report(
                 Condition.GUARD,
-                f"cannot guard UDP port {guard.port}: there is no nft in $PATH; whoever reaches "
-                f"the port can send to containers{_left_table()}",
+                f"cannot guard UDP port {guard.port}: there is no nft in $PATH; every host "
+                f"that reaches the port can send to containers{_left_table()}",
             )
         elif not self._iptables:
             conditions.report(

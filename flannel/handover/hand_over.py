@@ -71,14 +71,14 @@ class HandOver:
         env = SubnetEnv(network, first, mtu, ip_masq)
         await self._write(env)
         about = fields(subnet=lease.subnet, mtu=mtu)
-        log.info("%s says: %s, MTU %d", self._file, first, mtu, extra=about)
+        log.info("%s has subnet %s, MTU %d", self._file, first, mtu, extra=about)
         await self._report_changes(lease, env)
         for turn in itertools.count():
             if await self._has_docker_changed() or turn % _LOOKS_A_DOCKER == 0:
                 await self._look_at_docker(env)
             await asyncio.sleep(_LOOK)
             if await self._write(env):
-                log.warning("%s was not as left; written again", self._file)
+                log.warning("%s was changed or removed; written again", self._file)
 
     async def _write(self, env: SubnetEnv) -> bool:
         """Write the file, trying until that succeeds; return whether its content differed."""

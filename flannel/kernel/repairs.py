@@ -115,7 +115,7 @@ class Repairs:
             f"{kinds[kind]} {_NAMES[kind][kinds[kind] > 1]}" for kind in _NAMES if kind in kinds
         ]
         self._noted.append(
-            f"{', '.join(counts)} {'were' if kinds.total() > 1 else 'was'} not as left"
+            f"{', '.join(counts)} {'were' if kinds.total() > 1 else 'was'} changed or removed"
         )
 
     def discard(self) -> None:
@@ -149,12 +149,12 @@ class Repairs:
             self._fights |= {each: _Fight(_FIRST_PAUSE, now + _FIRST_PAUSE) for each in new}
             first, *others = (subjects[each] for each in subjects if each in new)
             log.warning(
-                "somebody keeps changing %s (%s%s); that is repaired at growing pauses from now "
-                "on, until it ends. Who it may be: %s",
+                "somebody keeps changing %s (%s%s); repairing it after growing pauses until that "
+                "ends. Suspects: %s",
                 device,
                 first,
                 f" and {len(others)} more" if others else "",
-                "; ".join(suspects(port)) or "no network manager that we know runs on this host",
+                "; ".join(suspects(port)) or "no known network manager runs on this host",
             )
 
     def _end_fights(self, device: str, subjects: Collection[object], began: float) -> None:

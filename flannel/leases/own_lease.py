@@ -48,7 +48,7 @@ class OwnLease:
                 raise LeaseLost(f"cannot keep lease {own.subnet}: {why}") from None
             garbled = replace(own, index=why.index)
             lease = await self._store.replace(garbled, own.attrs, self._ttl_of(own))
-            log.warning("somebody had written over lease %s: %s; written again", own, why)
+            log.warning("lease %s was overwritten: %s; written again", own, why)
             return lease
 
     def _ttl_of(self, lease: Lease) -> int | None:

@@ -285,7 +285,9 @@ class SubnetManager:
         self._check_owner(found)
         lease = await self._own_lease.write(found, own.attrs)
         if found.attrs != own.attrs:
-            log.warning("lease %s said something else: %s; written again", own, found.attrs.host)
+            log.warning(
+                "lease %s was changed in the store: %s; written again", own, found.attrs.host
+            )
         if found.attrs.asked_by:
             asker = found.attrs.asked_by.rpartition("-")[0]
             message = (

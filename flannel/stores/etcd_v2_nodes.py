@@ -95,7 +95,7 @@ class LeaseNodes:
         try:
             lease = lease_in(node)
         except BadLease as why:
-            keeping = "; keeping what it was" if kept is not None else ""
+            keeping = "; keeping its last good lease" if kept is not None else ""
             value = node.get("value", "")[:200]
             message = f"skipping {self._directory}/{shown(name)}: {why}{keeping}"
             self._unreadable.warn(name, message, about=value)

@@ -178,7 +178,7 @@ def test_what_was_served_is_served_again_while_the_config_makes_no_sense(made: M
         (None, ""),
         (replace(SAVED, lease=None), ""),  # it was lost
         (replace(SAVED, config=ELSEWHERE), ""),  # our lease is of an earlier config
-        (replace(SAVED, config=UNKNOWN), "cannot go on as before in the meantime: cannot use"),
+        (replace(SAVED, config=UNKNOWN), "cannot serve the saved state meanwhile: cannot use"),
     ],
     ids=["nothing", "no lease", "a lease outside", "a config of no use"],
 )

@@ -146,7 +146,7 @@ def test_a_peer_that_makes_no_sense_is_left_out_and_the_others_are_served(
     path.write_text(changed(lambda d: d["Peers"].update({odd: ODD[odd]})))
     assert saved_state.read(path, PREFIX) == STATE
     (record,) = caplog.records
-    assert record.getMessage().startswith("1 saved leases are none, the first is ")
+    assert record.getMessage().startswith("ignoring 1 saved leases, the first is ")
     assert record.getMessage().isprintable()
     assert len(record.getMessage()) < 300
 

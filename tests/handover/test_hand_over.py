@@ -105,7 +105,7 @@ def test_a_file_that_is_removed_or_changed_is_written_again(
             assert made.file.read_text() == TEXT
 
     clock.run(made.keep(work))
-    assert caplog.messages == [f"{made.file} was not as left; written again"] * 2
+    assert caplog.messages == [f"{made.file} was changed or removed; written again"] * 2
 
 
 def test_a_file_that_cannot_be_written_is_a_condition_until_it_can(

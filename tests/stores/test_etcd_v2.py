@@ -240,4 +240,4 @@ class TestPoison:
             assert await store.snapshot() == Snapshot((Lease(A, ME),))
 
         run(main())
-        assert caplog.text.count("keeping what it was") == 1
+        assert caplog.text.count("keeping its last good lease") == 1
