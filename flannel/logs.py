@@ -1,9 +1,9 @@
 """The form of log lines: for a person, for the journal, or one JSON object each.
 
-log.info("%d peers have changed, there are %d", 3, 57, extra=fields(changed=3, peers=57))
+log.info("%d peers changed, there are %d", 3, 57, extra=fields(changed=3, peers=57))
 
-3 peers have changed, there are 57
-{"time": ..., "message": "3 peers have changed, there are 57", "changed": 3, "peers": 57}
+3 peers changed, there are 57
+{"time": ..., "message": "3 peers changed, there are 57", "changed": 3, "peers": 57}
 
 The sentence is complete. Fields repeat its values for programs, and are in JSON only.
 """

@@ -262,7 +262,7 @@ def test_a_thousand_changes_end_with_exactly_the_right_tables(world: World) -> N
         lambda: _difference(before, state(pair.one, pair.device)) + pair.one.daemon.last_words(),
     )
     assert len(pair.repairs()) == 0  # what we write ourselves is not taken for damage
-    assert pair.one.daemon.log.count("peers have changed") < 50
+    assert pair.one.daemon.log.count(" INFO peers: ") < 50
     wait_for(
         # A few: connections to etcd and threads that wait for it come and go.
         lambda: all(now <= then + 3 for now, then in zip(resources(process), used, strict=True)),

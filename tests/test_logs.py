@@ -93,11 +93,11 @@ def test_json_is_one_object_a_line() -> None:
 
 
 def test_fields_are_for_programs_and_a_person_has_the_sentence() -> None:
-    made = record(logging.INFO, "peers have changed: %s", "10.1.5.0/24")
+    made = record(logging.INFO, "peers: joined %s", "10.1.5.0/24")
     made.__dict__.update(fields(changed=1, subnet=IPv4Network("10.1.5.0/24")))
-    assert JournalFormatter("%(message)s").format(made) == "<6>peers have changed: 10.1.5.0/24"
+    assert JournalFormatter("%(message)s").format(made) == "<6>peers: joined 10.1.5.0/24"
     line = json.loads(JsonFormatter().format(made))
-    assert line["message"] == "peers have changed: 10.1.5.0/24"
+    assert line["message"] == "peers: joined 10.1.5.0/24"
     assert (line["changed"], line["subnet"]) == (1, "10.1.5.0/24")
 
 

@@ -8,6 +8,7 @@ lasting          a task that outlives errors of resources
 preparation      what a run of the network is about: interface, config, backend
 config_follower  the network config in the store: waited for, then watched
 lease_keeper     our lease renewed, the peers' leases followed and saved
+peer_news        which peers have joined, changed or left, for the log
 underlay         the external interface: waited for, then watched
 upkeep           compares the kernel with what it should hold
 schedule         when it does that next; pure

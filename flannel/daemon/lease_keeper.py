@@ -18,6 +18,7 @@ from time import monotonic
 
 from flannel.backoff import Backoff
 from flannel.conditions import Condition
+from flannel.daemon.peer_news import PeerNews, listed
 from flannel.errors import StoreUnreachable
 from flannel.health.status import Status
 from flannel.leases.subnets import SubnetManager, retry_pause
@@ -36,8 +37,6 @@ is still who writes last."""
 
 _SAY_PAUSE = 10.0
 """Seconds between two lines that say which peers have changed."""
-_NAMED = 5
-"""Subnets that a line names; of more, it says how many."""
 
 _SAVE_RETRY = 10.0
 """Seconds after a saving that has failed."""
@@ -71,7 +70,7 @@ class LeaseKeeper:
         self._margin = margin
         self._unsaved = asyncio.Event()
         self._unsaved.set()
-        self._unsaid: set[IPv4Network] = set()
+        self._news = PeerNews(subnets.peers)
         self._something_to_say = asyncio.Event()
 
     async def run(self) -> None:
@@ -160,7 +159,9 @@ class LeaseKeeper:
             await asyncio.sleep(1)
             changed = self._subnets.expire()
             if changed:
-                log.warning("leases that the store has forgotten are over: %s", _listed(changed))
+                log.warning(
+                    "leases that the store has forgotten are over: %s", listed(sorted(changed))
+                )
                 self._hear(changed)
 
     async def save(self) -> None:
@@ -185,16 +186,18 @@ class LeaseKeeper:
         while True:
             await self._something_to_say.wait()
             self._something_to_say.clear()
-            changed, self._unsaid = self._unsaid, set()
-            n = len(self._subnets.peers)
-            about = fields(changed=len(changed), peers=n)
-            log.info("peers have changed: %s; there are %d now", _listed(changed), n, extra=about)
+            peers = self._subnets.peers
+            line = self._news.line(peers)
+            if not line:
+                continue
+            about = fields(changed=self._news.count, peers=len(peers))
+            log.info("peers: %s; there are %d now", line, len(peers), extra=about)
             await asyncio.sleep(_SAY_PAUSE)
 
     def _hear(self, changed: set[IPv4Network]) -> None:
         if changed:
             self._unsaved.set()
-            self._unsaid |= changed
+            self._news.note(changed)
             self._something_to_say.set()
             if log.isEnabledFor(logging.DEBUG):
                 peers = self._subnets.peers
@@ -204,10 +207,3 @@ class LeaseKeeper:
 
     def _backoff(self) -> Backoff:
         return Backoff(0.1, retry_pause(len(self._subnets.peers)))
-
-
-def _listed(subnets: set[IPv4Network]) -> str:
-    """``10.1.5.0/24, 10.1.6.0/24``; of many, some and how many more."""
-    shown = ", ".join(map(str, sorted(subnets)[:_NAMED]))
-    more = len(subnets) - _NAMED
-    return f"{shown} and {more} more" if more > 0 else shown

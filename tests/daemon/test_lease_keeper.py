@@ -310,15 +310,16 @@ def test_changes_of_peers_are_logged_at_once_and_the_next_ones_together(
         for n in range(8):
             made.store.put(net(f"10.5.{100 + n}.0/24"), LeaseAttrs(IPv4Address(n + 1)), TTL)
             await asyncio.sleep(0.1)
-            seen.append(len([line for line in caplog.messages if "peers have changed" in line]))
+            seen.append(len([line for line in caplog.messages if line.startswith("peers: ")]))
         await asyncio.sleep(10)
 
     made.run(work)
     assert seen == [1] * 8
-    assert [line for line in caplog.messages if "peers have changed" in line] == [
-        "peers have changed: 10.5.100.0/24; there are 1 now",
-        "peers have changed: 10.5.101.0/24, 10.5.102.0/24, 10.5.103.0/24, 10.5.104.0/24, "
-        "10.5.105.0/24 and 2 more; there are 8 now",
+    assert [line for line in caplog.messages if line.startswith("peers: ")] == [
+        "peers: joined 10.5.100.0/24 of 0.0.0.1; there are 1 now",
+        "peers: joined 10.5.101.0/24 of 0.0.0.2, 10.5.102.0/24 of 0.0.0.3, "
+        "10.5.103.0/24 of 0.0.0.4, 10.5.104.0/24 of 0.0.0.5, 10.5.105.0/24 of 0.0.0.6 and 2 more; "
+        "there are 8 now",
     ]
 
 
