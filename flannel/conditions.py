@@ -59,10 +59,36 @@ class Condition(StrEnum):
     """docker's containers have a larger MTU than the overlay."""
 
 
+_OVER = {
+    Condition.UNDERLAY: "the kernel lists links, addresses and routes again",
+    Condition.OTHER_INTERFACE: "a new choice would be the external interface in use",
+    Condition.CONFIG: "the network config can be used",
+    Condition.RESUMED: "the store's leases are served",
+    Condition.LEASE: "the store accepts the renewal of the lease again",
+    Condition.KERNEL: "the device and the tables can be brought up to date again",
+    Condition.BLACKHOLE: "the route of -ip-blackhole-route is as wanted again",
+    Condition.SUBNET_ENV: "subnet.env can be written again",
+    Condition.RESOURCES: "all tasks have what they need of the system again",
+    Condition.STATE: "what is served can be saved again",
+    Condition.NFT: "nft works again",
+    Condition.IPTABLES: "iptables works again",
+    Condition.SYSCTLS: "the settings of the device can be made again",
+    Condition.GUARD: "the whole guard can be made",
+    Condition.MASQUERADE: "there is a program to masquerade with",
+    Condition.DOCKER_SUBNET: "docker's bridge has the address of the lease",
+    Condition.DOCKER_MTU: "the MTU of docker's bridge fits the overlay",
+}
+"""What the log says when one has been cleared. Others log their end where it is noticed."""
+
+
 class Conditions:
-    """The conditions that hold now, each with a text; a change is logged as a warning."""
+    """The conditions that hold now, each with a text; a change is logged as a warning.
+
+    The end of one is logged as well, as information.
+    """
 
     def __init__(self, log: logging.Logger) -> None:
+        self._log = log
         self._once = Once(log)
 
     def report(self, condition: Condition, text: str, *, about: object = None) -> None:
@@ -74,7 +100,10 @@ class Conditions:
 
     def clear(self, condition: Condition) -> bool:
         """Record that ``condition`` does not hold; return whether it did."""
-        return self._once.forget(condition)
+        did_hold = self._once.forget(condition)
+        if did_hold and condition in _OVER:
+            self._log.info("%s", _OVER[condition])
+        return did_hold
 
     def text(self, condition: Condition) -> str:
         """The text reported for ``condition``; "" if it does not hold."""

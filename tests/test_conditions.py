@@ -44,6 +44,20 @@ def test_one_that_is_cleared_does_not_hold_and_is_news_again(
     assert caplog.messages == ["no memory", "no memory"]
 
 
+def test_the_end_of_one_is_logged_once(
+    conditions: Conditions, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    conditions.clear(Condition.DOCKER_MTU)
+    conditions.report(Condition.DOCKER_MTU, "too large")
+    conditions.clear(Condition.DOCKER_MTU)
+    conditions.clear(Condition.DOCKER_MTU)
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", "too large"),
+        ("INFO", "the MTU of docker's bridge fits the overlay"),
+    ]
+
+
 def test_the_document_has_the_texts_of_those_that_hold_by_name(conditions: Conditions) -> None:
     assert conditions.document() == {}
     conditions.report(Condition.SUBNET_ENV, "cannot write it")

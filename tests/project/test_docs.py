@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from flannel import errors
+from flannel import conditions, errors
 from flannel.cli.findings import KINDS
 from flannel.cli.main import parser
 from flannel.conditions import Condition
@@ -52,6 +52,13 @@ def test_relative_links_lead_somewhere(document: Path) -> None:
         if not file.exists() or (anchor and anchor not in anchors(file)):
             broken.append(target)
     assert not broken
+
+
+def test_the_end_of_each_condition_has_its_place_in_troubleshoot() -> None:
+    logged_elsewhere = {Condition.INTERFACE, Condition.STORE, Condition.RUN, Condition.WATCH}
+    assert set(conditions._OVER) == set(Condition) - logged_elsewhere
+    said = words(TROUBLESHOOT)
+    assert [text for text in conditions._OVER.values() if f"`{text}`" not in said] == []
 
 
 def test_each_condition_has_its_place_in_operate() -> None:

@@ -5,7 +5,6 @@ import errno
 import gc
 import os
 import socket
-import threading
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
 
@@ -198,14 +197,14 @@ class TestRunning:
     def test_a_process_at_its_limit_of_threads_carries_packets_again_in_the_same_one(
         self, host: Host, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def refuse(_self: threading.Thread) -> None:
+        def refuse(*_: object) -> int:
             raise RuntimeError("can't start new thread")
 
         async def main() -> None:
             network = host.network()
             async with running(network.run()):
                 await network.apply(PEERS)
-                monkeypatch.setattr(threading.Thread, "start", refuse)
+                monkeypatch.setattr("_thread.start_new_thread", refuse)
                 host.driver.delete()
                 await until(host.driver.ends_of, "new device")
                 await network.apply(PEERS)
@@ -220,14 +219,14 @@ class TestRunning:
     def test_without_a_thread_it_is_tried_again(
         self, host: Host, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def refuse(_self: threading.Thread) -> None:
+        def refuse(*_: object) -> int:
             raise RuntimeError("can't start new thread")
 
         async def main() -> None:
             network = host.network()
             monkeypatch.setattr(threads, "parked", threads.ParkedThreads())
             with monkeypatch.context() as patches:
-                patches.setattr(threading.Thread, "start", refuse)
+                patches.setattr("_thread.start_new_thread", refuse)
                 applied = asyncio.create_task(network.apply(PEERS))
                 async with running(network.run()):
                     await until(lambda: "cannot start a thread" in network.trouble(), "trouble")
