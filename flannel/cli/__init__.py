@@ -13,6 +13,8 @@
     explain      explain: what happens to a packet, hop by hop
     config       config get, check, set; `range_report` compares its range with hosts' addresses
     cleanup      cleanup: remove all that is ours from this host
+    hand_back    hand-back: leave this host to upstream's daemon
+    running      whether a flanneld runs that would undo these two
 
     probe        echoes through the overlay and beside it
     host_view    what this host has: links, addresses, the firewall

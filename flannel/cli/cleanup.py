@@ -2,23 +2,21 @@
 
 import asyncio
 from functools import partial
-from ipaddress import IPv4Network
 from pathlib import Path
 
-from flannel.cli.context import Context, DaemonDown
+from flannel.cli.context import Context
+from flannel.cli.running import refuse_while_running
 from flannel.daemon import identity, saved_state
-from flannel.errors import BadOption, CannotWrite, FlannelError, KernelError
+from flannel.errors import CannotWrite, FlannelError, KernelError
 from flannel.firewall.removal import Part, find_ours
 from flannel.health.pages import socket_path
-from flannel.kernel.claims import find_claims
 from flannel.kernel.doors import Kernel
+from flannel.kernel.entries import EVERYTHING
 from flannel.kernel.host import is_ours
 from flannel.kernel.netlink import Netlink
 from flannel.kernel.rtnetlink import RtNetlink
 from flannel.printable import say
-from flannel.run_lock import FILE_NAME, find_holder
-
-_EVERYTHING = IPv4Network("0.0.0.0/0")
+from flannel.run_lock import FILE_NAME
 
 
 async def cleanup(context: Context) -> int:
@@ -26,14 +24,10 @@ async def cleanup(context: Context) -> int:
 
     :raises BadOption: flanneld is running.
     """
-    holder = await _find_daemon(context)
-    if holder:
-        raise BadOption(
-            f"cannot clean up: {holder} runs, and would put everything back; stop it first"
-        )
+    await refuse_while_running(context, "clean up")
     async with context.kernel() as kernel:
         firewall = await find_ours()
-        parts = [*await _links(kernel.netlink), *_entries(kernel.tables), *_blackholes(kernel),
+        parts = [*await _links(kernel.netlink), *_entries(kernel.tables), *blackhole_parts(kernel),
                  *firewall.parts, *_files(context)]  # fmt: skip
         notes = [f"not seen: {why}" for why in firewall.unread + firewall.foreign]
         if not context.as_json:
@@ -41,32 +35,10 @@ async def cleanup(context: Context) -> int:
         question = "Containers here are cut off from the other hosts without it. Remove it?"
         if parts and not context.confirm(question):
             return 1
-        removed, failed = await _remove(parts)
+        removed, failed = await remove_parts(parts)
     document = {"removed": removed, "failed": failed, "unread": firewall.unread + firewall.foreign}
     context.show(document, *_outcome(removed, failed))
     return 1 if failed or firewall.unread else 0
-
-
-async def _find_daemon(context: Context) -> str:
-    """The flanneld that uses the files, or a device or network here, for messages; "" for none.
-
-    :raises BadOption: nobody can tell.
-    """
-    for directory in (context.options.subnet_file.parent, context.options.state_dir):
-        try:
-            holder = find_holder(directory)
-        except OSError as why:
-            path = directory / FILE_NAME
-            raise BadOption(f"cannot clean up: {path}: {why.strerror}") from None
-        if holder:
-            return holder
-    for name, holder in find_claims().items():
-        return f"flanneld, {holder}, with {name},"
-    try:
-        await context.ask_daemon("/status")
-    except DaemonDown:
-        return ""
-    return "flanneld"  # one without locks: of an earlier version, or on files that take none
 
 
 def _found(parts: list[Part]) -> list[str]:
@@ -83,7 +55,7 @@ def _outcome(removed: list[str], failed: list[str]) -> list[str]:
     return ["removed; the lease stays in etcd until it ends, or: flannel release SUBNET"]
 
 
-async def _remove(parts: list[Part]) -> tuple[list[str], list[str]]:
+async def remove_parts(parts: list[Part]) -> tuple[list[str], list[str]]:
     """Remove each part; return the names of those removed, and the reasons for the rest."""
     removed, failed = [], []
     for each in parts:
@@ -105,17 +77,18 @@ async def _links(netlink: Netlink) -> list[Part]:
 
 
 def _entries(tables: RtNetlink) -> list[Part]:
-    entries = tables.list_own(_EVERYTHING)
+    entries = tables.list_own(EVERYTHING)
 
     async def remove() -> None:
         # Routes over our link have ended with it.
-        for entry, errno in tables.delete(tables.list_own(_EVERYTHING)):
+        for entry, errno in tables.delete(tables.list_own(EVERYTHING)):
             raise KernelError(f"remove {entry}", errno)
 
     return [Part(f"{len(entries)} routes and nexthops", remove)] if entries else []
 
 
-def _blackholes(kernel: Kernel) -> list[Part]:
+def blackhole_parts(kernel: Kernel) -> list[Part]:
+    """The routes of -ip-blackhole-route."""
     return [
         Part(f"blackhole route {dst}", partial(kernel.netlink.delete_blackhole, dst))
         for dst in sorted(kernel.tables.list_blackholes())

@@ -103,7 +103,7 @@ async def _run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 
 async def run(context: "Context", arguments: argparse.Namespace) -> int:
     """Run the command that ``arguments`` name; return its exit status."""
-    from flannel.cli import check, cleanup, config, explain, leases, peers, status
+    from flannel.cli import check, cleanup, config, explain, hand_back, leases, peers, status
 
     match arguments.command:
         case "status":
@@ -122,6 +122,8 @@ async def run(context: "Context", arguments: argparse.Namespace) -> int:
             return await leases.release(context, arguments.subnet)
         case "cleanup":
             return await cleanup.cleanup(context)
+        case "hand-back":
+            return await hand_back.hand_back(context)
     match arguments.action:
         case "get":
             return await config.get(context)
@@ -194,6 +196,7 @@ def parser() -> argparse.ArgumentParser:
     set_config = add("set", "write the network config, after a check", actions)
     set_config.add_argument("document", metavar="DOCUMENT", help=document)
     cleanup = add("cleanup", "remove everything of flannel's from this host, after asking")
+    add("hand-back", "leave this host to CoreOS's flanneld, while packets flow on")
     for each in (release, set_config, cleanup):
         each.add_argument("--yes", action="store_true", help="do not ask")
     add("docker-opts", "make options for docker from subnet.env; it has its own flags, see -h")

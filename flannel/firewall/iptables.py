@@ -26,13 +26,18 @@ from flannel.firewall.nft_table import Counter
 from flannel.firewall.rules import Rules
 from flannel.firewall.tools import Iptables, legacy_tables
 
-__all__ = ["TABLES", "IptablesRules", "removal"]
+__all__ = ["TABLES", "IptablesRules", "removal", "without"]
 
 _GUARD_TABLES = ("mangle", "raw")
 _BLOCK = re.compile(r"^\*(\w+)\n.*?^COMMIT\n", re.MULTILINE | re.DOTALL)
 _COUNTED = re.compile(
     r'^\[(\d+):(\d+)\] -A FLANNEL-\S+ .*--comment "flanneld drop (\w+)"', re.MULTILINE
 )
+
+
+def without(text: str, table: str) -> str:
+    """What iptables-restore is to do, but for one table."""
+    return "".join(found[0] for found in _BLOCK.finditer(text) if found[1] != table)
 
 
 class IptablesRules:

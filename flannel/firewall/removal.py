@@ -47,8 +47,11 @@ class Ours:
     foreign: list[str] = field(default_factory=list)
 
 
-async def find_ours() -> Ours:
-    """Look at nf_tables and at both iptables."""
+async def find_ours(*, keep_forward: bool = False) -> Ours:
+    """Look at nf_tables and at both iptables.
+
+    :param keep_forward: leave out the chain that lets the overlay's packets through FORWARD.
+    """
     ours = Ours()
     try:
         tables = nfnetlink.list_tables()
@@ -65,6 +68,8 @@ async def find_ours() -> Ours:
     for tool in tools:
         try:
             text = iptables.removal(await tool.save(iptables.TABLES))
+            if keep_forward:
+                text = iptables.without(text, "filter")
         except (CannotRun, FirewallError) as why:
             ours.unread.append(str(why))
             continue

@@ -16,6 +16,10 @@ PROTOCOL = 102
 RTPROT_STATIC are for user space; 102 is in no rt_protos file of iproute2."""
 
 
+EVERYTHING = IPv4Network("0.0.0.0/0")
+"""The range of all entries."""
+
+
 class Route(NamedTuple):
     """An IPv4 route of the main table.
 

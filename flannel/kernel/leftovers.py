@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network
 
 from flannel.kernel.doors import Kernel
-from flannel.kernel.entries import Entry, Nexthop, Route
+from flannel.kernel.entries import EVERYTHING, Entry, Nexthop, Route
 from flannel.kernel.host import ALIAS, is_ours, name_of_ours
 from flannel.kernel.links import Link
 from flannel.kernel.surroundings import is_link_local
 
 log = logging.getLogger(__name__)
-
-_EVERYTHING = IPv4Network("0.0.0.0/0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +105,7 @@ def _remove_entries(
     networks = [keep.network, *_networks(others)]
     stale = [
         entry
-        for entry in kernel.tables.list_own(_EVERYTHING)
+        for entry in kernel.tables.list_own(EVERYTHING)
         if _link_of(entry) not in elsewhere
         and not any(_dst_of(entry).subnet_of(each) for each in networks)
     ]

@@ -27,6 +27,7 @@ from fake_host import HOST, FakeHost
 from fake_programs import FakePrograms
 from fake_store import FakeStore
 
+from flannel.cli import running
 from flannel.cli.context import Context, DaemonDown
 from flannel.cli.host_view import Host
 from flannel.cli.main import _options, exit_status, parser, run
@@ -88,6 +89,7 @@ class World:
     :ivar stdin: what stands in for it instead.
     :ivar options: flags that every command is given.
     :ivar environ: FLANNELD_* variables.
+    :ivar claims: of flannelds that run, by device or network.
     :ivar no_kernel: the error of each try to open the kernel's doors.
     """
 
@@ -103,6 +105,8 @@ class World:
         monkeypatch.setattr(tools, "_LEGACY_TABLES", directory / "ip_tables_names")
         self.nf_tables: set[tuple[str, str]] = set()
         monkeypatch.setattr(nfnetlink, "list_tables", lambda: self.nf_tables)
+        self.claims: dict[str, str] = {}
+        monkeypatch.setattr(running, "find_claims", lambda: self.claims)
         self.store = FakeStore()
         self.store.configure(CONFIG)
         self.own = self.store.put(OWN, LeaseAttrs(HOST, "vxlan", {"VtepMAC": "x"}, "me"), 80000)
