@@ -26,7 +26,9 @@ class TestBlackhole:
         assert ping(far, near.address, 30) is not None
         assert "docker0" in one.run("ip", "route", "get", nobody)
 
-    def test_it_is_put_back_and_goes_with_the_subnet_and_with_the_flag(self, world: World) -> None:
+    def test_the_blackhole_route_is_restored_and_removed_with_the_subnet_or_the_flag(
+        self, world: World
+    ) -> None:
         (host,) = start(world, VXLAN, 1, "-ip-blackhole-route")
         wait_for(lambda: self.blackholes(host), 30, "the route")
         before = host.subnet

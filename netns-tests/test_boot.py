@@ -124,7 +124,7 @@ def test_forwarding_was_on_before_docker_came(hosts: list[Booted]) -> None:
         assert "-P FORWARD ACCEPT" in each.run("iptables", "-S", "FORWARD")
 
 
-def test_flanneld_runs_with_what_it_needs_and_no_more(hosts: list[Booted]) -> None:
+def test_flanneld_runs_with_the_privileges_it_needs_and_no_more(hosts: list[Booted]) -> None:
     pid = hosts[0].show("flanneld.service", "MainPID")
     status = hosts[0].run("cat", f"/proc/{pid}/status")
     assert re.findall(r"Cap(?:Eff|Bnd):\s*0*(\w+)", status) == ["3000", "3000"]  # NET_ADMIN, _RAW
@@ -216,7 +216,7 @@ def test_docker_does_not_notice_when_flanneld_starts_again(hosts: list[Booted], 
     assert page_of(other, one) == "this is h1\n"
 
 
-def test_what_an_operator_mistypes_is_shown_and_not_tried_again(hosts: list[Booted]) -> None:
+def test_a_mistyped_option_is_logged_and_the_unit_is_not_restarted(hosts: list[Booted]) -> None:
     other = hosts[1]
     other.run("sh", "-c", "echo FLANNELD_SUBNET_LEASE_RENEW_MARGIN=often >>/etc/default/flanneld")
     assert other.try_run("systemctl", "restart", "flanneld.service").returncode != 0

@@ -114,7 +114,7 @@ def test_the_mtu_and_the_state_of_a_kept_device_are_set_right() -> None:
         ({"gbp": True}, "its gbp is False, wanted is True"),
     ],
 )
-def test_an_incompatible_device_is_rebuilt_and_the_reason_said(
+def test_an_incompatible_device_is_rebuilt_and_the_reason_logged(
     caplog: pytest.LogCaptureFixture, change: dict[str, object], said: str
 ) -> None:
     first = ensure()
@@ -172,7 +172,7 @@ def test_a_successor_that_an_earlier_run_has_left_is_replaced() -> None:
     assert "flannel-next" not in ip("link show")
 
 
-def test_a_mac_that_peers_know_is_put_back() -> None:
+def test_the_published_mac_is_restored() -> None:
     first = ensure()
     ip("link set flannel.1 address 02:00:00:00:00:99")
     assert ensure().mac == "02:00:00:00:00:99"  # they will learn it from the lease
@@ -186,7 +186,7 @@ def test_something_else_of_that_name_is_replaced(caplog: pytest.LogCaptureFixtur
     assert "it is a link of kind bridge, not vxlan" in caplog.text
 
 
-def test_what_the_kernel_refuses_is_said_with_its_reason() -> None:
+def test_a_refusal_of_the_kernel_is_raised_with_its_reason() -> None:
     ip("link add taken type vxlan id 1 dev eth0 local 192.0.2.1 dstport 8472")
     with pytest.raises(
         KernelError, match=r"link flannel\.1: link taken has VNI 1 and port 8472: File exists"

@@ -10,7 +10,7 @@ from make_dist import unpack
 CHECKOUT = Path(__file__).parent.parent
 
 
-def test_what_is_published_is_the_same_twice_and_runs_where_no_compiler_is(tmp_path: Path) -> None:
+def test_two_builds_are_equal_and_run_without_a_compiler(tmp_path: Path) -> None:
     """All of `make dist` but the sdist's own unit tests, which take as long as `make unit`."""
     command = (sys.executable, CHECKOUT / "dist/make_dist.py", "--no-tests", "--into", tmp_path)
     done = subprocess.run(command, capture_output=True, text=True)

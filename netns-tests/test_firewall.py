@@ -45,7 +45,7 @@ class TestRules:
         assert elements() == {"172.16.0.1", "172.16.0.2"}
 
     @IPTABLES
-    def test_iptables_alone_masquerades_and_says_that_nobody_guards(
+    def test_iptables_alone_masquerades_and_reports_the_missing_guard(
         self,
         iptables: str,
         tmp_path: Path,
@@ -84,7 +84,7 @@ class TestRules:
         said = "the kernel module ip_tables is not loaded, and flanneld may not load it; trying"
         assert caplog.text.count(said) == 1
 
-    def test_without_either_it_says_so_and_goes_on(
+    def test_without_nft_and_iptables_it_reports_that_and_goes_on(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         with monkeypatch.context() as patch:
@@ -92,7 +92,7 @@ class TestRules:
             keeping(nothing)
         assert "cannot masquerade: there is neither nft nor iptables in $PATH" in caplog.text
 
-    def test_what_is_not_wanted_any_more_is_removed(self) -> None:
+    def test_rules_that_are_no_longer_wanted_are_removed(self) -> None:
         empty = ruleset()
         keeping(nothing)
         assert ruleset() != empty
@@ -208,7 +208,7 @@ class TestOthersRules:
         assert "FLANNEL" not in saved(iptables, "filter") + saved(iptables, "nat")
 
     @IPTABLES
-    def test_what_earlier_flannels_left_is_replaced(self, iptables: str) -> None:
+    def test_rules_of_earlier_flannels_are_replaced(self, iptables: str) -> None:
         restore(iptables, FOREIGN_IPTABLES)
         before = saved(iptables, "filter"), saved(iptables, "nat")
         n, comment = NETWORK, '-m comment --comment "flanneld masq"'

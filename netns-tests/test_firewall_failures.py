@@ -76,7 +76,7 @@ class TestNft:
         how, reason = FAILURES[failure]
         nft.fails(how)
 
-        async def mend(firewall: Firewall) -> None:
+        async def repair(firewall: Firewall) -> None:
             assert not firewall.is_guarded
             assert firewall.failures >= 1
             assert reason in conditions.text(Condition.NFT)
@@ -84,7 +84,7 @@ class TestNft:
             await until(lambda: firewall.is_guarded)
             await until(lambda: conditions.document() == {})
 
-        firewall = keeping(mend, conditions=conditions)
+        firewall = keeping(repair, conditions=conditions)
         assert firewall.repairs == 0
         assert "172.16.0.1" in nft.table()
         assert "masquerade" in nft.table()
@@ -92,7 +92,7 @@ class TestNft:
         assert caplog.text.count(reason) == 1
 
     @pytest.mark.parametrize("failure", FAILURES)
-    def test_one_that_fails_later_keeps_nobody_out_for_longer_than_it_fails(
+    def test_a_failing_nft_keeps_out_new_peers_only_while_it_fails(
         self, nft: Nft, conditions: Conditions, failure: str
     ) -> None:
         nft.works()

@@ -50,7 +50,7 @@ class TestVxlan:
         return bad, good
 
     @pytest.mark.parametrize("what", ["ipv6", "arp", "vlan", "vlan 0", "rubbish"])
-    def test_what_is_not_ipv4_is_not_taken_out_of_a_packet(
+    def test_other_protocols_are_not_decapsulated(
         self, hosts: tuple[Host, Host], what: str
     ) -> None:
         bad, good = hosts
@@ -75,7 +75,7 @@ class TestVxlan:
             with pytest.raises(BlockingIOError):
                 seen.recv(2000)
 
-    def test_what_is_not_ipv4_does_not_leave(self, hosts: tuple[Host, Host]) -> None:
+    def test_other_protocols_are_not_sent(self, hosts: tuple[Host, Host]) -> None:
         bad, good = hosts
         link = Ether(dst=mac_of(bad, "flannel.1"))
         packet = bytes(link / IPv6(src="fe80::1", dst="ff02::1") / UDP(dport=PORT))

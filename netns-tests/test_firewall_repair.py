@@ -47,7 +47,7 @@ class TestRepair:
             "iptables -I FORWARD -j REJECT",
         ],
     )
-    def test_what_others_change_is_put_back(
+    def test_changes_of_rules_by_others_are_reverted(
         self, harm: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         async def damage(firewall: Firewall) -> None:
@@ -63,7 +63,7 @@ class TestRepair:
         keeping(damage)
         assert 1 <= caplog.text.count("repaired the firewall") <= 2  # nft and iptables
 
-    def test_what_others_change_again_and_again_is_said_once_and_counted(
+    def test_repeated_changes_of_rules_are_logged_once_and_counted(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         async def damage(firewall: Firewall) -> None:
@@ -103,7 +103,7 @@ class TestRepair:
         assert [argv for argv in ran if "legacy" not in argv[0]] == []
         assert caplog.text == ""
 
-    def test_the_generation_tells_of_every_change_of_nftables_and_of_no_other(self) -> None:
+    def test_the_generation_changes_with_nftables_only(self) -> None:
         first = generation()
         assert first is not None
         assert generation() == first
@@ -114,7 +114,7 @@ class TestRepair:
         run("nft", "add", "table", "ip", "other")
         assert len({first, second, generation()}) == 3
 
-    def test_peers_come_and_go_by_elements(self) -> None:
+    def test_peers_that_join_or_leave_change_elements_only(self) -> None:
         peers = Peers(10_000)
 
         async def change(firewall: Firewall) -> None:
@@ -166,7 +166,7 @@ class TestRepair:
         for (began, ended), (after, _) in pairwise(calls):
             assert after - ended >= min(9 * (ended - began), 1) - 0.001
 
-    def test_sysctls_of_the_device_are_set_and_put_back(self) -> None:
+    def test_sysctls_of_the_device_are_set_and_restored(self) -> None:
         ip("link add flannel.1 type vxlan id 1 dstport 8472")
         path = Path("/proc/thread-self/root/proc/sys/net/ipv4/conf/flannel.1")
         for name, value in (("rp_filter", "0"), ("accept_redirects", "1"), ("send_redirects", "1")):

@@ -77,7 +77,7 @@ def send(where: Namespace, to: object, source: object = "", payload: str = "x") 
 
 class TestMasquerade:
     @pytest.mark.parametrize("tool", TOOLS)
-    def test_who_sees_whom(
+    def test_containers_see_the_documented_source_addresses(
         self, world: World, tool: str, receivers: Callable[[Namespace], Receiver]
     ) -> None:
         world.configure(CONFIG)
@@ -104,7 +104,7 @@ class TestMasquerade:
         send(world.net, near.address)  # from elsewhere to a container of the host itself
         assert local.next() == "x 192.0.2.1"
 
-    def test_without_the_flag_docker_is_told_to_do_it(self, world: World) -> None:
+    def test_without_the_flag_docker_masquerades(self, world: World) -> None:
         world.configure(CONFIG)
         host = world.add_host("h1")
         host.start_flanneld("-iface=eth0").wait_ready()
@@ -132,7 +132,7 @@ class TestForward:
         assert ping(near, far.address, 30) is not None
         one.daemon.wait_log("repaired the firewall: chains of iptables were changed")
 
-    def test_it_is_left_alone_when_told_so(self, world: World) -> None:
+    def test_the_forward_chain_is_left_alone_without_its_flag(self, world: World) -> None:
         world.configure(CONFIG)
         host = world.add_host("h1")
         host.start_flanneld("-iface=eth0", "-iptables-forward-rules=false").wait_ready()

@@ -30,7 +30,7 @@ def test_the_own_address_is_kept_while_it_comes_second(pair: Pair) -> None:
     assert ping(pair.near, pair.far.address, 30) is not None
 
 
-def test_without_what_was_saved_the_lease_in_etcd_tells_which_is_ours(pair: Pair) -> None:
+def test_without_a_saved_state_the_lease_in_etcd_decides_the_address(pair: Pair) -> None:
     one = pair.one
     one.daemon.stop()
     (one.state_dir / "state.json").unlink()

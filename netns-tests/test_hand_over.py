@@ -41,7 +41,7 @@ def test_it_is_written_again(world: World, harm: str) -> None:
     assert host.daemon.log.count(said) == 1
 
 
-def test_what_keeps_it_from_being_written_is_said_once_and_waited_out(world: World) -> None:
+def test_a_write_error_is_logged_once_and_tried_until_it_is_over(world: World) -> None:
     world.configure(CONFIG)
     host = world.add_host("h1")
     host.start_flanneld("-iface=eth0").wait_ready()

@@ -45,7 +45,7 @@ def document(host: Host, path: str = "/status") -> Any:
 
 
 class TestHealth:
-    def test_it_is_ready_when_true_and_unready_again_when_not(self, world: World) -> None:
+    def test_it_is_ready_only_while_containers_can_use_the_overlay(self, world: World) -> None:
         (host,) = start(world, VXLAN, 1, "-healthz-port=9000")
         assert get(host, "/healthz") == (200, "flanneld is running")
         assert get(host, "/readyz") == (200, "flanneld is ready\n")
@@ -120,7 +120,7 @@ class TestHealth:
         assert found["flannel_device_packets_total", "rx"] >= 1
         assert 0 <= found["flannel_store_answer_age_seconds",] < 60
 
-    def test_who_may_not_send_is_counted(self, world: World) -> None:
+    def test_packets_of_strangers_are_counted(self, world: World) -> None:
         (host,) = start(world, VXLAN, 1, "-healthz-port=9000")
         # IPv4 in VXLAN with our VNI, from no lease: the guard drops it before the device sees it.
         world.net.run(

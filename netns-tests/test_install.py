@@ -125,7 +125,7 @@ def test_the_cloud_config_brings_units_that_systemd_takes(machine: Machine, tmp_
     assert done.stdout == "192.0.2.11\n"
 
 
-def test_what_another_has_put_there_is_left_and_named(tmp_path: Path) -> None:
+def test_foreign_files_are_left_and_named(tmp_path: Path) -> None:
     theirs = tmp_path / "usr/lib/systemd/system/flanneld.service"
     theirs.parent.mkdir(parents=True)
     theirs.write_text("[Service]\n")

@@ -71,7 +71,7 @@ class TestContainersReachEachOther:
             near.run(sys.executable, "-c", send)
             assert receiver.stdout.readline() == f"{near.address}\n"
 
-    def test_what_is_in_etcd_and_in_the_file_is_upstreams_to_the_byte(self, world: World) -> None:
+    def test_etcd_and_subnet_env_have_the_bytes_that_upstream_writes(self, world: World) -> None:
         (host,) = start(world, VXLAN, 1)
         ((key, node),) = world.leases().items()
         mac = json.loads(host.run("ip", "-j", "link", "show", "flannel.1"))[0]["address"]
@@ -176,7 +176,7 @@ class TestStarting:
         host.ip("route del 10.1.8.0/24")
         daemon.wait_ready()
 
-    def test_an_interface_that_comes_late_is_waited_for(self, world: World) -> None:
+    def test_it_waits_for_an_interface_that_is_added_later(self, world: World) -> None:
         host = world.add_host("h1")
         host.ip("link set eth0 down")
         world.configure(VXLAN)
@@ -282,7 +282,7 @@ class TestRestarting:
 
 
 class TestLivingWithOthers:
-    def test_what_upstream_has_written_is_understood(self, world: World) -> None:
+    def test_values_written_by_upstream_are_understood(self, world: World) -> None:
         newest = (
             '{"PublicIP":"192.0.2.52","PublicIPv6":null,"BackendType":"vxlan",'
             '"BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:52"}}'
@@ -300,7 +300,7 @@ class TestLivingWithOthers:
         assert overlay(host) == {f"10.1.{n}.0/24" for n in (51, 52, 53)}
         assert "10.1.54.0/24 of 192.0.2.54: its backend is host-gw, not vxlan" in host.daemon.log
 
-    def test_poison_harms_nobody_and_is_named_once(self, world: World) -> None:
+    def test_malformed_leases_disturb_no_host_and_are_named_once(self, world: World) -> None:
         (host,) = start(world, VXLAN, 1)
         world.put_leases(
             {
@@ -348,9 +348,7 @@ class TestLivingWithOthers:
 
 
 class TestMending:
-    def test_a_device_that_somebody_took_away_is_back_with_the_mac_that_peers_know(
-        self, world: World
-    ) -> None:
+    def test_a_deleted_device_is_restored_with_its_published_mac(self, world: World) -> None:
         one, other = start(world, VXLAN, 2)
         near, far = one.add_container(1), other.add_container(1)
         mac = "02:00:00:00:00:99"  # as one that upstream made, by chance

@@ -91,7 +91,7 @@ def test_a_peer_that_moved_to_another_host_is_followed(either_form: Host) -> Non
         "ip link set flannel.1 down",
     ],
 )
-def test_a_full_comparison_mends_what_somebody_did(either_form: Host, damage: str) -> None:
+def test_a_full_comparison_reverts_changes_by_others(either_form: Host, damage: str) -> None:
     network = either_form.vxlan()
     apply(network, vxlan_peer(2))
     run(*damage.split())
@@ -101,7 +101,7 @@ def test_a_full_comparison_mends_what_somebody_did(either_form: Host, damage: st
     assert len(nexthops()) == int(either_form.tables.has_nexthops)
 
 
-def test_a_nexthop_that_somebody_removed_comes_back_with_its_route(host: Host) -> None:
+def test_a_removed_nexthop_is_restored_with_its_route(host: Host) -> None:
     network = host.vxlan()
     apply(network, vxlan_peer(2))
     ip(f"nexthop del id {int(IPv4Address('10.5.2.0'))}")
@@ -134,13 +134,13 @@ def test_nexthops_that_are_flushed_during_a_comparison_come_back_with_their_rout
     assert caplog.text == ""
 
 
-def test_what_departed_peers_left_is_swept_at_start(either_form: Host) -> None:
+def test_entries_of_departed_peers_are_removed_at_start(either_form: Host) -> None:
     apply(either_form.vxlan(), vxlan_peer(2), vxlan_peer(3), vxlan_peer(4))
     apply(either_form.vxlan(), vxlan_peer(2))
     assert state() == PEER_2
 
 
-def test_what_upstreams_daemon_programmed_is_taken_over(either_form: Host) -> None:
+def test_entries_of_upstreams_daemon_are_taken_over(either_form: Host) -> None:
     for number in (2, 3):  # peer 3 has left since
         ip(f"route add 10.5.{number}.0/24 via 10.5.{number}.0 dev flannel.1 onlink")
         ip(f"neigh add 10.5.{number}.0 lladdr {mac(number)} dev flannel.1 nud permanent")
@@ -150,7 +150,7 @@ def test_what_upstreams_daemon_programmed_is_taken_over(either_form: Host) -> No
     assert state() == PEER_2
 
 
-def test_what_is_not_ours_is_left_alone(either_form: Host) -> None:
+def test_foreign_entries_are_left_alone(either_form: Host) -> None:
     ip("route add 10.9.0.0/16 via 192.0.2.9 proto 102")  # our protocol, not our network
     ip("route add 10.5.9.0/24 via 192.0.2.9")  # our network, somebody's route
     ip("neigh add 192.0.2.9 lladdr 02:00:00:00:00:09 dev eth0 nud permanent")
@@ -226,7 +226,7 @@ def test_peers_with_another_backend_are_left_out(host: Host) -> None:
     assert overlay_routes() == ["10.5.3.0/24 via 192.0.2.3 dev eth0 proto 102"]
 
 
-def test_direct_routing_goes_round_the_tunnel_for_peers_on_the_link(either_form: Host) -> None:
+def test_direct_routing_bypasses_the_tunnel_for_peers_on_the_link(either_form: Host) -> None:
     far = LeaseAttrs(IPv4Address("198.51.100.3"), "vxlan", {"VtepMAC": mac(3)})
     apply(
         either_form.vxlan(direct_routing=True),
@@ -266,7 +266,7 @@ def test_a_host_gw_peer_behind_a_router_is_named_and_harms_nobody(
     assert "198.51.100.3 is on no network of eth0" in caplog.text
 
 
-def test_what_the_kernel_refuses_is_named_once_and_tried_again(
+def test_a_refused_entry_is_named_once_and_tried_again(
     host: Host, caplog: pytest.LogCaptureFixture
 ) -> None:
     network = host.host_gw()
@@ -292,7 +292,7 @@ def test_some_thousand_peers_are_all_there_and_all_gone(host: Host) -> None:
     assert host.tables.list_own(config.network) == []
 
 
-def test_what_somebody_fights_over_rests_and_the_rest_is_put_back(
+def test_an_entry_that_somebody_keeps_changing_rests_and_others_are_restored(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
@@ -322,7 +322,7 @@ def test_what_somebody_fights_over_rests_and_the_rest_is_put_back(
     assert [line.split()[0] for line in overlay_routes()] == ["10.5.3.0/24", "10.5.4.0/24"]
 
 
-def test_only_what_others_change_calls_for_a_comparison(either_form: Host) -> None:
+def test_only_changes_by_others_lead_to_a_comparison(either_form: Host) -> None:
     network, hints = either_form.vxlan(), list[Hint]()
     watched = Watched(CONFIG.network, "flannel.1", "eth0", network.holds)
     steps = (

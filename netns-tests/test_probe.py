@@ -22,7 +22,7 @@ asyncio.run(main())
 """
 
 
-def test_answers_that_came_while_it_stood_still_count(world: World) -> None:
+def test_answers_that_arrived_during_a_pause_count(world: World) -> None:
     """As on a busy machine; a path whose answers nobody read is none of 68 bytes."""
     one, other = world.add_host("h1"), world.add_host("h2")
     other.ip("link set eth0 down")  # the packets wait for its MAC

@@ -61,7 +61,7 @@ def test_as_wide_a_route_is_in_the_way_of_udp_alone(world: World) -> None:
 
 
 @pytest.mark.parametrize("backend", ["vxlan", "udp", "host-gw"])
-def test_hosts_inside_the_network_beside_what_is_leased_are_served(
+def test_hosts_inside_the_network_outside_the_leasable_range_are_served(
     world: World, backend: str
 ) -> None:
     # The hosts' own 192.0.2.0/24 is in it.

@@ -177,7 +177,7 @@ FAULTS = [
     ids=[" ".join(fault[:2]) for fault in FAULTS],
     scope="module",  # one world for each backend
 )
-def test_what_somebody_changes_is_put_back_and_said(pair: Pair, damage: str, said: str) -> None:
+def test_changes_by_others_are_reverted_and_logged(pair: Pair, damage: str, said: str) -> None:
     before, repairs = state(pair.one, pair.device), len(pair.repairs())
     other = pair.world.net
     with Pinger(pair.near, pair.far.address) as pinger:
@@ -196,7 +196,9 @@ class TestFights:
     def pair(self, world: World) -> Pair:
         return Pair(world, "vxlan")
 
-    def test_who_keeps_undoing_a_repair_is_named_and_not_fought(self, pair: Pair) -> None:
+    def test_a_program_that_keeps_undoing_repairs_is_named_and_repaired_after_growing_pauses(
+        self, pair: Pair
+    ) -> None:
         before = state(pair.one, pair.device)
         script = "while :; do ip route del 10.1.101.0/24 2>/dev/null; sleep 0.1; done"
         with pair.one.popen("sh", "-c", script) as fighter:

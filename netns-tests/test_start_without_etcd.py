@@ -35,7 +35,7 @@ def lease_of(config: dict[str, Any], n: int) -> str:
 
 
 @ALL
-def test_what_was_served_last_is_served_and_news_comes_with_etcd(
+def test_the_saved_state_is_served_and_changes_follow_with_etcd(
     world: World, config: dict[str, Any]
 ) -> None:
     pair = start_saved(world, config)
@@ -116,7 +116,7 @@ def test_a_subnet_that_was_lost_before_is_not_kept_for_that(world: World) -> Non
     assert "Lease" not in json.loads((host.state_dir / "state.json").read_text())
 
 
-def test_what_came_just_before_the_end_is_saved(world: World) -> None:
+def test_a_change_just_before_the_end_is_saved(world: World) -> None:
     """Else the next start would withdraw it, until etcd answers."""
     (host,) = start(world, VXLAN, 1)
     state = host.state_dir / "state.json"
@@ -150,7 +150,7 @@ def test_it_ends_at_once(world: World) -> None:
     assert time.monotonic() - began < 8  # and not as long as it waits for news: 10
 
 
-def test_a_saved_state_that_is_no_use_is_said_and_etcd_waited_for(world: World) -> None:
+def test_an_unusable_saved_state_is_logged_and_it_waits_for_etcd(world: World) -> None:
     (host,) = start(world, VXLAN, 1)
     host.daemon.stop()
     (host.state_dir / "state.json").write_text("{")

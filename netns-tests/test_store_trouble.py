@@ -48,7 +48,7 @@ def ahead_of_others() -> Iterator[None]:
 
 
 class TestEmptied:
-    def test_hosts_put_their_leases_back_and_peers_stay(self, world: World) -> None:
+    def test_hosts_write_their_leases_again_and_peers_stay(self, world: World) -> None:
         one, other = start(world, VXLAN, 2, "-lease-grace=10")
         world.put_leases({"10.1.70.0-24": peer_value("192.0.2.70")})
         wait_overlay(one, other.subnet, "10.1.70.0/24")
@@ -101,7 +101,7 @@ def cut_off(host: Host, address: str = "192.0.2.1") -> None:
 
 
 class TestNoAnswer:
-    def test_after_a_partition_news_comes_within_seconds(self, world: World) -> None:
+    def test_after_a_partition_changes_arrive_within_seconds(self, world: World) -> None:
         pair = start_pair(world, VXLAN)
         one, near, far = pair.one, pair.near, pair.far
         with Pinger(near, far.address) as pinger:
@@ -113,7 +113,7 @@ class TestNoAnswer:
             wait_for(lambda: "10.1.70.0/24" in overlay(one), 30, "the lease")
         assert pinger.lost == 0
 
-    def test_frozen_and_thawed_it_is_heard_again(self, world: World) -> None:
+    def test_an_etcd_that_was_frozen_is_followed_again(self, world: World) -> None:
         pair = start_pair(world, VXLAN)
         one, near, far = pair.one, pair.near, pair.far
         with Pinger(near, far.address) as pinger:
@@ -169,7 +169,7 @@ class TestTrouble:
         assert "starting over" not in host.daemon.log
 
     @pytest.mark.parametrize("how", ["killed", "silent"])
-    def test_one_of_three_members_is_enough_missed_by_nobody(self, how: str) -> None:
+    def test_one_dead_member_of_three_disturbs_no_host(self, how: str) -> None:
         with World() as world:
             members = world.start_etcds(3)
             endpoints = ",".join(each.url for each in members)
@@ -232,7 +232,7 @@ class TestTrouble:
             assert pinger.lost == 0
 
 
-def test_where_it_may_only_be_read_peers_are_followed_and_the_lease_comes_back_later(
+def test_with_read_access_only_peers_are_followed_and_the_lease_is_written_later(
     world: World,
 ) -> None:
     one, other = start(world, VXLAN, 2)
@@ -251,7 +251,9 @@ def test_where_it_may_only_be_read_peers_are_followed_and_the_lease_comes_back_l
 
 
 class TestEtcdTrouble:
-    def test_while_etcd_is_away_packets_flow_and_afterwards_news_comes(self, world: World) -> None:
+    def test_while_etcd_is_unreachable_packets_flow_and_changes_follow_later(
+        self, world: World
+    ) -> None:
         pair = start_pair(world, VXLAN)
         one, other, near, far = pair.one, pair.other, pair.near, pair.far
         with Pinger(near, far.address) as pinger:

@@ -190,7 +190,7 @@ class TestOnTheWire:
             *((2, 0, 0), (2, 1, 1), (2, 2, 2), (2, 3, 3), (0xFC, 2, 2)),
         ],
     )
-    def test_what_routers_of_the_underlay_have_marked_is_handed_on(
+    def test_congestion_marks_of_the_underlay_are_copied_to_the_packet(
         self, pair: Pair, outer: int, inner: int, arrives: int | None
     ) -> None:
         """RFC 6040, figure 4."""
@@ -249,7 +249,7 @@ class TestTransfers:
         ],
         ids=["link", "path"],
     )
-    def test_a_transfer_goes_on_while_the_mtu_of_the_underlay_falls_and_rises(
+    def test_a_transfer_survives_changes_of_the_underlays_mtu(
         self, pair: Pair, falls: str, rises: str
     ) -> None:
         def is_fragment(packet: IP) -> bool:

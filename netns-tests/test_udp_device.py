@@ -74,7 +74,7 @@ class TestMending:
         ],
         ids=["deleted", "down", "MTU", "address and route"],
     )
-    def test_what_somebody_changed_is_put_back_and_traffic_flows_again(
+    def test_changes_by_others_are_reverted_and_traffic_flows_again(
         self, pair: Pair, damage: list[str]
     ) -> None:
         one, near, far = pair.one, pair.near, pair.far
@@ -88,7 +88,7 @@ class TestMending:
         assert cpu_seconds(one) - used < 0.2 + 0.2 * (time.monotonic() - began)
         assert one.daemon.is_running
 
-    def test_all_threads_notice_that_it_is_deleted_and_nobody_complains(self, pair: Pair) -> None:
+    def test_all_threads_notice_a_deleted_device_without_an_error(self, pair: Pair) -> None:
         one, near, far = pair.one, pair.near, pair.far
         pair.world.configure({**CONFIG, "Backend": {"Type": "udp", "Threads": 2}})
         wait_kept(one, 2)
@@ -155,7 +155,7 @@ class TestRestarting:
         assert pinger.lost == 0
         assert one.daemon.is_running
 
-    def test_without_what_systemd_keeps_a_restart_is_a_short_pause(self, pair: Pair) -> None:
+    def test_without_kept_descriptors_a_restart_is_a_short_pause(self, pair: Pair) -> None:
         one, near, far = pair.one, pair.near, pair.far
         before = index(one), device(one), one.subnet
         with Pinger(near, far.address, PER_SECOND) as pinger:
@@ -172,7 +172,7 @@ class TestRestarting:
         assert pinger.lost <= sent - answered
 
     @pytest.mark.parametrize("restarts", [True, False], ids=["restarted", "running"])
-    def test_what_is_kept_follows_the_network_config(self, pair: Pair, restarts: bool) -> None:
+    def test_kept_descriptors_follow_the_network_config(self, pair: Pair, restarts: bool) -> None:
         one, near, far = pair.one, pair.near, pair.far
         for backend, threads in (
             ({"Type": "udp", "Threads": 2}, 2),
@@ -190,7 +190,7 @@ class TestRestarting:
             link = one.try_run("ip", "-d", "link", "show", "flannel0").stdout
             assert ("multi_queue" in link) is (threads > 1)
 
-    def test_what_does_not_fit_is_let_go(self, pair: Pair) -> None:
+    def test_kept_descriptors_that_do_not_fit_are_closed(self, pair: Pair) -> None:
         """A pipe, a socket of another namespace at the same port, what nobody knows."""
         one, near, far = pair.one, pair.near, pair.far
         one.daemon.stop()

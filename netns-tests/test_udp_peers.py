@@ -95,7 +95,7 @@ class TestPlainPeer:
             assert "Frag needed and DF set (mtu = 1472)" in larger.stdout
             far.run(*f"ping -n -c1 -W30 -Mdo -s1444 {near.address}".split())
 
-    def test_what_it_lets_routers_cut_is_cut(self, world: World) -> None:
+    def test_packets_without_df_are_fragmented_by_routers(self, world: World) -> None:
         """Fragments of its own MTU, and whole packets without DF: senders hear nothing of those."""
         with larger_peer(world) as (_, near, far):
             for size in (1445, 1472, 4000, 65_507):

@@ -66,7 +66,7 @@ def test_an_uplink_that_fails_for_a_moment_is_returned_to(pair: Pair) -> None:
     assert published(pair.world, pair.one) == "192.0.2.11"
 
 
-def test_the_operator_s_word_moves_it(pair: Pair) -> None:
+def test_the_operators_choice_moves_it(pair: Pair) -> None:
     pair.one.daemon.stop()
     pair.one.start_flanneld("-iface=tun9").wait_ready()
     wait_published(pair.world, pair.one, "172.31.9.6")
@@ -76,7 +76,7 @@ def test_the_operator_s_word_moves_it(pair: Pair) -> None:
     wait_published(pair.world, pair.one, "192.0.2.11")
 
 
-def test_it_is_forgotten_when_it_goes(pair: Pair) -> None:
+def test_a_better_interface_that_disappears_is_forgotten(pair: Pair) -> None:
     pair.one.daemon.stop()
     pair.one.start_flanneld().wait_ready()
     wait_conditions(pair.one, "other-interface", there=True)

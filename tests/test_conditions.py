@@ -32,7 +32,7 @@ def test_a_different_wording_of_the_same_is_not_logged(
     assert caplog.messages == ["refused"]
 
 
-def test_one_that_is_cleared_does_not_hold_and_is_news_again(
+def test_a_cleared_condition_does_not_hold_and_is_logged_again(
     conditions: Conditions, caplog: pytest.LogCaptureFixture
 ) -> None:
     conditions.report(Condition.KERNEL, "no memory")

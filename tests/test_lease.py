@@ -178,7 +178,7 @@ A, B, C = (IPv4Network(f"10.5.{n}.0/24") for n in (1, 2, 3))
 class TestLeaseTable:
     """Both ways in report exactly what a peer would have to treat differently."""
 
-    def test_a_snapshot_reports_what_is_new_different_or_gone(self) -> None:
+    def test_a_snapshot_reports_new_different_and_missing_leases(self) -> None:
         table = LeaseTable()
         assert table.reset([lease(str(A)), lease(str(B))]) == {A, B}
         assert table.reset([lease(str(B), "10.9.0.7"), lease(str(C))]) == {A, B, C}
@@ -189,14 +189,14 @@ class TestLeaseTable:
         table.reset([lease(str(A), "10.9.0.1")])
         assert table.reset([lease(str(A), "10.9.0.2")]) == {A}
 
-    def test_another_lifetime_or_index_is_no_difference(self) -> None:
+    def test_a_different_ttl_or_index_is_not_a_difference(self) -> None:
         table = LeaseTable()
         table.reset([lease(str(A), ttl=100, index=5)])
         assert table.reset([lease(str(A), ttl=86400, index=9)]) == set()
         assert table.update([LeaseAdded(lease(str(A), ttl=5, index=10))]) == set()
         assert table.leases[A].index == 10
 
-    def test_events_report_what_they_changed(self) -> None:
+    def test_events_report_the_subnets_that_they_changed(self) -> None:
         table = LeaseTable()
         assert table.update([LeaseAdded(lease(str(A))), LeaseAdded(lease(str(B)))]) == {A, B}
         assert table.update([LeaseRemoved(A), LeaseRemoved(C)]) == {A}
@@ -226,7 +226,7 @@ class TestLeaseTable:
 class TestNodeId:
     """An extra member at the end, which upstream ignores."""
 
-    def test_it_stands_last(self) -> None:
+    def test_the_node_id_is_the_last_member(self) -> None:
         attrs = LeaseAttrs(IPv4Address("10.9.0.1"), "vxlan", {"VtepMAC": "be:0b:51:3e:a5:a3"}, "a1")
         assert attrs.to_json() == (
             '{"PublicIP":"10.9.0.1","BackendType":"vxlan",'
@@ -240,7 +240,7 @@ class TestNodeId:
         assert attrs == LeaseAttrs(IPv4Address("10.9.0.1"))
 
     @pytest.mark.parametrize("value", ["7", "[]", '"a b"', '"\\n"', '"' + "a" * 65 + '"'])
-    def test_one_that_is_none_makes_the_lease_bad(self, value: str) -> None:
+    def test_an_invalid_node_id_makes_the_lease_bad(self, value: str) -> None:
         with pytest.raises(BadLease, match="its NodeID is"):
             LeaseAttrs.from_json(f'{{"PublicIP":"10.9.0.1","NodeID":{value}}}')
 

@@ -92,7 +92,7 @@ def test_json_is_one_object_a_line() -> None:
     }
 
 
-def test_fields_are_for_programs_and_a_person_has_the_sentence() -> None:
+def test_fields_are_in_json_only_and_the_sentence_is_in_both() -> None:
     made = record(logging.INFO, "peers: joined %s", "10.1.5.0/24")
     made.__dict__.update(fields(changed=1, subnet=IPv4Network("10.1.5.0/24")))
     assert JournalFormatter("%(message)s").format(made) == "<6>peers: joined 10.1.5.0/24"
@@ -101,7 +101,7 @@ def test_fields_are_for_programs_and_a_person_has_the_sentence() -> None:
     assert (line["changed"], line["subnet"]) == (1, "10.1.5.0/24")
 
 
-def test_the_journal_is_told_from_a_file_that_inherits_its_variable(tmp_path: Path) -> None:
+def test_a_file_is_not_taken_for_the_journal_though_its_variable_is_set(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w") as stream:
         found = os.fstat(stream.fileno())
         named = {"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"}
@@ -128,7 +128,7 @@ def test_flanneld_logs_json_on_request() -> None:
         (2, ["step", "detail", "packet", "news", "lost"]),
     ],
 )
-def test_libraries_are_heard_at_two(verbosity: int, said: list[str]) -> None:
+def test_messages_of_libraries_are_logged_with_verbosity_2(verbosity: int, said: list[str]) -> None:
     assert [line.rpartition(" ")[2] for line in lines_at(verbosity, "text")] == said
 
 

@@ -60,7 +60,7 @@ def test_closed_descriptors_are_opened_so_that_no_file_gets_the_log(
     assert stderr == os.devnull
 
 
-def test_a_log_that_nobody_reads_any_more_ends_nothing(tmp_path: Path) -> None:
+def test_a_closed_log_does_not_end_flanneld(tmp_path: Path) -> None:
     script = (
         "import os, sys\n"
         "from flannel import __main__ as program, logs\n"

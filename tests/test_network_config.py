@@ -78,7 +78,9 @@ def test_keys_are_read_in_any_case() -> None:
         ("10.1.0.0/16", False),
     ],
 )
-def test_what_may_be_leased(subnet: str, fits: bool) -> None:
+def test_a_subnet_may_be_leased_if_it_has_the_length_and_is_in_the_range(
+    subnet: str, fits: bool
+) -> None:
     assert parse(Network="10.1.0.0/16").fits(IPv4Network(subnet)) is fits
 
 
@@ -201,7 +203,7 @@ def test_each_violation_is_named_with_key_value_and_rule(text: Any, complaint: s
         ({"Type": "udp", "ECN": 7}, "Backend.ECN is 7"),
     ],
 )
-def test_what_no_backend_can_use_is_named_too(backend: dict[str, Any], complaint: str) -> None:
+def test_values_that_no_backend_can_use_are_named(backend: dict[str, Any], complaint: str) -> None:
     with pytest.raises(BadNetworkConfig) as error:
         check(parse(Network=GOOD, Backend=backend))
     assert complaint in str(error.value)

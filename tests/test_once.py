@@ -11,22 +11,22 @@ from flannel.once import Once
 LOG = logging.getLogger("test")
 
 
-def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
     caplog.set_level(logging.INFO)
     return [record.getMessage() for record in caplog.records]
 
 
-def test_only_news_of_a_subject_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_only_a_new_message_of_a_subject_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     once = Once(LOG)
-    assert said(caplog) == []
+    assert logged(caplog) == []
     for subject, message in (("a", "1"), ("a", "1"), ("b", "1"), ("a", "2"), ("a", "1")):
         once.warn(subject, message)
     once.info("c", "3")
     once.info("c", "3")
-    assert said(caplog) == ["1", "1", "2", "1", "3"]
+    assert logged(caplog) == ["1", "1", "2", "1", "3"]
 
 
-def test_what_was_over_is_news_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_forgotten_subject_is_logged_again(caplog: pytest.LogCaptureFixture) -> None:
     once = Once(LOG)
     once.warn("a", "1")
     assert once
@@ -34,21 +34,21 @@ def test_what_was_over_is_news_again(caplog: pytest.LogCaptureFixture) -> None:
     assert not once
     assert not once.forget("a")
     once.warn("a", "1")
-    assert said(caplog) == ["1", "1"]
+    assert logged(caplog) == ["1", "1"]
 
 
-def test_another_wording_of_the_same_is_not_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_different_wording_is_not_logged_again(caplog: pytest.LogCaptureFixture) -> None:
     once = Once(LOG)
     once.warn("a", "connection refused", about=OSError)
     once.warn("a", "connection reset", about=OSError)
     once.warn("a", "wrong password", about=ValueError)
-    assert said(caplog) == ["connection refused", "wrong password"]
+    assert logged(caplog) == ["connection refused", "wrong password"]
 
 
 class TestMany:
     """However many subjects there are, the log stays short and the memory bounded."""
 
-    def test_of_very_many_some_are_named_and_the_others_counted(
+    def test_the_messages_after_the_first_hundred_are_counted(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         once = Once(LOG)
@@ -56,11 +56,11 @@ class TestMany:
             for number in range(50_000):
                 once.warn(f"key {number}", f"skipping key {number}")
             once.summarize()
-        lines = said(caplog)
+        lines = logged(caplog)
         assert lines[:100] == [f"skipping key {number}" for number in range(100)]
         assert lines[100:] == ["and 49900 more such messages; the last: skipping key 49999"]
 
-    def test_what_changes_again_and_again_is_some_lines_a_minute(
+    def test_a_subject_that_keeps_changing_is_some_lines_a_minute(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         now = 0.0
@@ -68,13 +68,13 @@ class TestMany:
         for number in range(36_000):  # for an hour, ten times a second
             now = number / 10
             once.warn("a", f"version {number}")
-        named = [line for line in said(caplog) if line.startswith("version")]
-        counted = [int(line.split()[1]) for line in said(caplog) if line.startswith("and")]
+        named = [line for line in logged(caplog) if line.startswith("version")]
+        counted = [int(line.split()[1]) for line in logged(caplog) if line.startswith("and")]
         assert len(named) <= 100 + 3600 / 6
         assert len(counted) <= 60
         assert 35_000 <= len(named) + sum(counted) <= 36_000
 
-    def test_after_a_while_news_are_logged_one_by_one_again(
+    def test_after_a_pause_messages_are_logged_one_by_one_again(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         now = 0.0
@@ -84,7 +84,7 @@ class TestMany:
         once.summarize()
         now = 3600.0
         once.warn("later", "y")
-        assert said(caplog)[-1] == "y"
+        assert logged(caplog)[-1] == "y"
 
     def test_endlessly_many_subjects_do_not_fill_the_memory(
         self, caplog: pytest.LogCaptureFixture
@@ -98,8 +98,8 @@ class TestMany:
             assert tracemalloc.get_traced_memory()[0] < 30_000_000
         finally:
             tracemalloc.stop()
-        assert len(said(caplog)) <= 110
-        assert [line for line in said(caplog) if line.startswith("more than 100000 such")]
+        assert len(logged(caplog)) <= 110
+        assert [line for line in logged(caplog) if line.startswith("more than 100000 such")]
 
     def test_one_that_cannot_be_read_back_is_forgotten_all_the_same(self) -> None:
         once = Once(logging.getLogger("nobody.listens"))
@@ -110,10 +110,10 @@ class TestMany:
         assert once.forget(1_999)
         assert not once.forget(1_999)
 
-    def test_networks_that_begin_alike_are_told_apart(
+    def test_networks_with_a_common_prefix_are_different_subjects(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         once = Once(LOG)
         for subnet in ("10.5.1.0/24", "10.5.1.128/25"):  # Python's hash is the same
             once.warn(IPv4Network(subnet), "x")
-        assert said(caplog) == ["x", "x"]
+        assert logged(caplog) == ["x", "x"]

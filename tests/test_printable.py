@@ -29,13 +29,13 @@ def documents(texts: st.SearchStrategy[str]) -> st.SearchStrategy[Any]:
 
 
 class TestPrintable:
-    def test_what_a_terminal_obeys_is_escaped(self) -> None:
+    def test_control_sequences_are_escaped(self) -> None:
         assert printable("a\x1b[2J\r\nb\x9b\u202e\ud800é") == r"a\x1b[2J\r\nb\x9b\u202e\ud800é"
 
-    def test_words_in_other_scripts_stay(self) -> None:
+    def test_text_in_other_scripts_is_unchanged(self) -> None:
         assert printable("Überflug 東京 😀") == "Überflug 東京 😀"
 
-    def test_what_is_long_is_cut_and_shown_to_be(self) -> None:
+    def test_a_long_text_is_cut_and_marked(self) -> None:
         assert printable("a" * 60_000, 20) == "a" * 17 + "..."
         assert printable("\x1b" * 60_000, 20) == r"\x1b\x1b\x1b\x1b\..."
         assert printable("a" * 20, 20) == "a" * 20
@@ -62,7 +62,7 @@ class TestSay:
         assert [len(line) for line in lines] == [LONGEST, 1]
 
     @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
-    def test_nothing_that_is_said_raises_or_controls(self, encoding: str) -> None:
+    def test_no_printed_text_raises_or_controls_the_terminal(self, encoding: str) -> None:
         said = self.said(EVIL + "\u0394", encoding=encoding)
         assert not CONTROL.search(said.removesuffix("\n"))
 
@@ -90,7 +90,7 @@ class TestJson:
             '{"a": [null, null, 1.5], "b": [null]}'
         )
 
-    def test_what_can_be_written_is_what_is_read(self) -> None:
+    def test_a_written_document_is_read_back(self) -> None:
         document = {"a": [1, "\x1b\x7f", None, {"b": EVIL}]}
         assert json.loads(as_json(document, indent=2)) == document
 

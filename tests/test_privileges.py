@@ -161,7 +161,7 @@ def test_without_the_right_to_cut_the_bounding_set_the_rest_is_done(
         ("bound", "cut the bounding set"),
     ],
 )
-def test_what_the_kernel_refuses_is_named(
+def test_the_call_that_the_kernel_refuses_is_named(
     monkeypatch: pytest.MonkeyPatch, call: str, doing: str
 ) -> None:
     libc = given(monkeypatch, ALL, ALL)

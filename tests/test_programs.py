@@ -48,16 +48,16 @@ def test_it_is_given_its_words_input_and_environment_as_they_are() -> None:
         ("kill -9 $$", "signal 9"),
     ],
 )
-def test_a_failure_is_told_in_one_line(script: str, complaint: str) -> None:
+def test_a_failure_is_reported_in_one_line(script: str, complaint: str) -> None:
     assert run(programs.run(["sh", "-c", script], timeout=30)).complaint == complaint
 
 
-def test_much_input_that_nobody_reads_is_no_trouble() -> None:
+def test_input_that_the_program_does_not_read_is_dropped() -> None:
     assert run(programs.run(["true"], timeout=30, stdin=b"x" * 1_000_000)).status == 0
 
 
 @pytest.mark.parametrize("program", ["/does/not/exist", "no-such-program", "/etc/passwd", "a\0b"])
-def test_what_cannot_be_started_is_named(program: str) -> None:
+def test_a_program_that_cannot_be_started_is_named(program: str) -> None:
     with pytest.raises(CannotRun, match=r"cannot run .*: "):
         run(programs.run([program], timeout=30))
 
@@ -71,7 +71,7 @@ async def wait_written(path: Path) -> None:
         await asyncio.sleep(0.01)
 
 
-def test_when_its_time_is_over_it_ends_with_all_that_it_started(
+def test_it_is_killed_after_its_timeout_with_all_its_children(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pids = tmp_path / "pids"
@@ -91,7 +91,7 @@ def test_when_its_time_is_over_it_ends_with_all_that_it_started(
         wait_gone(int(pid))
 
 
-def test_when_nobody_waits_for_it_any_more_it_ends(tmp_path: Path) -> None:
+def test_it_is_killed_when_its_caller_is_cancelled(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
 
     async def main() -> None:

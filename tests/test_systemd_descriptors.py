@@ -74,7 +74,7 @@ def is_open(fd: int) -> bool:
     return Path(f"/proc/self/fd/{fd}").exists()
 
 
-def test_what_is_made_is_sent_in_one_message_and_kept(store: FdStore, systemd: Systemd) -> None:
+def test_new_descriptors_are_sent_in_one_message_and_kept(store: FdStore, systemd: Systemd) -> None:
     fds = store.fill("link/a", 2, make)
     assert systemd.heard() == ("FDSTORE=1\nFDNAME=link/a", inodes(fds))
     assert store.held("link/a") == fds
@@ -92,7 +92,7 @@ def test_more_are_sent_alone(store: FdStore, systemd: Systemd) -> None:
     assert systemd.heard() == ("FDSTORE=1\nFDNAME=link/a", inodes(after[1:]))
 
 
-def test_what_does_not_fit_is_closed_and_the_rest_sent_again(
+def test_descriptors_that_do_not_fit_are_closed_and_the_rest_sent_again(
     store: FdStore, systemd: Systemd
 ) -> None:
     """Systemd forgets all of a name, or none."""
@@ -110,7 +110,7 @@ def test_too_many_are_closed(store: FdStore, systemd: Systemd) -> None:
     assert not is_open(two)
 
 
-def test_none_is_left_if_none_fits(store: FdStore, systemd: Systemd) -> None:
+def test_without_a_descriptor_that_fits_all_are_closed(store: FdStore, systemd: Systemd) -> None:
     store.fill("link/a", 1, make)
     systemd.heard()
     assert not store.retain("link/a", lambda _: False)
@@ -118,7 +118,7 @@ def test_none_is_left_if_none_fits(store: FdStore, systemd: Systemd) -> None:
     assert systemd.is_quiet()
 
 
-def test_what_was_made_before_a_failure_is_kept(store: FdStore, systemd: Systemd) -> None:
+def test_descriptors_made_before_a_failure_are_kept(store: FdStore, systemd: Systemd) -> None:
     descriptors = [make()]
 
     def fail_later() -> int:
@@ -160,7 +160,7 @@ def test_other_links_are_dropped(store: FdStore, link: str, left: tuple[bool, bo
         ("LISTEN_PID=$$ LISTEN_FDNAMES=link/a:link/b", ""),
     ],
 )
-def test_what_systemd_hands_over_is_taken_and_no_longer_announced(
+def test_descriptors_of_systemd_are_taken_and_their_variables_removed(
     variables: str, found: str
 ) -> None:
     command = f'exec 3</dev/null 4</dev/null; export {variables}; exec "$@"'

@@ -34,7 +34,7 @@ def test_systemd_hears_at_an_abstract_address(listener: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": ""}])
-def test_nothing_is_said_without_systemd(
+def test_without_systemd_nothing_is_logged(
     environ: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)

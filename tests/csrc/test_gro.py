@@ -195,14 +195,14 @@ UDP_CHANGES = {
 
 
 @pytest.mark.parametrize("change", TCP_CHANGES)
-def test_tcp_that_says_something_else_is_not_merged(internals: Internals, change: str) -> None:
+def test_tcp_with_a_different_header_is_not_merged(internals: Internals, change: str) -> None:
     packets = [tcp(0), TCP_CHANGES[change]]
     first, second = Batch(internals, packets).finish()
     assert [first[10:], second[10:]] == packets
 
 
 @pytest.mark.parametrize("change", UDP_CHANGES)
-def test_udp_that_says_something_else_is_not_merged(internals: Internals, change: str) -> None:
+def test_udp_with_a_different_header_is_not_merged(internals: Internals, change: str) -> None:
     packets = [udp(0), UDP_CHANGES[change]]
     first, second = Batch(internals, packets).finish()
     assert [first[10:], second[10:]] == packets
@@ -232,7 +232,7 @@ def test_a_super_packet_has_an_end(internals: Internals, size: int, most: int) -
     assert len(written[0]) == 10 + 52 + most * size <= 10 + 65535
 
 
-def test_a_full_batch_takes_only_what_needs_no_new_place(internals: Internals) -> None:
+def test_a_full_batch_takes_only_packets_that_can_be_merged(internals: Internals) -> None:
     batch = Batch(internals, [tcp(0)])
     n_groups = internals.lib.GRO_MAX_GROUPS
     for n in range(n_groups - 1):
@@ -286,7 +286,7 @@ def batches(draw: st.DrawFn) -> list[bytes]:
 
 
 @given(packets=batches())
-def test_what_was_merged_is_cut_into_the_same_packets(
+def test_merged_packets_are_cut_into_the_same_packets(
     internals: Internals, packets: list[bytes]
 ) -> None:
     written = Batch(internals, packets).finish()

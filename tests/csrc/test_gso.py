@@ -97,7 +97,7 @@ def test_tcp_segments_are_those_that_scapy_builds(
     assert segments_of(internals, at_page_end(with_partial_checksum(whole)), size) == expected
 
 
-def test_each_flag_is_where_it_says_something(internals: Internals) -> None:
+def test_each_tcp_flag_is_on_the_right_segment(internals: Internals) -> None:
     """FIN and PSH at the end, CWR once, all others everywhere."""
     whole = bytes(IP() / TCP(flags=0x1FF) / Raw(bytes(25)))
     flags = [TCP(segment[20:]).flags for segment in segments_of(internals, whole, 10)]
@@ -170,7 +170,7 @@ def tcp_with_offset(words: int, length: int) -> bytes:
         "no size", "first fragment", "later fragment", "ICMP",
     ],
 )  # fmt: skip
-def test_what_cannot_be_cut_is_refused(
+def test_packets_that_cannot_be_segmented_are_refused(
     internals: Internals, at_page_end: PageEnd, data: bytes, size: int, refusal: int
 ) -> None:
     with pytest.raises(OSError, match="gso_begin") as refused:

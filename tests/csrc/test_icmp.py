@@ -44,7 +44,7 @@ def error_about(
     tos=st.integers(0, 255),
     flags=st.sampled_from(["", "DF", "MF"]),
 )
-def test_an_error_is_what_the_rfcs_say(
+def test_an_error_follows_the_rfcs(
     internals: Internals,
     error: tuple[str, int, int],
     mtu: int,
@@ -84,7 +84,7 @@ def test_queries_have_errors_and_errors_have_none(internals: Internals, type_: i
     assert bool(error_about(internals, about)) == is_query
 
 
-def test_what_may_be_an_error_has_none(internals: Internals) -> None:
+def test_icmp_without_a_type_gets_no_error(internals: Internals) -> None:
     assert not error_about(internals, bytes(IP(src=FROM, dst=TO, proto=1)))
 
 
@@ -100,7 +100,7 @@ def test_a_later_fragment_has_none(internals: Internals, flags: str, protocol: i
     "nobody",
     ["0.0.0.0", "0.1.2.3", "127.0.0.1", "224.0.0.1", "239.9.9.9", "240.0.0.1", "255.255.255.255"],
 )
-def test_what_is_not_between_two_hosts_has_none(
+def test_packets_not_between_two_hosts_get_no_error(
     internals: Internals, nobody: dict[str, str]
 ) -> None:
     assert not error_about(internals, bytes(IP(src=nobody, dst=TO) / UDP() / Raw(b"payload")))
@@ -108,7 +108,7 @@ def test_what_is_not_between_two_hosts_has_none(
 
 
 @pytest.mark.parametrize("somebody", ["1.0.0.0", "126.255.255.255", "128.0.0.0", "223.255.255.1"])
-def test_what_is_between_two_hosts_has_one(internals: Internals, somebody: str) -> None:
+def test_packets_between_two_hosts_get_an_error(internals: Internals, somebody: str) -> None:
     assert error_about(internals, bytes(IP(src=somebody, dst=TO) / TCP()))
     assert error_about(internals, bytes(IP(src=FROM, dst=somebody) / TCP()))
 

@@ -80,7 +80,7 @@ def test_lengths_that_contradict_each_other_are_refused(
     ],
     ids=["nothing", "one byte", "half a header", "one byte short", "IPv6", "IPv6 cut", "noughts"],
 )
-def test_what_is_not_a_whole_ipv4_packet_is_refused(
+def test_packets_that_are_not_whole_ipv4_are_refused(
     internals: Internals, data: bytes, refusal: int
 ) -> None:
     assert parse(internals, data)[0] == -refusal
@@ -107,7 +107,7 @@ def test_a_hop_leaves_the_header_that_scapy_builds(
 
 
 @given(wrong=st.integers(1, 0xFFFE))
-def test_a_damaged_header_stays_as_damaged_as_it_was(internals: Internals, wrong: int) -> None:
+def test_the_checksum_of_a_damaged_header_stays_wrong(internals: Internals, wrong: int) -> None:
     """Its checksum is off by the same difference after the hop, so that its receiver sees it."""
     data = bytearray(packet())
     (right,) = struct.unpack_from("!H", data, 10)

@@ -118,7 +118,7 @@ def test_ten_thousand_leases_are_all_found(internals: Internals) -> None:
     assert not routes.has_host(10_001)
 
 
-def test_an_empty_table_knows_nobody(internals: Internals) -> None:
+def test_an_empty_table_has_no_route(internals: Internals) -> None:
     routes = Table(internals, [])
     assert routes.find(0) == routes.find(2**32 - 1) == 0
     assert not routes.has_host(1)

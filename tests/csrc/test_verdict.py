@@ -35,13 +35,13 @@ def changed(at: int, value: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("sender", [STRANGER, 0, 2**32 - 1, 0x7F000001, 0xC0A80001])
-def test_who_holds_no_lease_is_not_heard(internals: Internals, sender: int) -> None:
+def test_a_sender_without_a_lease_is_dropped(internals: Internals, sender: int) -> None:
     assert verdict(internals, packet(), sender) == "UNKNOWN_PEER"
 
 
 @pytest.mark.parametrize("check_source", [True, False])
 @pytest.mark.parametrize("sender", [0x0A011002, 0x0A011101, 0x0A010F01, 0x0A010F00])
-def test_no_tunnel_goes_through_the_tunnel(
+def test_the_tunnels_own_packets_are_not_sent_through_it(
     internals: Internals, sender: int, check_source: bool
 ) -> None:
     """Even if a lease says that the host is there."""
@@ -51,7 +51,7 @@ def test_no_tunnel_goes_through_the_tunnel(
 
 @pytest.mark.parametrize("check_source", [True, False])
 @pytest.mark.parametrize("sender", [0x0A010000, 0x0A010005, 0x0A01FFFF])
-def test_a_host_inside_the_network_beside_what_is_leased_is_heard(
+def test_a_host_inside_the_network_outside_all_leases_is_accepted(
     internals: Internals, sender: int, check_source: bool
 ) -> None:
     host = HOST._replace(routes=HOST.routes | {PEERS: sender}, check_source=check_source)
@@ -65,7 +65,7 @@ def test_a_host_inside_the_network_beside_what_is_leased_is_heard(
         *["192.0.2.1", "192.168.0.2", "0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255"],
     ],
 )
-def test_a_peer_does_not_speak_for_another(internals: Internals, source: str) -> None:
+def test_a_peer_cannot_use_another_peers_addresses(internals: Internals, source: str) -> None:
     assert verdict(internals, packet(source)) == "SPOOFED"
 
 
@@ -123,7 +123,7 @@ def test_the_tunnels_mtu_is_the_limit(internals: Internals) -> None:
 
 
 @pytest.mark.parametrize("fields", [{}, {"flags": "MF"}, {"flags": "evil"}, {"frag": 185}])
-def test_what_may_be_fragmented_is_not_too_big(
+def test_a_packet_that_may_be_fragmented_is_not_too_big(
     internals: Internals, fields: dict[str, Any]
 ) -> None:
     """As a fragment of a peer with a larger MTU is: nobody would learn that it was dropped."""
@@ -154,12 +154,12 @@ def test_a_packet_has_a_last_hop(internals: Internals, ttl: int, name: str) -> N
         "TCP cut at 2 bytes", "no TCP at all",
     ],
 )  # fmt: skip
-def test_what_is_not_the_tunnels_business_is_carried(internals: Internals, data: bytes) -> None:
+def test_packets_are_not_checked_beyond_their_addresses(internals: Internals, data: bytes) -> None:
     """The kernel behind it judges that; verdict_of() does not look past the addresses."""
     assert verdict(internals, data) == "CARRIED"
 
 
-def test_what_trails_the_packet_is_trimmed(internals: Internals) -> None:
+def test_bytes_after_the_packet_are_trimmed(internals: Internals) -> None:
     verdicts = Verdicts(internals, HOST)
     name, carried, _ = verdicts.judge(PEER, 0, packet() + b"trailing")
     assert (name, carried) == ("CARRIED", packet(ttl=63))
@@ -187,7 +187,7 @@ def test_a_mark_of_the_underlay_reaches_whom_it_concerns(
     assert (name, carried) == ("CARRIED", packet(tos=0xB8 | after, ttl=63))
 
 
-def test_congestion_that_the_transport_would_not_understand_is_a_drop(internals: Internals) -> None:
+def test_a_congestion_mark_for_a_transport_without_ecn_is_a_drop(internals: Internals) -> None:
     assert verdict(internals, packet(tos=0xB8 | NOT_ECT), tos=CE) == "ECN"
 
 

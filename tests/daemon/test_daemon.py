@@ -112,7 +112,7 @@ def made(clock: Clock, tmp_path: Path) -> Made:
 @pytest.mark.parametrize(
     "error", [KernelError("create VXLAN link", 12), NoFreeSubnet("cannot lease a subnet: all")]
 )
-def test_what_may_take_somebody_to_repair_is_a_condition_and_tried_at_growing_pauses(
+def test_an_error_that_needs_an_operator_is_a_condition_and_tried_at_growing_pauses(
     made: Made, error: FlannelError, caplog: pytest.LogCaptureFixture
 ) -> None:
     pauses = made.run(*[(0.1, error)] * 9)
@@ -212,7 +212,7 @@ def test_a_mistake_in_the_program_ends_it(made: Made) -> None:
     assert caught.value.subgroup(ZeroDivisionError) is not None
 
 
-def test_what_an_earlier_process_has_served_is_known_at_the_start(made: Made) -> None:
+def test_the_lease_served_by_an_earlier_process_is_known_at_the_start(made: Made) -> None:
     assert made.shared.state.current == SAVED
     assert {*made.shared.leases.leases} == {net("10.5.2.0/24")}
 
@@ -260,7 +260,7 @@ class TestRelease:
         assert OWN.subnet in store.leases
         assert (tmp_path / saved_state.FILE_NAME).exists()
 
-    def test_a_store_that_refuses_or_hangs_keeps_nobody_waiting(
+    def test_a_store_that_refuses_or_hangs_does_not_delay_the_end(
         self,
         end: Callable[[FakeStore, str], None],
         tmp_path: Path,

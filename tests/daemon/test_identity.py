@@ -60,6 +60,6 @@ def test_where_it_cannot_be_kept_there_is_none(
     assert "no identity but its address" in caplog.text
 
 
-def test_a_fifo_there_does_not_hold_the_start(tmp_path: Path) -> None:
+def test_a_fifo_in_place_of_the_file_does_not_block_the_start(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / identity.FILE_NAME)
     assert len(identity.load(tmp_path)) == 32

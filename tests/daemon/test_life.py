@@ -154,7 +154,7 @@ def test_a_run_that_cannot_begin_does_not_end_it(made: OneLife) -> None:
     assert conditions.text(Condition.RUN)
 
 
-def test_what_was_saved_is_served_while_the_store_does_not_answer(made: OneLife) -> None:
+def test_a_saved_state_is_served_while_the_store_does_not_answer(made: OneLife) -> None:
     resumed = made.again(SAVED)
     resumed.store.refusal = REFUSED
 

@@ -110,7 +110,7 @@ def test_the_plan_is_what_the_store_and_the_host_have(
     ]
 
 
-def test_what_is_the_same_in_the_next_run_is_not_logged_again(
+def test_an_unchanged_interface_or_network_is_logged_once(
     made: Made, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -148,7 +148,7 @@ def test_a_config_that_this_host_cannot_run_is_waited_out(made: Made) -> None:
     assert made.clock.run(work()).config.backend_type == "alloc"
 
 
-def test_what_was_served_is_served_again_while_the_store_does_not_answer(made: Made) -> None:
+def test_the_saved_state_is_served_while_the_store_does_not_answer(made: Made) -> None:
     made.store.refusal = REFUSED
     plan, seconds = made.wait(SAVED)
     assert (plan.resume, plan.text) == (OWN, HOST_GW)
@@ -158,14 +158,14 @@ def test_what_was_served_is_served_again_while_the_store_does_not_answer(made: M
     )
 
 
-def test_a_store_that_answers_in_time_is_preferred_to_what_was_saved(made: Made) -> None:
+def test_a_store_that_answers_in_time_is_preferred_to_the_saved_state(made: Made) -> None:
     made.store.configure(ALLOC)
     plan, _ = made.wait(SAVED)
     assert (plan.resume, plan.text) == (None, ALLOC)
     assert made.resumed() == ""
 
 
-def test_what_was_served_is_served_again_while_the_config_makes_no_sense(made: Made) -> None:
+def test_the_saved_state_is_served_while_the_config_cannot_be_used(made: Made) -> None:
     made.store.configure(UNKNOWN)
     plan, _ = made.wait(SAVED)
     assert (plan.resume, plan.text) == (OWN, HOST_GW)
@@ -182,7 +182,7 @@ def test_what_was_served_is_served_again_while_the_config_makes_no_sense(made: M
     ],
     ids=["nothing", "no lease", "a lease outside", "a config of no use"],
 )
-def test_without_anything_to_serve_again_the_store_is_waited_for(
+def test_without_a_usable_saved_state_it_waits_for_the_store(
     made: Made, saved: SavedState | None, reported: str
 ) -> None:
     made.store.refusal = REFUSED

@@ -40,6 +40,6 @@ def test_only_a_host_that_gives_its_lease_up_makes_a_new_identity() -> None:
             assert After.GIVE_UP_LEASE in row.after
 
 
-def test_what_recurs_is_a_condition_and_has_a_pause() -> None:
+def test_an_error_that_recurs_is_a_condition_and_has_a_pause() -> None:
     for row in REACTIONS.values():
         assert row.pause is not Pause.NONE or not row.is_condition

@@ -37,7 +37,7 @@ STATE = SavedState(PREFIX, '{"Network":"10.5.0.0/16"}', OWN, (PEER,))
     ],
     ids=["all", "nothing", "a reservation"],
 )
-def test_what_is_written_is_read_back(tmp_path: Path, state: SavedState) -> None:
+def test_a_written_state_is_read_back(tmp_path: Path, state: SavedState) -> None:
     path = tmp_path / "state" / saved_state.FILE_NAME
     saved_state.write(path, state)
     found = saved_state.read(path, PREFIX)
@@ -64,7 +64,7 @@ class TestWhatIsLeftOfTheLease:
             (None, 0, None),
         ],
     )
-    def test_the_clock_says_it_and_it_is_never_more_than_etcd_gave(
+    def test_the_clock_decides_and_it_is_never_more_than_etcd_gave(
         self, tmp_path: Path, ttl: int | None, ends: int, left: int | None
     ) -> None:
         state = SavedState(PREFIX, "x", replace(OWN, ttl=ttl), (), ends)
@@ -75,7 +75,7 @@ class TestWhatIsLeftOfTheLease:
             assert lease is not None
             assert lease.ttl == left
 
-    def test_that_of_peers_is_unknown(self) -> None:
+    def test_the_lifetime_of_saved_peers_is_unknown(self) -> None:
         (peer,) = SavedState.from_json(STATE.to_json()).peers
         assert peer.ttl == UNKNOWN_TTL
 
@@ -85,7 +85,7 @@ def test_the_state_of_another_network_is_not_ours(tmp_path: Path) -> None:
     assert saved_state.read(tmp_path / "state.json", "/other") is None
 
 
-def test_without_a_file_nothing_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_file_nothing_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert saved_state.read(tmp_path / "state.json", PREFIX) is None
     assert not caplog.records
 
@@ -161,7 +161,7 @@ def test_a_peer_that_makes_no_sense_is_left_out_and_the_others_are_served(
     ],
     ids=["long", "longer in ASCII", "no characters", "a large number"],
 )
-def test_whatever_lease_can_be_read_in_the_store_can_be_saved(
+def test_every_lease_that_can_be_read_from_the_store_can_be_saved(
     tmp_path: Path, attrs: LeaseAttrs
 ) -> None:
     """As text it had up to 65,536 characters there."""
@@ -191,7 +191,7 @@ def test_of_too_many_long_leases_the_short_ones_are_saved(
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/etc/passwd")])
-def test_what_is_no_file_is_one_warning_and_ignored(
+def test_a_fifo_directory_or_link_is_one_warning_and_ignored(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, make: Callable[[Path], object]
 ) -> None:
     make(tmp_path / "state.json")

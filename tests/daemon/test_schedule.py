@@ -83,7 +83,7 @@ def test_entries_that_rest_are_looked_at_when_their_rest_is_over() -> None:
     assert waits(schedule, 100.0)[1] == 4.0
 
 
-def test_what_rests_gets_no_more_of_the_cpu_than_hints() -> None:
+def test_resting_entries_get_no_more_of_the_cpu_than_hints() -> None:
     schedule = Schedule()
     schedule.succeeded(100.0, 4.0, look_at=104.0)
     earliest, resync = waits(schedule, 100.0)

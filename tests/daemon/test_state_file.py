@@ -23,7 +23,7 @@ def conditions() -> Conditions:
     return Conditions(logging.getLogger("test"))
 
 
-def test_what_is_kept_is_current_at_the_next_start(tmp_path: Path, conditions: Conditions) -> None:
+def test_a_saved_state_is_current_at_the_next_start(tmp_path: Path, conditions: Conditions) -> None:
     file = StateFile(tmp_path, PREFIX, conditions)
     assert file.current is None
     asyncio.run(file.keep(state("a")))
@@ -66,7 +66,7 @@ def test_without_a_thread_to_write_it_that_is_reported_and_nothing_ends(
     assert StateFile(tmp_path, PREFIX, conditions).current == state("b")
 
 
-def test_what_was_true_last_is_written_last(
+def test_the_latest_state_is_written_last(
     tmp_path: Path, conditions: Conditions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However long an earlier run that is over takes to write what was true before."""

@@ -133,11 +133,11 @@ class TestVpn:
             "the default route leads to tun9 with address 172.31.9.6"
         )
 
-    def test_it_is_forgotten_when_it_goes(self, host: Host) -> None:
+    def test_a_better_interface_that_disappears_is_forgotten(self, host: Host) -> None:
         host.watch((5, host.add_vpn), (50, host.remove_vpn))
         assert host.text(Condition.OTHER_INTERFACE) == ""
 
-    def test_it_is_used_when_the_link_goes_and_left_when_that_is_back(self, host: Host) -> None:
+    def test_it_is_used_while_the_link_is_down_and_left_when_that_is_back(self, host: Host) -> None:
         host.add_vpn()
         why, seconds = host.watch((5, lambda: host.set_link(2, up=False)))
         assert why == (
@@ -185,7 +185,7 @@ class TestVpn:
         host.watch()
         assert "leads to tun9" in host.text(Condition.OTHER_INTERFACE)
 
-    def test_the_published_address_is_moved_to_when_it_comes_late(self, host: Host) -> None:
+    def test_the_published_address_is_used_when_it_is_added_later(self, host: Host) -> None:
         host.add_vpn()
         host.underlay.prefer([ETH0.address])
         host.set_link(2, up=False)
@@ -246,7 +246,7 @@ class TestTheOperatorsWord:
 class TestAddresses:
     """Several on one link; they come and go."""
 
-    def test_a_different_one_is_followed_when_ours_goes(self, host: Host) -> None:
+    def test_a_different_one_is_followed_when_ours_is_removed(self, host: Host) -> None:
         def change() -> None:
             host.remove_address("192.0.2.1/24")
             host.netlink.address(2, "192.0.2.77/24")
@@ -324,7 +324,7 @@ class TestAddresses:
         why, _ = host.watch((5, lambda: host.netlink.address(2, "198.51.100.7/24")))
         assert why.startswith("the networks of eth0 are 192.0.2.1/24")
 
-    def test_what_is_settled_is_not_looked_at_again(self, host: Host) -> None:
+    def test_a_settled_interface_is_not_looked_at_again(self, host: Host) -> None:
         several = replace(ETH0, networks=(*ETH0.networks, IPv4Interface("192.0.2.9/24")))
         assert host.underlay.is_settled(several)
         host.underlay.prefer([ETH0.address])
@@ -359,7 +359,7 @@ def test_without_a_hint_a_change_is_noticed_as_well(host: Host) -> None:
     assert host.clock.now - began <= 22
 
 
-def test_an_interface_that_goes_and_comes_back_ends_nothing(
+def test_an_interface_that_disappears_and_returns_does_not_end_the_run(
     host: Host, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")

@@ -101,7 +101,7 @@ def test_a_hint_while_all_is_compared_has_it_compared_again(made: OneUpkeep) -> 
     made.run(work)
 
 
-def test_a_hint_about_the_underlay_goes_to_the_one_who_watches_that(made: OneUpkeep) -> None:
+def test_a_hint_about_the_underlay_makes_the_underlay_look(made: OneUpkeep) -> None:
     async def work() -> None:
         made.upkeep.pending.add(set())
         await asyncio.sleep(1)
@@ -133,7 +133,7 @@ def test_the_monitor_watches_the_networks_range_and_links(made: OneUpkeep) -> No
     made.run(work)
 
 
-def test_what_the_kernel_refuses_is_a_condition_and_tried_again_each_second(
+def test_a_kernel_error_is_a_condition_and_tried_again_each_second(
     made: OneUpkeep,
 ) -> None:
     async def work() -> None:
@@ -189,7 +189,7 @@ def test_differences_are_repairs_but_for_those_at_the_start(made: OneUpkeep) -> 
     made.run(work)
 
 
-def test_what_a_failed_comparison_has_noted_is_no_repair(made: OneUpkeep) -> None:
+def test_notes_of_a_failed_comparison_are_not_counted_as_repairs(made: OneUpkeep) -> None:
     repairs = made.host.kernel.repairs
 
     async def work() -> None:

@@ -35,7 +35,7 @@ def change(saved: str, *, forward: bool = True, sweep: bool = False) -> list[str
 
 
 class TestIptables:
-    def test_what_is_right_is_not_written(self) -> None:
+    def test_rules_that_are_right_are_not_written(self) -> None:
         lines = ":FLANNEL-FWD - [0:0]\n-A FORWARD -i a -j DROP\n" + JUMP + CHAIN
         assert change(FILTER.format(lines)) == []
 
@@ -48,7 +48,7 @@ class TestIptables:
             "COMMIT",
         ]
 
-    def test_dockers_operator_has_the_first_word(self) -> None:
+    def test_our_jump_comes_after_docker_user(self) -> None:
         lines = change(FILTER.format("-A FORWARD -j DOCKER-USER\n-A FORWARD -o d -j DOCKER\n"))
         assert lines[-2].startswith("-I FORWARD 2 ")
 
@@ -75,7 +75,7 @@ class TestIptables:
             lines = change(FILTER.format(f":FLANNEL-FWD - [0:0]\n{JUMP}{chain}"))
             assert lines == ["*filter", ":FLANNEL-FWD - [0:0]", *CHAIN.splitlines(), "COMMIT"]
 
-    def test_what_is_not_wanted_is_removed(self) -> None:
+    def test_rules_that_are_not_wanted_are_removed(self) -> None:
         saved = FILTER.format(f":FLANNEL-FWD - [0:0]\n{JUMP}{CHAIN}")
         assert change(saved, forward=False) == [
             "*filter",
@@ -95,7 +95,7 @@ class TestIptables:
             line.replace("-A", "-D") for line in pair.splitlines()
         ]
 
-    def test_masquerade_says_what_nftables_says(self) -> None:
+    def test_masquerade_rules_match_those_of_nftables(self) -> None:
         excepted = (IPv4Network("172.16.0.0/12"),)
         rules = Rules(NETWORK, SUBNET, masquerade=True, no_masquerade=excepted)
         comment = '-m comment --comment "flanneld masq"'
@@ -124,7 +124,9 @@ class TestIptables:
             (FILTER.format("-A INPUT -j DROP\n").replace("FORWARD DROP", "FORWARD ACCEPT"), True),
         ],
     )
-    def test_who_has_an_opinion_on_forwarding(self, saved: str, expected: bool) -> None:
+    def test_not_all_is_forwarded_where_the_forward_chain_drops(
+        self, saved: str, expected: bool
+    ) -> None:
         assert forwards_all(saved) is expected
 
 
@@ -138,7 +140,7 @@ class TestGuard:
         return next(lines for place, lines in guard_rules(self.rules(guard)).items()
                     if place.chain == name)  # fmt: skip
 
-    def test_vxlan_marks_what_leaves_by_its_link_and_drops_the_rest_at_the_port(self) -> None:
+    def test_vxlan_marks_packets_of_its_link_and_drops_others_to_the_port(self) -> None:
         assert self.chain("FLANNEL-MARK", self.VXLAN) == [
             "-o flannel.7 -j MARK --set-xmark 0x100/0x100",
             "! -o flannel.7 -p udp -m udp --dport 4789 -j MARK --set-xmark 0x0/0x100",
@@ -150,7 +152,7 @@ class TestGuard:
             '-m comment --comment "flanneld drop tx_injected" -j DROP'
         )
 
-    def test_udp_drops_only_what_begins_like_a_packet(self) -> None:
+    def test_udp_drops_only_datagrams_that_begin_like_an_ip_packet(self) -> None:
         guard = Guard("flannel0", "eth0", port=8285)
         assert '--u32 "0x0>>0x16&0x3c@0x8>>0x1c=0x4"' in self.chain("FLANNEL-OUT", guard)[0]
         assert self.chain("FLANNEL-MARK", guard) == [
@@ -161,7 +163,7 @@ class TestGuard:
         chains = guard_rules(self.rules(Guard("", "eth0", routed=True)))
         assert [place.chain for place in chains] == ["FLANNEL-IN"]
 
-    def test_what_is_right_is_not_written_and_what_is_not_wanted_is_removed(self) -> None:
+    def test_right_rules_are_not_written_and_unwanted_ones_are_removed(self) -> None:
         guard = guard_rules(self.rules(self.VXLAN))
         saved = "".join(
             f"*{table}\n"

@@ -46,7 +46,7 @@ def test_what_iptables_shows_of_nf_tables_is_doubled_and_of_its_own_is_not() -> 
     assert listing.doubled == {"nat"}
 
 
-def test_what_fails_is_named_and_the_rest_is_read(host: FakePrograms) -> None:
+def test_a_listing_that_fails_is_named_and_the_rest_is_read(host: FakePrograms) -> None:
     host.install_iptables("iptables", "nf_tables")
     host.install("nft")
     host.hangs.add("iptables-save")

@@ -92,7 +92,7 @@ def test_a_refusal_is_no_empty_list(monkeypatch: pytest.MonkeyPatch) -> None:
         nfnetlink.list_tables()
 
 
-def test_the_generation_is_what_the_kernel_says_or_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_generation_is_read_from_the_kernel_or_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     body = bytes(4) + attribute(2, b"nft\0") + attribute(1, b"\0\0\0\x07")
     answering(monkeypatch, message(0xA0F, body))
     assert nfnetlink.generation() == b"\0\0\0\x07"

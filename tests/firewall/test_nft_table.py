@@ -54,7 +54,7 @@ class TestDocument:
 
 
 class TestMasquerade:
-    def test_it_is_for_what_leaves_the_overlay_and_what_enters_it(self) -> None:
+    def test_masquerade_is_for_packets_that_leave_the_overlay_or_enter_it(self) -> None:
         assert rules_of("postrouting", document(MASQUERADE)) == [
             "meta mark & 0x4000 == 0x4000 return",
             "ip saddr 10.1.0.0/16 ip daddr 10.1.0.0/16 return",
@@ -113,7 +113,7 @@ class TestReceiving:
         assert "leases" not in text
         assert rules_of("received", text)[1] == "ip saddr != @peers counter name unknown_peer drop"
 
-    def test_without_peers_nobody_is_let_in(self) -> None:
+    def test_without_peers_no_sender_is_accepted(self) -> None:
         assert "set peers { type ipv4_addr;  }" in document(guarded(VXLAN))
 
     @pytest.mark.parametrize("guard", [UDP, HOST_GW], ids=["udp", "host-gw"])
@@ -124,7 +124,7 @@ class TestReceiving:
 
 
 class TestSending:
-    def test_vxlan_marks_what_leaves_by_its_link_and_wants_the_mark_at_the_port(self) -> None:
+    def test_vxlan_marks_packets_of_its_link_and_requires_the_mark_at_the_port(self) -> None:
         text = document(guarded(VXLAN))
         assert rules_of("by_link", text) == [
             "ip saddr 10.1.5.0/24 meta mark set meta mark | 0x100 accept",

@@ -35,7 +35,7 @@ class TestParse:
             {"rule": {"chain": "input", "handle": handle + 1, "expr": [{"drop": None}]}},
         )
 
-    def test_a_listing_is_read_without_what_changes_by_itself(self) -> None:
+    def test_elements_and_counters_are_not_part_of_a_listings_content(self) -> None:
         one = parse(self.listing(2, 0, ["192.0.2.1"], []))
         other = parse(self.listing(9, 5, ["192.0.2.2"], [{"concat": ["192.0.2.2", 0x0A010600]}]))
         assert one.content == other.content
@@ -60,7 +60,7 @@ class TestParse:
         assert strange.elements == set()
         assert strange.content != parse(self.listing(2, 0, [], [])).content
 
-    def test_what_a_newer_nft_adds_does_no_harm(self) -> None:
+    def test_members_that_a_newer_nft_adds_are_ignored(self) -> None:
         new = {"flowtable": {"name": "f", "handle": 8}}, {"comment": None}, {"table": {"x": [1]}}
         assert parse(printed(*new)) == parse(printed(*new))
 
@@ -86,7 +86,7 @@ class TestParse:
             b"\xff\xfe",
         ],
     )
-    def test_rubbish_is_an_error_with_a_reason(self, text: bytes) -> None:
+    def test_garbage_is_an_error_with_a_reason(self, text: bytes) -> None:
         with pytest.raises(FirewallError, match=r"^cannot read what nft prints"):
             parse(text)
 

@@ -28,7 +28,7 @@ def filter_of(text: str) -> str:
 
 
 class TestIptables:
-    def test_only_our_chains_are_taken_away(self) -> None:
+    def test_only_our_chains_are_removed(self) -> None:
         assert removal(SAVED) == REMOVAL
         assert removal(SAVED.replace("FLANNEL-FWD", "OTHER")) == ""
 
@@ -95,7 +95,7 @@ def test_a_table_cannot_be_removed_without_nft_or_against_its_will(host: FakePro
         asyncio.run(table.remove())
 
 
-def test_what_cannot_be_read_is_named(
+def test_a_ruleset_that_cannot_be_read_is_named(
     host: FakePrograms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse() -> set[tuple[str, str]]:

@@ -36,7 +36,7 @@ FITS = address(3, "10.1.5.1/24")
         ([link(3, "docker0", "veth")], [address(3, "172.17.0.1/16")]),
     ],
 )
-def test_what_fits_or_is_not_dockers_is_no_finding(
+def test_a_bridge_that_fits_or_is_not_dockers_is_not_reported(
     links: list[Link], addresses: list[Address]
 ) -> None:
     assert misfits(SUBNET, MTU, links, addresses) == []
@@ -67,6 +67,6 @@ def test_containers_with_a_larger_mtu_are_named_with_the_largest() -> None:
     assert found.what == "docker0 has containers with MTU 1500, and the overlay carries 1450"
 
 
-def test_both_can_be_wrong() -> None:
+def test_a_bridge_can_have_both_faults() -> None:
     links = [DOCKER0, link(4, "veth1", "veth", 1500, master=3)]
     assert len(misfits(SUBNET, MTU, links, [address(3, "172.17.0.1/16")])) == 2

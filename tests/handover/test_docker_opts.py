@@ -129,7 +129,9 @@ def test_the_file_is_not_run_by_a_shell(program: Program, tmp_path: Path) -> Non
         "reboot",
     ],
 )
-def test_what_is_no_address_or_number_does_not_reach_docker(program: Program, line: str) -> None:
+def test_values_that_are_not_addresses_or_numbers_do_not_reach_docker(
+    program: Program, line: str
+) -> None:
     program.subnet_env.write_text(f"{SUBNET_ENV}{line}\n")
     assert line.partition("=")[0] in program.refusal()
 

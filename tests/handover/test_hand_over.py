@@ -268,9 +268,7 @@ def test_docker_is_looked_at_seldom(made: Made, clock: Clock) -> None:
     clock.run(made.keep(work))
 
 
-def test_a_kernel_that_does_not_answer_leaves_what_is_known_of_docker(
-    made: Made, clock: Clock
-) -> None:
+def test_a_kernel_error_leaves_the_conditions_of_docker_unchanged(made: Made, clock: Clock) -> None:
     made.netlink.add(DOCKER0)
 
     async def work() -> None:

@@ -67,7 +67,7 @@ def test_a_directory_that_was_there_keeps_its_mode(tmp_path: Path) -> None:
     assert mode(tmp_path) == 0o700
 
 
-def test_a_file_that_says_so_already_is_left_alone(path: Path) -> None:
+def test_a_file_with_the_same_content_is_not_written(path: Path) -> None:
     assert subnet_env.write(path, ENV)
     before = path.stat().st_ino
     assert not subnet_env.write(path, ENV)
@@ -84,7 +84,7 @@ def test_a_file_with_other_content_is_replaced_and_its_readers_keep_the_old_one(
     assert path.read_text() == TEXT
 
 
-def test_a_file_that_everybody_could_write_is_replaced_though_it_says_the_same(
+def test_a_world_writable_file_with_the_same_content_is_replaced(
     path: Path,
 ) -> None:
     path.write_text(TEXT)
@@ -162,7 +162,7 @@ def test_a_place_where_no_file_can_be_is_named(tmp_path: Path, name: str) -> Non
     assert sorted(each.name for each in tmp_path.iterdir()) == ["directory", "file"]
 
 
-def test_what_was_written_is_read_back(path: Path) -> None:
+def test_a_written_file_is_read_back(path: Path) -> None:
     for env in (ENV, SubnetEnv(ENV.network, ENV.subnet, 8951, ip_masq=True)):
         subnet_env.write(path, env)
         assert subnet_env.read(path) == env
@@ -239,7 +239,9 @@ def test_nonsense_is_worth_one_warning_that_names_the_file(
     assert len(record.message) < 400
 
 
-def test_what_is_no_file_is_not_waited_for(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_fifo_or_directory_is_refused_at_once(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     os.mkfifo(path)
     assert subnet_env.read(path) is None
     assert subnet_env.read(path.parent) is None
@@ -247,7 +249,7 @@ def test_what_is_no_file_is_not_waited_for(path: Path, caplog: pytest.LogCapture
 
 
 @given(st.binary(max_size=300) | st.text(max_size=300).map(str.encode))
-def test_whatever_is_in_the_file_reading_it_raises_nothing(
+def test_no_content_of_the_file_makes_reading_raise(
     tmp_path_factory: pytest.TempPathFactory, content: bytes
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "any.env"

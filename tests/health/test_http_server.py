@@ -55,7 +55,7 @@ def test_each_request_has_its_answer(request_line: str, status: int, body: str) 
     assert "Connection: close" in head.split("\r\n")
 
 
-def test_head_tells_the_length_of_what_get_would_bring() -> None:
+def test_head_has_the_content_length_of_get() -> None:
     assert b"Content-Length: 5\r\n" in asyncio.run(answer(b"HEAD /a HTTP/1.1\r\n\r\n", PAGES))
 
 
@@ -119,7 +119,7 @@ def test_the_unix_socket_is_its_owners_alone_and_gone_at_the_end(tmp_path: Path)
     assert not path.exists()
 
 
-def test_what_a_killed_daemon_left_is_in_nobodys_way(tmp_path: Path) -> None:
+def test_the_socket_file_of_a_killed_daemon_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
@@ -131,7 +131,7 @@ def assert_answers(path: Path) -> None:
     wait_for(lambda: get_or_nothing(path).endswith(b"well\n"))
 
 
-def test_slow_and_talkative_clients_lose_their_connection_and_nobody_elses(
+def test_slow_and_endless_requests_are_cut_off_and_others_answered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "PATIENCE", 0.3)
@@ -172,7 +172,7 @@ class TestCrowds:
     def patience(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(connections, "PATIENCE", 600)  # nobody is to go of himself
 
-    def test_the_oldest_go_for_the_newest(self, tmp_path: Path) -> None:
+    def test_the_oldest_clients_are_dropped_for_the_newest(self, tmp_path: Path) -> None:
         path = tmp_path / "socket"
 
         def talk() -> None:
@@ -187,7 +187,7 @@ class TestCrowds:
         serve(path, talk)
 
     @pytest.mark.parametrize("sent", [b"", b"G", b"GET /a HTTP/1.1\r\nX-Slow: "])
-    def test_a_probe_is_answered_at_once_whatever_a_thousand_others_hold_back(
+    def test_a_probe_is_answered_at_once_beside_a_thousand_unfinished_requests(
         self, tmp_path: Path, sent: bytes
     ) -> None:
         path = tmp_path / "socket"
@@ -229,7 +229,7 @@ class TestCrowds:
 
         serve(path, talk)
 
-    def test_requests_that_are_being_answered_go_last(self, tmp_path: Path) -> None:
+    def test_clients_that_are_being_answered_are_dropped_last(self, tmp_path: Path) -> None:
         path = tmp_path / "socket"
         asked, may_answer = asyncio.Event(), asyncio.Event()
 
@@ -273,7 +273,7 @@ def get_or_nothing(path: Path) -> bytes:
         return b""
 
 
-def test_an_address_that_is_taken_is_said_once_and_had_when_it_is_free(
+def test_an_address_in_use_is_logged_once_and_bound_when_it_is_free(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(http_server, "_RETRY", 0.02)
@@ -337,7 +337,7 @@ def test_the_socket_file_of_another_process_is_left_to_it(tmp_path: Path) -> Non
     assert path.exists()
 
 
-def test_where_a_socket_cannot_be_it_ends_without_one(
+def test_where_a_socket_cannot_be_made_serving_ends_without_one(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()

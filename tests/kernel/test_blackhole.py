@@ -48,7 +48,7 @@ def test_the_route_of_the_subnet_is_the_only_one(host: Host) -> None:
     asyncio.run(host.keep_until(SUBNET, lambda: host.netlink.blackholes == {SUBNET}))
 
 
-def test_a_route_that_somebody_deletes_comes_back(host: Host) -> None:
+def test_a_deleted_route_is_restored(host: Host) -> None:
     def delete() -> bool:
         host.netlink.blackholes.clear()
         return True
@@ -60,7 +60,7 @@ def test_a_route_that_somebody_deletes_comes_back(host: Host) -> None:
     assert host.netlink.calls == [f"add_blackhole {SUBNET}"] * 2
 
 
-def test_nobody_asks_for_it_so_what_is_there_is_removed_once(host: Host) -> None:
+def test_without_the_flag_a_leftover_route_is_removed_once(host: Host) -> None:
     host.netlink.blackholes.add(OLD)
     asyncio.run(asyncio.wait_for(blackhole.keep(host.kernel, None, host.conditions), 30))
     assert host.netlink.blackholes == set()

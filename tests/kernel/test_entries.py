@@ -35,30 +35,30 @@ def peer(host: int, mac: bytes = MAC, link: int = 7) -> tuple[Entry, ...]:
     )
 
 
-def test_a_route_of_ours_names_a_nexthop_and_tells_the_same_itself() -> None:
+def test_a_route_of_ours_names_a_nexthop_and_has_the_same_gateway_itself() -> None:
     hop, route = routed(SUBNET, VIA, 7, onlink=True, nexthops=True)
     assert hop == Nexthop(int(VIA), VIA.packed, 7, onlink=True)
     assert route == Route(VIA.packed, 24, VIA.packed, 7, True, int(VIA), 0, PROTOCOL)
     assert str(route) == "route 10.5.2.0/24 via 10.5.2.0 link 7 onlink"
 
 
-def test_where_there_are_no_nexthops_the_route_stands_alone() -> None:
+def test_without_nexthop_objects_the_route_is_classic() -> None:
     assert routed(SUBNET, VIA, 7, nexthops=False) == (Route(VIA.packed, 24, VIA.packed, 7),)
 
 
-def test_what_is_as_wanted_is_not_written() -> None:
+def test_entries_that_are_right_are_not_written() -> None:
     same = table(peer(1))
     assert not any(diff(same, same, same))
 
 
-def test_a_peer_is_built_up_so_that_its_route_comes_last() -> None:
+def test_the_route_of_a_new_peer_is_added_last() -> None:
     wanted = table(reversed(peer(1)))
     clear, put, drop = diff({}, wanted, wanted)
     assert [type(entry) for entry in put] == [Fdb, Neighbour, Nexthop, Route]
     assert (clear, drop) == ([], [])
 
 
-def test_a_peer_is_taken_down_so_that_its_route_goes_first() -> None:
+def test_the_route_of_a_lost_peer_is_removed_first() -> None:
     found = table(peer(1))
     clear, put, drop = diff(found, {}, found)
     assert [type(entry) for entry in drop] == [Route, Nexthop, Neighbour, Fdb]
@@ -100,7 +100,7 @@ ENTRIES = st.one_of(
 
 
 @given(st.lists(ENTRIES), st.lists(ENTRIES))
-def test_carrying_out_a_difference_gives_what_is_wanted(
+def test_applying_a_difference_gives_the_wanted_entries(
     before: list[Entry], after: list[Entry]
 ) -> None:
     found, wanted = table(before), table(after)

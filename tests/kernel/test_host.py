@@ -95,7 +95,7 @@ def test_the_first_subnet_of_the_network_is_free_for_hosts() -> None:
     assert overlap(first, every) == "address 10.1.0.7/24 of eth0"
 
 
-def test_hosts_inside_the_network_beside_what_is_leased_are_not_in_the_way() -> None:
+def test_hosts_inside_the_network_outside_the_leasable_range_are_accepted() -> None:
     text = '{"Network": "10.0.0.0/8", "SubnetMin": "10.1.0.0", "SubnetMax": "10.9.255.0"}'
     beside = host(address(2, "10.200.0.7/24"), route("10.200.0.0/24"), route("10.0.5.0/24", 6))
     assert overlap(beside, claim(text)) == ""

@@ -127,7 +127,9 @@ def test_routes_and_nexthops_outside_the_network_go(
     assert f"removing {5 if nexthops else 2} routes and nexthops, left by an earlier" in caplog.text
 
 
-def test_what_the_kernel_does_not_remove_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_entry_that_the_kernel_does_not_remove_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     host = FakeHost()
     (stale,) = route("10.1.9.0/24", nexthops=False)
     host.tables.intrude(stale)

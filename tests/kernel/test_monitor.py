@@ -41,7 +41,7 @@ def watching(monkeypatch: pytest.MonkeyPatch) -> Watching:
         ("device made", ANYTHING),  # a new link with the name of ours
     ],
 )
-def test_a_change_of_what_is_watched_leads_to_a_hint(
+def test_a_change_of_a_watched_object_leads_to_a_hint(
     watching: Watching, name: str, hint: Hint
 ) -> None:
     assert watching.of(name) == hint
@@ -102,7 +102,7 @@ def test_the_port_of_the_last_change_by_others_is_known(watching: Watching) -> N
         ("neighbour removed", {}),
     ],
 )
-def test_messages_without_a_port_that_say_what_we_know_are_no_hint(
+def test_messages_without_a_port_that_match_known_entries_lead_to_no_hint(
     watching: Watching, name: str, held: dict[Key, Entry]
 ) -> None:
     async def scenario() -> None:
@@ -125,7 +125,7 @@ def test_messages_without_a_port_that_say_what_we_know_are_no_hint(
         ("neighbour removed", {key(ARP): ARP}),
     ],
 )
-def test_messages_without_a_port_that_contradict_what_we_know_are_a_hint(
+def test_messages_without_a_port_that_contradict_known_entries_lead_to_a_hint(
     watching: Watching, name: str, held: dict[Key, Entry]
 ) -> None:
     async def scenario() -> None:
@@ -147,7 +147,7 @@ def test_of_several_messages_about_one_entry_the_last_counts(watching: Watching)
     assert watching.run(scenario) == [Hint.UNDERLAY]
 
 
-def test_entries_are_judged_by_what_is_known_when_the_hint_is_due(watching: Watching) -> None:
+def test_entries_are_compared_when_the_hint_is_due(watching: Watching) -> None:
     async def scenario() -> None:
         watching.wire.send("fdb added")
         await asyncio.sleep(0)
@@ -205,7 +205,7 @@ def test_entries_that_were_judged_are_not_judged_again(watching: Watching) -> No
     watching.run(scenario)
 
 
-def test_messages_about_what_was_watched_before_say_nothing_about_what_is_now(
+def test_messages_about_objects_watched_before_lead_to_no_hint(
     watching: Watching,
 ) -> None:
     async def scenario() -> None:

@@ -275,7 +275,7 @@ def test_a_link_that_is_up_with_its_mtu_is_not_touched(world: World) -> None:
         (lambda n: n.delete_blackhole(network("10.5.1.0/24")), errno.ESRCH),
     ],
 )
-def test_what_is_so_already_is_no_error(
+def test_a_change_that_is_made_already_is_no_error(
     world: World, change: Callable[[Netlink], Awaitable[None]], number: int
 ) -> None:
     world.call(change, NetlinkError(number, ""))
@@ -304,7 +304,7 @@ class TestBrokenSockets:
         world.call(scenario, os_error(number), [link_message()])
         assert [each.is_open for each in world.sockets] == [False, False]
 
-    def test_an_answer_that_never_comes_is_a_timeout(
+    def test_a_missing_answer_is_a_timeout(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(module, "_PATIENCE", 0.01)

@@ -94,7 +94,7 @@ def test_an_entry_that_somebody_made_as_a_new_lease_wants_it_is_no_repair(host: 
     assert host.repaired() == 0
 
 
-def test_a_flushed_nexthop_comes_back_with_its_route() -> None:
+def test_a_flushed_nexthop_is_restored_with_its_route() -> None:
     host = Host()
     host.apply(peer(2), peer(3))
     host.kernel.damage(*host.kernel.of_kind(Nexthop))
@@ -194,7 +194,7 @@ def test_other_tasks_get_turns_while_many_entries_are_written(
     assert turns >= 32 * 4 // 8
 
 
-def test_what_was_written_and_removed_is_counted_in_the_debug_log(
+def test_the_debug_log_counts_written_and_removed_entries(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG, module.__name__)

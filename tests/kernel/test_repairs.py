@@ -32,7 +32,7 @@ def repair(repairs: Repairs, what: str = "it was down") -> None:
     repairs.commit("flannel.1")
 
 
-def test_one_line_says_all_that_a_comparison_found(
+def test_one_line_names_all_changes_that_a_comparison_found(
     clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     repairs = Repairs()
@@ -45,7 +45,7 @@ def test_one_line_says_all_that_a_comparison_found(
     assert (repairs.total, repairs.last, repairs.last_at) == (4, line, clock.now)
 
 
-def test_a_comparison_that_found_nothing_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_comparison_without_differences_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
     repairs = Repairs()
     repairs.commit("flannel.1")
     repairs.note("it was gone")
@@ -54,14 +54,14 @@ def test_a_comparison_that_found_nothing_says_nothing(caplog: pytest.LogCaptureF
     assert (repairs.total, repairs.last_at, caplog.text) == (0, None, "")
 
 
-def test_many_repairs_of_different_things_are_no_fight(clock: Clock) -> None:
+def test_many_repairs_of_different_entries_lead_to_no_pause(clock: Clock) -> None:
     repairs = Repairs()
     for n in range(100):
         repair(repairs, f"thing {n}")
     assert repairs.pause == 0
 
 
-def test_the_same_now_and_then_is_no_fight(clock: Clock) -> None:
+def test_a_repair_now_and_then_leads_to_no_pause(clock: Clock) -> None:
     repairs = Repairs()
     for _ in range(100):
         repair(repairs)
@@ -69,7 +69,7 @@ def test_the_same_now_and_then_is_no_fight(clock: Clock) -> None:
     assert repairs.pause == 0
 
 
-def test_who_undoes_one_thing_again_and_again_is_given_way_more_and_more(
+def test_repairs_that_somebody_keeps_undoing_get_growing_pauses(
     clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -90,7 +90,7 @@ def test_who_undoes_one_thing_again_and_again_is_given_way_more_and_more(
     assert repairs.pause == 0
 
 
-def test_what_is_fought_over_rests_and_nothing_else(
+def test_only_the_entry_that_somebody_keeps_changing_rests(
     clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     repairs = Repairs()
@@ -123,7 +123,7 @@ def test_what_is_fought_over_rests_and_nothing_else(
     assert repairs.resting() == set()
 
 
-def test_a_comparison_that_began_while_a_thing_rested_does_not_tell(clock: Clock) -> None:
+def test_a_comparison_that_began_during_the_pause_does_not_end_the_fight(clock: Clock) -> None:
     repairs = Repairs()
     for _ in range(6):
         repairs.note_entries([ARP])
@@ -136,7 +136,7 @@ def test_a_comparison_that_began_while_a_thing_rested_does_not_tell(clock: Clock
     assert repairs.due == inf
 
 
-def test_who_it_may_be_is_looked_up_among_the_processes(tmp_path: Path) -> None:
+def test_suspects_are_looked_up_among_the_processes(tmp_path: Path) -> None:
     names = {1: b"systemd", 40: b"systemd-network", 41: b"ip", 42: b"sleep", 43: b"\xff\xfe"}
     for number, name in names.items():
         (tmp_path / str(number)).mkdir()

@@ -108,7 +108,7 @@ class TestDumps:
         with pytest.raises(KernelError, match="cannot list neighbours: Interrupted"):
             tables.list_neighbours(7)
 
-    def test_a_dump_that_the_kernel_refuses_says_what_it_was(self, kernel: Kernel) -> None:
+    def test_a_refused_dump_names_the_operation(self, kernel: Kernel) -> None:
         tables = kernel.tables()
         kernel.dump_errors[rt.RTM_GETROUTE] = errno.EPERM
         with pytest.raises(KernelError, match="cannot list routes: Operation not permitted"):
@@ -177,7 +177,7 @@ class TestRequests:
         tables.request(rt.RTM_DELLINK, "delete link x", rt.IFINFOMSG.pack(0, 0, 9, 0, 0))
         assert kernel.requests[-1] == (rt.RTM_DELLINK, rt.IFINFOMSG.pack(0, 0, 9, 0, 0))
 
-    def test_a_refusal_says_what_it_was(self, kernel: Kernel) -> None:
+    def test_a_refusal_names_the_operation(self, kernel: Kernel) -> None:
         tables = kernel.tables()
         kernel.refuses = {1: errno.ENODEV}
         with pytest.raises(KernelError, match="cannot delete link x: No such device"):
@@ -225,7 +225,7 @@ class TestBrokenSockets:
         assert tables.put(ARP) == []
         assert len(kernel.sockets) == 2
 
-    def test_an_answer_that_never_comes_is_a_timeout(self, kernel: Kernel) -> None:
+    def test_a_missing_answer_is_a_timeout(self, kernel: Kernel) -> None:
         tables = kernel.tables()
         kernel.answer = lambda data: ()  # type: ignore[method-assign] # it was lost
         with pytest.raises(KernelError) as raised:

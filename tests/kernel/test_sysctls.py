@@ -40,7 +40,7 @@ def values(proc: Path) -> dict[str, str]:
     return {name: (proc / name).read_text().strip() for name in WRONG if (proc / name).exists()}
 
 
-def test_what_is_not_as_wanted_is_set_and_named(proc: Path) -> None:
+def test_sysctls_that_differ_are_set_and_named(proc: Path) -> None:
     fill(proc, WRONG)
     changed = sysctls.ensure("flannel.1")
     assert changed == [f"{name.split('/')[0]} {name.rpartition('/')[2]}" for name in WRONG]

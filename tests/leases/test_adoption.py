@@ -51,7 +51,7 @@ def store() -> FakeStore:
 
 
 class TestAHostThatIsGone:
-    def test_its_lease_is_taken_over_after_a_minute_of_silence(
+    def test_the_lease_of_a_dead_host_is_taken_over_after_a_minute_of_silence(
         self, store: FakeStore, caplog: pytest.LogCaptureFixture
     ) -> None:
         host = NewHost(store)
@@ -98,7 +98,7 @@ class TestAHostThatIsGone:
         assert CONFIG.fits(host.attempt().subnet)
         assert len(store.leases) == 1
 
-    def test_of_two_new_hosts_that_ask_by_turns_one_gets_it(self, store: FakeStore) -> None:
+    def test_one_of_two_new_hosts_that_ask_in_turn_gets_the_lease(self, store: FakeStore) -> None:
         hosts = [(NewHost(store), replace(ME, node_id=f"new{n}")) for n in range(2)]
         taken: list[Lease] = []
         for _ in range(30):
@@ -144,7 +144,7 @@ def holder(store: FakeStore) -> Iterator[Holder]:
 class TestAHostThatIsAlive:
     """Whatever it writes is an answer."""
 
-    def test_it_answers_a_question_and_keeps_its_lease(
+    def test_a_live_holder_answers_the_question_and_keeps_its_lease(
         self, store: FakeStore, holder: Holder, caplog: pytest.LogCaptureFixture
     ) -> None:
         host = NewHost(store)
@@ -186,7 +186,7 @@ class TestAHostThatIsAlive:
         host.refused(0)
         assert store.leases[SUBNET].attrs == GONE
 
-    def test_time_in_which_nobody_looked_is_no_silence(self, store: FakeStore) -> None:
+    def test_time_without_a_look_does_not_count_as_silence(self, store: FakeStore) -> None:
         """All machines were paused, or the store answered nobody."""
         host = NewHost(store)
         host.refused(0)
@@ -194,7 +194,7 @@ class TestAHostThatIsAlive:
         host.refused(0)
         assert store.leases[SUBNET].attrs == GONE
 
-    def test_one_that_has_answered_is_not_asked_at_every_attempt(
+    def test_a_holder_that_has_answered_is_not_asked_at_every_attempt(
         self, store: FakeStore, holder: Holder
     ) -> None:
         host = NewHost(store)
@@ -204,7 +204,7 @@ class TestAHostThatIsAlive:
         host.refused(290)
         assert store.index == before
 
-    def test_one_that_starts_again_answers_as_well(self, store: FakeStore) -> None:
+    def test_a_holder_that_starts_again_answers_as_well(self, store: FakeStore) -> None:
         NewHost(store).refused(0)
         with asyncio.Runner() as runner:
             Holder(store, runner)
@@ -212,13 +212,13 @@ class TestAHostThatIsAlive:
 
 
 class TestNever:
-    def test_with_a_time_of_0_nobody_is_asked(self, store: FakeStore) -> None:
+    def test_with_adopt_after_0_no_holder_is_asked(self, store: FakeStore) -> None:
         index = store.index
         text = NewHost(store, after=0).refused(3600)
         assert "release its lease" in text
         assert store.index == index
 
-    def test_a_host_with_a_lease_of_its_own_asks_nobody(self, store: FakeStore) -> None:
+    def test_a_host_with_its_own_lease_asks_no_holder(self, store: FakeStore) -> None:
         own = store.put(net("10.5.4.0/24"), replace(ME, public_ip=OTHER.public_ip), 50)
         index = store.leases[SUBNET].index
         assert NewHost(store).attempt().subnet == own.subnet
@@ -230,7 +230,7 @@ class TestNever:
 
 
 @pytest.mark.parametrize("value", ["7", "[]", '"a b"', '"\\n"', '"' + "a" * 65 + '"', "null"])
-def test_a_question_that_is_none_leaves_the_lease_as_it_is(value: str) -> None:
+def test_a_malformed_question_leaves_the_lease_unchanged(value: str) -> None:
     attrs = LeaseAttrs.from_json(f'{{"PublicIP":"10.9.0.1","NodeID":"n","AskedBy":{value}}}')
     assert attrs == LeaseAttrs(IPv4Address("10.9.0.1"), node_id="n")
     assert attrs.asked_by == ""

@@ -24,7 +24,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(asyncio.wait_for(work, 10))
 
 
-def test_the_host_gets_what_was_reserved_for_it_and_the_reservation_stays() -> None:
+def test_the_host_gets_the_reserved_subnet_and_the_reservation_stays() -> None:
     store = FakeStore()
     assert run(reserve(store, SMALL, ME, B)).ttl is None
     attrs = LeaseAttrs(ME, "host-gw", node_id="n1")
@@ -32,7 +32,7 @@ def test_the_host_gets_what_was_reserved_for_it_and_the_reservation_stays() -> N
     assert (lease.subnet, lease.attrs, lease.ttl) == (B, attrs, None)
 
 
-def test_without_a_wish_any_free_subnet_is_reserved() -> None:
+def test_without_a_named_subnet_any_free_one_is_reserved() -> None:
     store = FakeStore()
     for subnet in (A, C):
         store.put(subnet, LeaseAttrs(OTHER), 50)
@@ -42,7 +42,7 @@ def test_without_a_wish_any_free_subnet_is_reserved() -> None:
 
 
 @pytest.mark.parametrize("wish", [None, A])
-def test_what_the_host_has_leased_becomes_a_reservation(wish: IPv4Network | None) -> None:
+def test_the_lease_of_the_host_becomes_a_reservation(wish: IPv4Network | None) -> None:
     store = FakeStore()
     attrs = LeaseAttrs(ME, "host-gw", node_id="n1")
     store.put(A, attrs, 50)
@@ -51,7 +51,7 @@ def test_what_the_host_has_leased_becomes_a_reservation(wish: IPv4Network | None
     assert len(store.leases) == 1
 
 
-def test_what_another_host_has_is_not_reserved() -> None:
+def test_a_subnet_leased_by_another_host_is_not_reserved() -> None:
     store = FakeStore()
     theirs = store.put(A, LeaseAttrs(OTHER), 50)
     with pytest.raises(LeaseTaken):
@@ -60,12 +60,12 @@ def test_what_another_host_has_is_not_reserved() -> None:
 
 
 @pytest.mark.parametrize("subnet", ["10.5.0.0/24", "10.6.1.0/24", "10.5.1.0/25"])
-def test_what_does_not_fit_the_network_is_not_reserved(subnet: str) -> None:
+def test_a_subnet_that_does_not_fit_the_network_is_not_reserved(subnet: str) -> None:
     with pytest.raises(BadLease, match=f"cannot reserve {subnet}"):
         run(reserve(FakeStore(), SMALL, ME, IPv4Network(subnet)))
 
 
-def test_releasing_gives_it_up_and_says_whether_there_was_one() -> None:
+def test_releasing_removes_the_lease_and_returns_it() -> None:
     store = FakeStore()
     made = run(reserve(store, SMALL, ME, A))
     assert run(release(store, A)) == made

@@ -35,7 +35,7 @@ class TestChoosing:
         taken = [net("10.5.1.0/24"), net("10.5.3.0/24")]
         assert choose_free(SMALL, taken, Random()) == net("10.5.2.0/24")
 
-    def test_when_all_are_leased_it_says_how_many_and_where(self) -> None:
+    def test_without_a_free_subnet_the_error_has_their_number_and_range(self) -> None:
         taken = [net(f"10.5.{n}.0/24") for n in (1, 2, 3)]
         with pytest.raises(NoFreeSubnet, match=r"all 3 between 10\.5\.1\.0 and 10\.5\.3\.0"):
             choose_free(SMALL, taken, Random())
@@ -48,7 +48,9 @@ class TestChoosing:
         assert is_free(config, net("10.5.2.64/26"), taken)
 
     @pytest.mark.parametrize("poison", ["0.0.0.0/0", "10.0.0.0/8", "10.5.0.0/22", "10.5.0.0/23"])
-    def test_a_key_for_most_of_the_network_keeps_nobody_from_a_lease(self, poison: str) -> None:
+    def test_a_key_for_most_of_the_network_does_not_keep_hosts_from_leasing(
+        self, poison: str
+    ) -> None:
         assert choose_free(SMALL, [net(poison)], Random()) in {
             net(f"10.5.{n}.0/24") for n in (1, 2, 3)
         }

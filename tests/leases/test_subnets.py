@@ -98,7 +98,7 @@ class TestAcquiring:
         assert cluster.acquire("10.5.1.0/24").subnet == net("10.5.2.0/24")
         assert all(cluster.store.leases[each.subnet] is each for each in taken)
 
-    def test_when_nothing_is_free_it_says_so(self) -> None:
+    def test_without_a_free_subnet_the_reservation_is_refused(self) -> None:
         cluster = Cluster(SMALL)
         for n in (1, 2, 3):
             cluster.store.put(net(f"10.5.{n}.0/24"), OTHER, 50)
@@ -131,9 +131,7 @@ class TestWhoseItIs:
         ],
         ids=["before its address changed", "by upstream", "by upstream, another backend"],
     )
-    def test_what_this_host_has_leased_before_is_updated_in_place(
-        self, written: LeaseAttrs
-    ) -> None:
+    def test_a_lease_of_this_host_is_updated_in_place(self, written: LeaseAttrs) -> None:
         cluster = Cluster()
         before = cluster.store.put(net("10.5.9.0/24"), written, 50)
         lease = cluster.acquire()
@@ -154,7 +152,9 @@ class TestWhoseItIs:
         assert cluster.store.leases == {theirs.subnet: theirs}
 
     @pytest.mark.parametrize("others", [1, 2], ids=["two that swap", "three that rotate"])
-    def test_a_host_with_a_lease_writes_it_whatever_another_lease_says(self, others: int) -> None:
+    def test_a_host_with_a_lease_writes_it_though_another_lease_has_its_address(
+        self, others: int
+    ) -> None:
         """Their addresses have changed hands, and none has written its lease yet."""
         cluster = Cluster()
         addresses = [IPv4Address(f"192.0.2.{n}") for n in range(1, 2 + others)]
@@ -199,7 +199,7 @@ class TestWhoseItIs:
 class TestResuming:
     """To serve what was served before, while the store is away."""
 
-    def test_it_serves_at_once_and_puts_its_lease_back_if_it_is_gone(self) -> None:
+    def test_a_resumed_lease_is_served_at_once_and_written_again_if_it_is_missing(self) -> None:
         store = FakeStore()
         peer = Lease(net("10.5.3.0/24"), OTHER)
         manager = SubnetManager(store, CONFIG, Random(1), table=LeaseTable([peer]))
@@ -313,7 +313,7 @@ class TestFollowing:
         assert cluster.manager.peers == {}
         assert caplog.text.count(why) == 1
 
-    def test_a_host_inside_the_network_beside_what_is_leased_is_a_peer(self) -> None:
+    def test_a_host_inside_the_network_outside_the_leasable_range_is_a_peer(self) -> None:
         cluster = Cluster()  # its first subnet, 10.5.0.0/24, is never leased
         beside = LeaseAttrs(IPv4Address("10.5.0.7"), "host-gw", node_id="n7")
         self.follow(cluster, lambda: cluster.store.put(net("10.5.7.0/24"), beside, 50))
@@ -344,7 +344,7 @@ class TestFollowing:
         ],
         ids=["removed", "wiped", "written by another daemon on this host"],
     )
-    def test_a_lease_that_is_gone_or_says_something_else_is_put_back(
+    def test_a_missing_or_changed_lease_is_written_again(
         self, loss: Callable[[FakeStore], object]
     ) -> None:
         cluster = Cluster()

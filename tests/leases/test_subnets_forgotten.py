@@ -93,16 +93,16 @@ class TestForgottenLeases:
         manager = self.following(lambda store: store.remove(self.A))
         assert manager.peers.keys() == {self.B}
 
-    def test_after_the_grace_they_go(self) -> None:
+    def test_after_the_grace_they_are_removed(self) -> None:
         manager = self.following(self.wipe, grace=0)
         assert manager.expire() == {self.A, self.B}
         assert manager.peers == {}
 
-    def test_before_its_end_they_do_not(self) -> None:
+    def test_before_the_end_of_the_grace_they_stay(self) -> None:
         manager = self.following(self.wipe)
         assert manager.expire() == set()
 
-    def test_a_peer_that_puts_its_lease_back_is_an_ordinary_one_again(self) -> None:
+    def test_a_peer_that_writes_its_lease_again_is_an_ordinary_one(self) -> None:
         manager = self.following(self.wipe, lambda store: store.put(self.A, OTHER, 50), grace=0)
         assert manager.expire() == {self.B}
         assert manager.peers.keys() == {self.A}
@@ -122,12 +122,12 @@ class TestForgottenLeases:
         manager = self.following(self.wipe, lambda store: store.put(self.C, nameless, 50))
         assert manager.peers.keys() == {self.B, self.C}
 
-    def test_a_subnet_that_another_host_leases_is_that_ones(self) -> None:
+    def test_a_forgotten_subnet_that_another_host_leases_belongs_to_that_host(self) -> None:
         fourth = LeaseAttrs(IPv4Address("192.0.2.4"), "host-gw", node_id="n4")
         manager = self.following(self.wipe, lambda store: store.put(self.A, fourth, 50))
         assert manager.peers[self.A].attrs == fourth
 
-    def test_what_is_in_use_is_not_chosen_though_the_store_has_forgotten_it(self) -> None:
+    def test_a_subnet_in_use_is_not_chosen_though_the_store_has_lost_its_lease(self) -> None:
         store = FakeStore()
         known = [Lease(net(f"10.5.{n}.0/24"), OTHER) for n in (1, 3)]
         manager = SubnetManager(store, SMALL, Random(1), table=LeaseTable(known))
@@ -136,7 +136,7 @@ class TestForgottenLeases:
         assert lease.subnet == net("10.5.2.0/24")
         assert manager.peers.keys() == {each.subnet for each in known}
 
-    def test_what_went_while_we_were_away_is_over_after_the_grace_whatever_comes(
+    def test_leases_lost_while_the_store_was_unreachable_end_after_the_grace(
         self, clock: Clock
     ) -> None:
         """Each life tries anew, with the same table, and what keeps it from a lease ends."""
@@ -154,7 +154,7 @@ class TestForgottenLeases:
         clock.now += 300
         assert life(grace=1000).subnet in {net("10.5.1.0/24"), net("10.5.3.0/24")}
 
-    def test_what_the_store_has_forgotten_stays_over_another_life(self) -> None:
+    def test_leases_that_the_store_lost_stay_over_the_next_run(self) -> None:
         store = FakeStore()
         table = LeaseTable([Lease(self.A, OTHER)])
         before: Lease | None = Lease(net("10.9.9.0/24"), ME, 50, index=17)
@@ -169,7 +169,7 @@ class TestForgottenLeases:
         lease = run(manager.acquire(ME, mine.subnet, before=mine, seen_since=LONG_AGO))
         assert lease.subnet == mine.subnet
 
-    def test_leases_that_went_while_we_were_away_are_not_missed(self) -> None:
+    def test_leases_removed_while_the_store_was_unreachable_are_reported(self) -> None:
         store = FakeStore()
         mine = store.put(net("10.5.2.0/24"), ME, 50)
         known = [Lease(net(f"10.5.{n}.0/24"), OTHER) for n in (1, 3)]
@@ -181,7 +181,7 @@ class TestForgottenLeases:
 class TestGarbled:
     """Somebody has written what is no lease over a key."""
 
-    def test_over_ours_while_we_serve_it_is_written_again_however_we_hear_of_it(self) -> None:
+    def test_garbage_over_our_served_lease_is_overwritten(self) -> None:
         cluster = Cluster()
         mine = cluster.acquire("10.5.1.0/24")
 
@@ -199,7 +199,9 @@ class TestGarbled:
         assert cluster.store.leases[mine.subnet].attrs == ME
 
     @pytest.mark.parametrize("ttl", [50, None])
-    def test_over_ours_while_we_were_away_it_is_written_again(self, ttl: int | None) -> None:
+    def test_garbage_written_over_our_lease_before_the_start_is_overwritten(
+        self, ttl: int | None
+    ) -> None:
         cluster = Cluster()
         mine = cluster.store.put(net("10.5.1.0/24"), ME, ttl)
         cluster.store.garble(mine.subnet)
@@ -208,7 +210,7 @@ class TestGarbled:
         assert cluster.store.leases[mine.subnet].attrs == ME
         assert (cluster.store.leases[mine.subnet].ttl is None) == (ttl is None)
 
-    def test_over_what_another_host_had_taken_meanwhile_it_is_left_alone(self) -> None:
+    def test_garbage_over_another_hosts_lease_is_left_alone(self) -> None:
         cluster = Cluster()
         mine = Lease(net("10.5.1.0/24"), ME, 50, 17)
         cluster.store.put(mine.subnet, OTHER, 50)
@@ -217,13 +219,13 @@ class TestGarbled:
         assert lease.subnet != mine.subnet
         assert cluster.store.garbled.keys() == {mine.subnet}
 
-    def test_a_garbled_key_is_nobodys_to_take(self) -> None:
+    def test_the_subnet_of_a_garbled_key_is_not_taken(self) -> None:
         cluster = Cluster(SMALL)
         for n in (1, 3):
             cluster.store.garble(net(f"10.5.{n}.0/24"))
         assert cluster.acquire("10.5.1.0/24").subnet == net("10.5.2.0/24")
 
-    def test_what_cannot_be_written_over_is_given_up(self) -> None:
+    def test_a_lease_whose_key_cannot_be_overwritten_is_lost(self) -> None:
         cluster = Cluster()
         mine = cluster.acquire()
         cluster.store.garble(mine.subnet, index=0)
@@ -241,7 +243,7 @@ class TestANewStore:
         run(manager.acquire(ME, net("10.5.1.0/24"), seen_since=began - seen_for))
         return clock.now - began
 
-    def test_a_newcomer_leaves_time_to_those_who_put_their_leases_back(self) -> None:
+    def test_a_new_host_waits_until_others_have_written_their_leases_again(self) -> None:
         store = FakeStore()
 
         async def main() -> Lease:
@@ -254,23 +256,25 @@ class TestANewStore:
         assert run(main()).subnet != net("10.5.1.0/24")
 
     @pytest.mark.parametrize("ttl", [LEASE_TTL, LEASE_TTL - 4, 3600, None])
-    def test_young_leases_say_nothing_of_the_age_of_a_store(
+    def test_young_leases_do_not_show_that_the_store_is_old(
         self, clock: Clock, ttl: int | None
     ) -> None:
         store = FakeStore()
         store.put(net("10.5.3.0/24"), OTHER, ttl)
         assert self.wait(store, clock) > 1
 
-    def test_in_an_older_store_nobody_waits(self, clock: Clock) -> None:
+    def test_in_an_older_store_no_host_waits(self, clock: Clock) -> None:
         store = FakeStore()
         store.put(net("10.5.2.0/24"), LeaseAttrs(IPv4Address("192.0.2.8")), LEASE_TTL)
         store.put(net("10.5.3.0/24"), OTHER, LEASE_TTL - 10)
         assert self.wait(store, clock) == 0
 
-    def test_who_has_seen_the_store_for_a_while_does_not_wait(self, clock: Clock) -> None:
+    def test_a_host_that_has_seen_the_store_for_long_enough_does_not_wait(
+        self, clock: Clock
+    ) -> None:
         assert self.wait(FakeStore(), clock, seen_for=2) == 0
 
-    def test_who_finds_its_lease_does_not_wait(self, clock: Clock) -> None:
+    def test_a_host_that_finds_its_lease_does_not_wait(self, clock: Clock) -> None:
         store = FakeStore()
         store.put(net("10.5.2.0/24"), ME, LEASE_TTL)
         assert self.wait(store, clock) == 0

@@ -40,7 +40,7 @@ def follow(etcd: EtcdServer, *steps: Callable[[], object]) -> list[Snapshot | Ch
 
 
 class TestConfig:
-    def test_it_is_told_at_once_and_at_every_write(self, etcd: EtcdServer) -> None:
+    def test_the_config_is_yielded_at_once_and_after_every_write(self, etcd: EtcdServer) -> None:
         async def main() -> list[str | None]:
             feed = store_at(etcd.url).follow_config()
             seen = []
@@ -61,7 +61,7 @@ class TestConfig:
 
 
 class TestFeed:
-    def test_it_begins_with_what_is_there_even_if_that_is_nothing(self, etcd: EtcdServer) -> None:
+    def test_it_begins_with_a_snapshot_even_of_an_empty_store(self, etcd: EtcdServer) -> None:
         assert follow(etcd) == [Snapshot(())]
         index = add(etcd, A, ttl=500)
         (snapshot,) = follow(etcd)
@@ -70,7 +70,7 @@ class TestFeed:
         assert snapshot.leases[0].index == index
         assert 490 < (snapshot.leases[0].ttl or 0) <= 500
 
-    def test_leases_that_come_change_and_go_are_told_in_order(self, etcd: EtcdServer) -> None:
+    def test_new_changed_and_removed_leases_are_reported_in_order(self, etcd: EtcdServer) -> None:
         assert follow(
             etcd,
             lambda: add(etcd, A),
@@ -193,13 +193,13 @@ class TestPoison:
         assert follow(etcd) == [Snapshot((Lease(B, OTHER),))]
         assert "\n\n" not in caplog.text
 
-    def test_what_was_removed_or_mended_is_named_again(
+    def test_a_bad_key_is_named_again_after_it_was_removed_or_repaired(
         self, etcd: EtcdServer, caplog: pytest.LogCaptureFixture
     ) -> None:
         good = Changes((LeaseAdded(Lease(B, OTHER)),))
         gone = Changes((LeaseRemoved(B),))
 
-        def mend(by: Callable[[], object]) -> Callable[[], object]:
+        def repair(by: Callable[[], object]) -> Callable[[], object]:
             def both() -> None:
                 by()
                 etcd.delete("subnets/10.5.2.0-24")
@@ -210,7 +210,7 @@ class TestPoison:
             add(etcd, A, "garbage")
             add(etcd, B)
 
-        removed = mend(lambda: etcd.delete("subnets/10.5.1.0-24"))
+        removed = repair(lambda: etcd.delete("subnets/10.5.1.0-24"))
         assert follow(etcd, spoil, removed, spoil)[1:] == [good, gone, good]
         assert caplog.text.count("skipping") == 2
 
@@ -225,7 +225,7 @@ class TestPoison:
             run(store_at(etcd.url).find(A))
         assert caught.value.index == 0
 
-    def test_a_lease_that_turns_unreadable_stays_what_it_was_until_it_is_mended(
+    def test_an_unreadable_lease_keeps_its_last_good_value_until_it_is_repaired(
         self, etcd: EtcdServer, caplog: pytest.LogCaptureFixture
     ) -> None:
         async def main() -> None:

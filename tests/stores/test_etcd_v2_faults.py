@@ -46,7 +46,7 @@ STRANGE = [
 ]  # fmt: skip
 
 
-def test_without_any_member_it_says_which_and_why() -> None:
+def test_without_any_member_the_error_names_each_with_its_reason() -> None:
     dead = [f"http://127.0.0.1:{free_port()}" for _ in range(2)]
     with pytest.raises(StoreUnavailable) as error:
         run(store_at(*dead).snapshot())
@@ -61,7 +61,7 @@ def test_a_dead_endpoint_is_passed_over(etcd: EtcdServer) -> None:
     assert run(store.create(A, ME, 100)) == Lease(A, ME)
 
 
-def test_something_that_is_not_etcd_is_said_to_be_none() -> None:
+def test_a_server_that_is_not_etcd_is_reported_as_such() -> None:
     server = http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}"
@@ -115,7 +115,7 @@ def test_no_answer_makes_it_raise_anything_else(body: str, status: int) -> None:
 
 
 @pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 999999\r\n\r\n"])
-def test_a_member_whose_answer_has_no_end_is_left_for_another(
+def test_after_an_endless_answer_the_next_member_is_asked(
     etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch, head: bytes
 ) -> None:
     class Dribbling(socketserver.BaseRequestHandler):
@@ -174,7 +174,7 @@ def test_it_waits_through_a_restart_of_etcd(tmp_path: Path) -> None:
         server.stop()
 
 
-def test_a_frozen_or_dead_member_of_three_is_left_for_another(tmp_path: Path) -> None:
+def test_after_a_frozen_or_dead_member_the_next_one_is_asked(tmp_path: Path) -> None:
     members = [EtcdServer(tmp_path, f"m{n}") for n in (1, 2, 3)]
     for member in members:
         member.start(members)

@@ -90,7 +90,7 @@ def test_under_foreign_writes_leases_are_followed_without_reading_all_again(
 
 
 @pytest.mark.usefixtures("often")
-def test_every_lease_that_is_made_under_foreign_writes_is_heard_of(etcd: EtcdServer) -> None:
+def test_every_lease_made_during_foreign_writes_is_reported(etcd: EtcdServer) -> None:
     async def main() -> None:
         store = counting_store(etcd.url)
         feed = store.follow_leases()

@@ -96,7 +96,7 @@ class TestWhoIsWho:
         assert self.create(self.client(tls, certificates, "ca.pem", name)) == Lease(A, ME)
 
     @pytest.mark.parametrize(("ca", "name"), [("bad-ca.pem", "client"), ("", "client")])
-    def test_a_server_that_cannot_be_trusted_is_refused_and_the_reason_said(
+    def test_an_untrusted_server_is_refused_with_the_reason(
         self, tls: EtcdServer, certificates: Path, ca: str, name: str
     ) -> None:
         why = self.refused(self.client(tls, certificates, ca, name))
@@ -114,7 +114,7 @@ class TestWhoIsWho:
         assert isinstance(why, StoreDenied | StoreUnavailable)
         assert "certificate" in str(why)
 
-    def test_one_member_whose_certificate_is_no_good_is_passed_over(
+    def test_a_member_with_a_bad_certificate_is_skipped(
         self, tls: EtcdServer, certificates: Path, tmp_path: Path
     ) -> None:
         other = EtcdServer(tmp_path, "other", scheme="https")
@@ -138,7 +138,7 @@ class TestWhoIsWho:
         finally:
             other.stop()
 
-    def test_a_password_opens_and_is_never_told(
+    def test_a_password_is_accepted_and_never_printed(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         server = EtcdServer(tmp_path)

@@ -22,9 +22,7 @@ from flannel.stores import Changes, Snapshot
 
 
 class TestWrites:
-    def test_a_lease_is_made_for_its_time_and_nobody_elses_is_touched(
-        self, etcd: EtcdServer
-    ) -> None:
+    def test_a_lease_is_made_with_its_ttl_and_no_other_is_touched(self, etcd: EtcdServer) -> None:
         async def main() -> None:
             store = store_at(etcd.url)
             lease = await store.create(A, ME, 86400)
@@ -176,9 +174,7 @@ class TestWrites:
 
         run(main())
 
-    def test_a_released_lease_goes_by_an_event_that_old_watchers_survive(
-        self, etcd: EtcdServer
-    ) -> None:
+    def test_a_release_sends_an_event_that_old_watchers_survive(self, etcd: EtcdServer) -> None:
         async def main() -> None:
             store = store_at(etcd.url)
             await store.release(await store.create(A, ME, 100))

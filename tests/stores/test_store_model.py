@@ -294,7 +294,7 @@ TestFollowing = Following.TestCase
 TestFollowing.settings = settings(max_examples=200, stateful_step_count=25, deadline=None)
 
 
-def test_garbage_that_a_restore_numbers_like_our_lease_is_told_from_it() -> None:
+def test_restored_garbage_with_the_index_of_our_lease_is_not_taken_for_it() -> None:
     world = Following()
     try:
         world.begin()

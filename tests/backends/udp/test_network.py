@@ -155,7 +155,7 @@ class TestRunning:
 
         asyncio.run(main())
 
-    def test_what_the_kernel_refuses_is_logged_once_and_tried_again(
+    def test_an_entry_that_the_kernel_refuses_is_logged_once_and_tried_again(
         self, host: Host, caplog: pytest.LogCaptureFixture
     ) -> None:
         refused = "cannot carry packets: cannot open /dev/net/tun: Permission denied; trying again"
