@@ -17,8 +17,10 @@ from random import Random, SystemRandom
 
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))
 
+from attack_faults import ATTACKS
 from cluster import Cluster
 from faults import ALL, FAULTS, Fault
+from resource_faults import RESOURCES
 from world import Pinger, World, WorldError
 
 HEAL = 10.0
@@ -44,7 +46,7 @@ def run(
     :raises Unhealed: at the first one that is not healed, or has lost packets that it must not.
     """
     random = Random(seed)
-    faults = [each for each in FAULTS if backend in each.backends]
+    faults = [each for each in (*FAULTS, *ATTACKS, *RESOURCES) if backend in each.backends]
     times = []
     with World() as world:
         world.start_etcd()
@@ -72,18 +74,22 @@ def run(
 def suffer(cluster: Cluster, fault: Fault, random: Random, heal: float) -> float:
     """Let one fault happen; return the seconds until all was healed."""
     if fault.loses_packets:
-        fault.inject(cluster, random)
-        return cluster.wait_healed(heal)
+        wrong = fault.inject(cluster, random)
+        return cluster.wait_healed(heal, wrong or _nothing)
     one, other = random.sample(cluster.hosts, 2)
     # Where flanneld carries them, so few that its queues hold those of several seconds: on a busy
     # machine it may stand still for that long.
     per_second = 20 if cluster.backend == "udp" else 100
     with Pinger(cluster.container(one), cluster.container(other).address, per_second) as pinger:
-        fault.inject(cluster, random)
-        healed = cluster.wait_healed(heal)
+        wrong = fault.inject(cluster, random)
+        healed = cluster.wait_healed(heal, wrong or _nothing)
     if pinger.lost:
         raise Unhealed(f"{pinger.lost} of {pinger.sent} packets were lost")
     return healed
+
+
+def _nothing() -> str:
+    return ""
 
 
 def main() -> int:

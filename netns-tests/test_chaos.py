@@ -4,8 +4,10 @@ from random import Random
 
 import chaos
 import pytest
+from attack_faults import ATTACKS
 from cluster import Cluster
 from faults import ALL, FAULTS, Fault
+from resource_faults import RESOURCES
 from world import World, WorldError
 
 
@@ -28,4 +30,5 @@ def test_damage_that_stays_is_found(world: World) -> None:
 
 
 def test_every_fault_can_be_drawn_by_some_backend() -> None:
-    assert all(set(each.backends) <= set(ALL) and each.backends for each in FAULTS)
+    faults = (*FAULTS, *ATTACKS, *RESOURCES)
+    assert all(set(each.backends) <= set(ALL) and each.backends for each in faults)

@@ -10,17 +10,27 @@ daemon's own: `ip` and `bridge` tell what the kernel has.
 """
 
 import json
+import os
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from ipaddress import IPv4Address, IPv4Network
 from itertools import permutations
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from flannel_command import status_of
 from world import Container, Host, World, WorldError, ping
 
 NETWORK = IPv4Network("10.1.0.0/16")
 OVERHEADS = {"vxlan": 50, "host-gw": 0, "udp": 28}
 DEVICES = {"vxlan": "flannel.1", "host-gw": "eth0", "udp": "flannel0"}
+
+
+_LATER = {"resources", "state", "docker-mtu", "docker-subnet"}
+"""Conditions that end 15 s and 10 s after the trouble, and those that end when docker is restarted.
+"""
 
 
 class Lease(NamedTuple):
@@ -60,12 +70,21 @@ class Cluster:
         absent = range(101, 101 + n_absent)
         world.put_leases({f"10.1.{n}.0-24": lease_value(backend, n) for n in absent})
         self.hosts = [world.add_host(f"h{n}") for n in range(1, n_hosts + 1)]
+        self._nft = FailingNft(world.directory / "bin")
         for host in self.hosts:
-            host.start_flanneld(*self.flags)
+            self.start_flanneld(host)
         for host in self.hosts:
             host.daemon.wait_ready()
         self._containers: dict[str, tuple[IPv4Network, Container]] = {}
         self.wait_healed(15)
+
+    def start_flanneld(self, host: Host) -> None:
+        """Start the host's flanneld with the cluster's flags."""
+        host.start_flanneld(*self.flags, env=self._nft.env)
+
+    def nft_fails(self) -> AbstractContextManager[None]:
+        """In the body, flanneld's nft fails on every host."""
+        return self._nft.fails()
 
     def container(self, host: Host) -> Container:
         """A container of the host; a new one if the host's subnet has changed.
@@ -79,6 +98,10 @@ class Cluster:
             container = host.add_container(1)
             self._containers[host.label] = host.subnet, container
         return container
+
+    def own_keys(self) -> set[str]:
+        """The last parts of the keys of the hosts' leases."""
+        return {f"{host.subnet.network_address}-24" for host in self.hosts}
 
     def leases(self) -> list[Lease]:
         """Every lease in etcd that makes sense."""
@@ -94,14 +117,15 @@ class Cluster:
                 found.append(Lease(subnet, value["PublicIP"], mac))
         return found
 
-    def wait_healed(self, seconds: float) -> float:
+    def wait_healed(self, seconds: float, also: Callable[[], str] = lambda: "") -> float:
         """Wait until nothing differs; return how long that took, in seconds.
 
+        :param also: one more thing that is wrong; "" if it is not.
         :raises WorldError: it took too long; the text says what still differs.
         """
         began = time.monotonic()
         is_over = False
-        while wrong := list(self.differences()):
+        while wrong := [*self.differences(), *filter(None, [also()])]:
             if is_over:
                 raise WorldError(f"not healed within {seconds:g} s: {'; '.join(wrong[:6])}")
             time.sleep(0.05)
@@ -122,7 +146,9 @@ class Cluster:
             if len(own) != 1:
                 yield f"{host.label}: {len(own)} leases in etcd"
                 return
-            yield from (f"{host.label}: {each}" for each in self._compare(host, own[0], leases))
+            wrong = list(self._compare(host, own[0], leases))
+            # A flanneld that is stopped would not answer.
+            yield from (f"{host.label}: {each}" for each in wrong or _troubles(host))
         for one, other in permutations(self.hosts, 2):
             near, far = self.container(one), self.container(other)
             if ping(near, far.address) is None:
@@ -190,6 +216,42 @@ class Cluster:
             }
             found["fdb"] = {(each["mac"], each["dst"]) for each in fdb if "dst" in each}
         return found
+
+
+class FailingNft:
+    """An nft that works, or fails as the kernel lets it where memory is short."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(exist_ok=True)
+        self._mark = directory / "fails"
+        script = directory / "nft"
+        script.write_text(
+            f'#!/bin/sh\n[ -e {self._mark} ] || exec {shutil.which("nft")} "$@"\n'
+            "echo 'netlink: Error: cache initialization failed: Cannot allocate memory' >&2\n"
+            "exit 1\n"
+        )
+        script.chmod(0o755)
+        self.env = {"PATH": f"{directory}:{os.environ['PATH']}"}
+
+    @contextmanager
+    def fails(self) -> Iterator[None]:
+        self._mark.touch()
+        try:
+            yield
+        finally:
+            self._mark.unlink()
+
+
+def _troubles(host: Host) -> Iterator[str]:
+    """Conditions that flanneld reports, and a guard that is not there."""
+    try:
+        conditions = status_of(host)["conditions"]
+    except (OSError, AssertionError) as why:
+        yield f"flanneld does not answer: {why}"
+        return
+    yield from (f"{name}: {text}" for name, text in conditions.items() if name not in _LATER)
+    if "tx_spoofed" not in host.try_run("nft", "list", "table", "ip", "flannel").stdout:
+        yield "the guard is not there"
 
 
 def _json(host: Host, *command: str) -> Any:

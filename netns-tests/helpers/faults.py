@@ -1,7 +1,8 @@
 """Everything that happens to a cluster sooner or later: one function each, drawn by `chaos`.
 
 A fault is over when its function returns: what it took away for a time is back. From then on the
-cluster has to heal by itself. What is random about a fault comes from the ``random`` it is given,
+cluster has to heal by itself; a fault may return one more condition for that. `attack_faults` and
+`resource_faults` have others. What is random about a fault comes from the ``random`` it is given,
 so that a seed tells the whole story.
 """
 
@@ -14,7 +15,9 @@ from typing import NamedTuple
 from cluster import Cluster, address_of, lease_value
 from world import PREFIX, Host
 
-Inject = Callable[[Cluster, Random], None]
+Wrong = Callable[[], str]
+"""What is not healed yet, beyond `Cluster.differences`; "" if all is."""
+Inject = Callable[[Cluster, Random], Wrong | None]
 
 
 class Fault(NamedTuple):
@@ -27,16 +30,19 @@ class Fault(NamedTuple):
 
 
 FAULTS: list[Fault] = []
+"""Those of this file."""
 ALL = ("vxlan", "host-gw", "udp")
 KERNEL = ("vxlan", "host-gw")
 
 
-def fault(*backends: str, loses_packets: bool = False) -> Callable[[Inject], Inject]:
-    """Put a function on the list."""
+def fault(
+    *backends: str, loses_packets: bool = False, to: list[Fault] = FAULTS
+) -> Callable[[Inject], Inject]:
+    """Put a function on a list."""
 
     def add(inject: Inject) -> Inject:
         name = inject.__name__.replace("_", " ")
-        FAULTS.append(Fault(name, inject, backends, loses_packets))
+        to.append(Fault(name, inject, backends, loses_packets))
         return inject
 
     return add
@@ -110,6 +116,27 @@ def the_device_gets_another_mtu(cluster: Cluster, random: Random) -> None:
     some_host(cluster, random).try_run("ip", "link", "set", cluster.device, "mtu", "1200")
 
 
+@fault("vxlan", "udp", loses_packets=True)
+def the_device_is_renamed(cluster: Cluster, random: Random) -> Wrong:
+    host = some_host(cluster, random)
+    host.try_run("ip", "link", "set", cluster.device, "down")
+    host.try_run("ip", "link", "set", cluster.device, "name", "stray", "up")
+    return lambda: "stray is there" if host.try_run("ip", "link", "show", "stray").stdout else ""
+
+
+@fault("vxlan", "udp", loses_packets=True)
+def the_device_is_moved_to_another_namespace(cluster: Cluster, random: Random) -> None:
+    """Where somebody deletes it: flanneld does not reach it there."""
+    host, net = some_host(cluster, random), cluster.world.net
+    host.try_run("ip", "link", "set", cluster.device, "netns", net.name)
+    net.try_run("ip", "link", "del", cluster.device)
+
+
+@fault(*ALL)
+def the_firewalls_table_is_deleted(cluster: Cluster, random: Random) -> None:
+    some_host(cluster, random).try_run("nft", "delete", "table", "ip", "flannel")
+
+
 # What happens to the network below.
 
 
@@ -137,6 +164,18 @@ def the_external_address_changes(cluster: Cluster, random: Random) -> None:
     host.ip(f"addr add {new}/24 dev eth0", f"addr del {host.address}/24 dev eth0",
             f"addr replace {new}/24 dev eth0", "route replace default via 192.0.2.1")  # fmt: skip
     host.address = new
+
+
+@fault(*ALL, loses_packets=True)
+def hosts_exchange_their_addresses(cluster: Cluster, random: Random) -> None:
+    """Two or three of them, as after a reboot with other DHCP leases."""
+    hosts = random.sample(cluster.hosts, random.randrange(2, len(cluster.hosts) + 1))
+    addresses = [host.address for host in hosts]
+    for host in hosts:
+        host.ip("addr flush dev eth0")
+    for host, address in zip(hosts, addresses[1:] + addresses[:1], strict=True):
+        host.ip(f"addr add {address}/24 dev eth0", "route replace default via 192.0.2.1")
+        host.address = address
 
 
 @fault(*ALL, loses_packets=True)
@@ -179,7 +218,7 @@ def _restart(cluster: Cluster, random: Random, number: int) -> None:
     host.daemon.stop(number)
     if random.random() < 0.5:
         time.sleep(random.uniform(0, 1))
-    host.start_flanneld(*cluster.flags)
+    cluster.start_flanneld(host)
 
 
 # What happens to etcd.
@@ -211,7 +250,7 @@ def packets_to_etcd_are_dropped(cluster: Cluster, random: Random) -> None:
 @fault(*ALL)
 def etcd_loses_everything(cluster: Cluster, random: Random) -> None:
     """And the leases of hosts that are not there are written again, as those would do."""
-    own = {f"{host.subnet.network_address}-24" for host in cluster.hosts}
+    own = cluster.own_keys()
     absent = {k: node["value"] for k, node in cluster.world.leases().items() if k not in own}
     cluster.world.stop_etcd(random.choice([signal.SIGTERM, signal.SIGKILL]))
     cluster.world.etcd.wipe()
@@ -243,7 +282,7 @@ def a_lease_is_taken_over(cluster: Cluster, random: Random) -> None:
 
 @fault(*ALL)
 def other_hosts_come_move_and_go(cluster: Cluster, random: Random) -> None:
-    own = {f"{host.subnet.network_address}-24" for host in cluster.hosts}
+    own = cluster.own_keys()
     changes: list[tuple[str, str | None]] = []
     there = {key for key in cluster.world.leases() if key not in own and key[0].isdigit()}
     for _ in range(random.randrange(1, 30)):
