@@ -1,4 +1,4 @@
-"""The node identity: made once, kept, and never a hindrance."""
+"""The node identity: made once, stored, and optional."""
 
 import os
 import stat
