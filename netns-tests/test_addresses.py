@@ -1,4 +1,4 @@
-"""Hosts whose underlay addresses change hands, and machines that get the address of another."""
+"""Hosts that exchange their addresses, and machines that get the address of another."""
 
 import json
 import re

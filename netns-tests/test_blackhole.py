@@ -1,4 +1,4 @@
-"""The route for packets to this host's subnet that nothing else takes."""
+"""The blackhole route for packets to this host's subnet that no bridge takes."""
 
 from typing import Any
 

@@ -133,7 +133,7 @@ def test_flanneld_runs_with_the_privileges_it_needs_and_no_more(hosts: list[Boot
 
 
 def test_networkd_leaves_our_device_alone(hosts: list[Booted]) -> None:
-    """And takes another, which nobody has told it of."""
+    """And takes another one, without being notified."""
     other = hosts[1]
     other.host.ip("link add br9 type bridge", "link set br9 up")
     before = other.run("ip", "address", "show", "flannel.1")

@@ -1,4 +1,4 @@
-"""nft that is not there, refuses, hangs or prints rubbish: tried again, and reported meanwhile."""
+"""A missing, refusing, hanging or broken nft: run again at each look, and reported meanwhile."""
 
 import logging
 import os

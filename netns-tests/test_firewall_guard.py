@@ -1,4 +1,4 @@
-"""Who cannot send to the tunnel's port of another host, nor in whose name, with what tool."""
+"""Senders and tools that cannot send to the tunnel's port of another host."""
 
 import socket
 from collections.abc import Callable, Iterator

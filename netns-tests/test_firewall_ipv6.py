@@ -1,4 +1,4 @@
-"""The overlay carries IPv4, and nothing else comes out of it or gets in."""
+"""The overlay carries IPv4; no other protocol gets in or out."""
 
 import socket
 

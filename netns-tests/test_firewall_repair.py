@@ -1,4 +1,4 @@
-"""The firewall kept: what others change is put back, peers come and go."""
+"""The firewall kept: changes by others are reverted, peers join and leave."""
 
 import asyncio
 from collections.abc import Sequence

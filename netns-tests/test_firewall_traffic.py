@@ -1,4 +1,4 @@
-"""What passes between hosts whose flanneld keeps the firewall, and what does not."""
+"""The packets that pass, and do not pass, between hosts whose flanneld keeps the firewall."""
 
 import json
 import subprocess

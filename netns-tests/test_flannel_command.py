@@ -1,4 +1,4 @@
-"""What the command `flannel` finds and does."""
+"""The command `flannel`: its findings and its effects."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A second address comes and goes on the external interface, as keepalived moves it."""
+"""A second address that keepalived moves to and from the external interface."""
 
 from collections.abc import Iterator
 

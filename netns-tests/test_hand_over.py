@@ -1,4 +1,4 @@
-"""subnet.env on a host whose flanneld serves: what somebody does to it does not last."""
+"""subnet.env on a host whose flanneld serves: changes by others are reverted."""
 
 import stat
 

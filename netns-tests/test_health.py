@@ -1,4 +1,4 @@
-"""What an operator sees of a running flanneld: health, metrics, status."""
+"""Health, metrics and status of a running flanneld."""
 
 import http.client
 import json

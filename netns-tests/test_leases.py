@@ -32,7 +32,7 @@ def wait_no_vxlan(host: Host) -> None:
 
 
 def hook(path: Path) -> tuple[Path, Path]:
-    """A program for -lease-hook, and the file in which it writes what it is told."""
+    """A program for -lease-hook, and the file in which it writes its environment."""
     told = path / "told"
     program = path / "hook"
     program.write_text(f"#!/bin/sh\nenv | grep ^FLANNEL_ >{told}.new && mv {told}.new {told}\n")

@@ -1,4 +1,4 @@
-"""flanneld is stopped for a while, as by a paused virtual machine, and goes on unharmed."""
+"""flanneld is stopped for a while, as by a paused virtual machine, and goes on."""
 
 import time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Peers' leases in the real kernel's tables: written, compared, mended, swept."""
+"""Peers' leases in the real kernel's tables: written, compared, repaired, removed."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""What flanneld gives up when it starts, and that it can do its work without."""
+"""flanneld works without the privileges that it gives up at its start."""
 
 import os
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""What `flannel` learns by asking other hosts."""
+"""The answers that `flannel` gets from other hosts."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What somebody changes by hand is put back, while containers talk: every fault, every backend."""
+"""Changes by hand are reverted while containers talk: every fault, every backend."""
 
 import re
 from collections import Counter

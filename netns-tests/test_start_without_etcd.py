@@ -1,4 +1,4 @@
-"""A start while etcd is away: what was served last is, and afterwards all is right."""
+"""A start while etcd is unreachable: the saved state is served until etcd answers."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""etcd down, cut off, frozen, emptied, read-only: packets flow, and afterwards all is right."""
+"""etcd down, cut off, frozen, emptied, read-only: packets flow, and all is restored later."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The udp backend's TUN device: what somebody changes is put back, and a restart keeps it."""
+"""The udp backend's TUN device: changes by others are reverted, and a restart keeps it."""
 
 import os
 import re

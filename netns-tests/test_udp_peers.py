@@ -1,4 +1,4 @@
-"""Whom the udp backend talks to: a plain peer of the same wire format, and no stranger."""
+"""The udp backend beside a plain peer of the same wire format, and beside strangers."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""flanneld as a process: signals that mean nothing, and descriptors that are not there."""
+"""flanneld as a process: signals without a meaning, and missing descriptors."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A thing is said once, until it is another thing or was over in between."""
+"""Once: a message is logged once, until it changes or was forgotten."""
 
 import logging
 import tracemalloc

@@ -1,4 +1,4 @@
-"""Whatever others write, what is printed of it has no control over a terminal, and JSON is JSON."""
+"""Foreign text: printed, it has no control over a terminal; JSON stays JSON."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Privileges: two capabilities are left, and a third where a secret is another user's."""
+"""Privileges: two capabilities are left; a third for a secret of another user."""
 
 import ctypes
 import errno

@@ -1,4 +1,4 @@
-"""Other programs: what comes back from them, and that none outlives its time."""
+"""Other programs: their results, and their end after a timeout."""
 
 import asyncio
 import time

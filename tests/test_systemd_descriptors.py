@@ -1,4 +1,4 @@
-"""Descriptors kept from one life to the next, and given to systemd for the next process."""
+"""Descriptors kept from one run to the next, and given to systemd for the next process."""
 
 import os
 import socket

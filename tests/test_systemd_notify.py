@@ -1,4 +1,4 @@
-"""sd_notify: one datagram to where systemd listens, and no harm if nobody does."""
+"""sd_notify: one datagram to systemd's socket; a missing socket is harmless."""
 
 import logging
 import os

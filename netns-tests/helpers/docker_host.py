@@ -112,7 +112,7 @@ class Docker:
         return [word.partition("=")[2] for word in shlex.split(file.read_text())]
 
     def run(self, name: str, *command: str) -> DockerContainer:
-        """Start a container, as long as nothing is said one that only waits."""
+        """Start a container; by default one that only waits."""
         # As the first process of a container, busybox hears no SIGTERM.
         options = ("--detach", "--name", name, "--stop-signal", "KILL")
         self.ctl("run", *options, IMAGE, *(command or ("sleep", "3600")))

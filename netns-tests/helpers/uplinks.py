@@ -1,4 +1,4 @@
-"""Hosts with a second way to the others, and what their leases publish."""
+"""Hosts with a second link to the others, and the addresses that their leases publish."""
 
 import json
 from ipaddress import IPv4Address
@@ -49,7 +49,7 @@ def mac_of(host: Host, link: str) -> str:
 
 
 def start_by_default_route(world: World, config: dict[str, Any]) -> Pair:
-    """Two hosts whose flanneld is told nothing about the interface."""
+    """Two hosts whose flanneld has no flag about the interface."""
     world.configure(config)
     one, other = world.add_host("h1"), world.add_host("h2")
     one.ip("route del default", "route add default via 192.0.2.1 metric 600")

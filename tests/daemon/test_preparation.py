@@ -1,4 +1,4 @@
-"""Preparation: the plan of a run, from the store or, while it is of no use, from what was saved."""
+"""Preparation: the plan of a run, from the store or, if that fails, from the saved state."""
 
 import asyncio
 from collections.abc import Iterable

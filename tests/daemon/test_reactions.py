@@ -1,4 +1,4 @@
-"""Every exception of errors.py leads to something that is stated in the table."""
+"""Every exception of errors.py has a reaction in the table."""
 
 import pytest
 

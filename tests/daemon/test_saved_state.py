@@ -1,4 +1,4 @@
-"""Saved state: what was written is read back; anything else is one warning."""
+"""SavedState: a written state is read back; a bad file is one warning."""
 
 import contextlib
 import json

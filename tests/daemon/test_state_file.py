@@ -1,4 +1,4 @@
-"""The state file: what was served last is what a start without the store finds."""
+"""StateFile: a start without the store finds the state that was served last."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Upkeep: comparisons get their share of a CPU, and a pause of the process is no part of it."""
+"""Upkeep: comparisons get their share of a CPU; a pause of the process does not count."""
 
 import asyncio
 from itertools import pairwise

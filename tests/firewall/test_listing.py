@@ -1,4 +1,4 @@
-"""What is read of all the rules of a host, and what is named as not read."""
+"""The listing of all rules of a host, and the names of those that cannot be read."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the kernel answers about nf_tables, as bytes."""
+"""The kernel's answers about nf_tables, as bytes."""
 
 import errno
 import struct

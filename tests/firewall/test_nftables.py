@@ -1,4 +1,4 @@
-"""What nft prints, read; and what it is told, with a program that stands in for it."""
+"""Nftables: the output of nft is parsed; a fake program receives its input."""
 
 import asyncio
 import json
@@ -92,7 +92,7 @@ class TestParse:
 
 
 class FakeNft:
-    """Stands in for nft: an empty ruleset; what is written is kept, and refused as told."""
+    """A fake nft with an empty ruleset: keeps its input, and refuses it if the test wants that."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, refuses: Sequence[tuple[str, str]]) -> None:
         self.written: list[str] = []

@@ -1,4 +1,4 @@
-"""The elements of the guard's sets while leases come and go."""
+"""The elements of the guard's sets while peers join and leave."""
 
 from ipaddress import IPv4Address, IPv4Network
 

@@ -1,4 +1,4 @@
-"""What is ours of a host's firewall, and how it is taken away."""
+"""Our part of a host's firewall, and its removal."""
 
 import asyncio
 from pathlib import Path

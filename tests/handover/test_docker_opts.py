@@ -1,4 +1,4 @@
-"""mk-docker-opts: the bytes of upstream's script, and nothing of its shell."""
+"""mk-docker-opts: the same bytes as upstream's script, without running a shell."""
 
 import os
 import re

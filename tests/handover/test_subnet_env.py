@@ -1,4 +1,4 @@
-"""subnet.env and the atomic write beneath it: exact bytes out, nothing but sense in."""
+"""subnet.env and the atomic write beneath it: exact bytes are written, bad files are refused."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""Connections: what happens when nothing is left to accept with."""
+"""Connections: a listening socket that fails to accept."""
 
 import asyncio
 import errno

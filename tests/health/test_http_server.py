@@ -1,4 +1,4 @@
-"""The small HTTP server: right answers, and no client that can hurt."""
+"""The small HTTP server: right answers, and clients that misbehave."""
 
 import asyncio
 import http.client
@@ -127,7 +127,7 @@ def test_the_socket_file_of_a_killed_daemon_is_replaced(tmp_path: Path) -> None:
 
 
 def assert_answers(path: Path) -> None:
-    """Sooner or later: whoever is too slow for the server's patience may be we."""
+    """Sooner or later: on a busy machine this client may be too slow for the server."""
     wait_for(lambda: get_or_nothing(path).endswith(b"well\n"))
 
 

@@ -1,4 +1,4 @@
-"""The probe: a question through the overlay, and an answer that tells whether flanneld is ready."""
+"""The probe: a question through the overlay; the answer shows whether flanneld is ready."""
 
 import asyncio
 import socket

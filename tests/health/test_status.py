@@ -1,4 +1,4 @@
-"""Status: ready when it is true, unready with the reason, ages instead of moments."""
+"""Status: ready or the reason why not; ages instead of moments."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What may answer where etcd should: servers that never come to an end."""
+"""Servers at an endpoint of etcd whose answers never end."""
 
 import gzip
 import socket

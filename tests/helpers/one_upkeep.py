@@ -1,4 +1,4 @@
-"""An Upkeep and all that is around it, in memory and in virtual time."""
+"""An Upkeep with its surroundings, in memory and in virtual time."""
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine

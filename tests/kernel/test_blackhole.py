@@ -1,4 +1,4 @@
-"""The blackhole route of the own subnet: kept, and removed when nobody asks for it."""
+"""The blackhole route of the own subnet: kept with its flag, removed without."""
 
 import asyncio
 import errno

@@ -1,4 +1,4 @@
-"""What is wanted against what is there."""
+"""Entries as values, and the difference between wanted and found ones."""
 
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network

@@ -1,4 +1,4 @@
-"""What an earlier network config left: links, addresses, routes, nexthops."""
+"""Links, addresses, routes and nexthops of an earlier network config."""
 
 import asyncio
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""What was put back: said once, counted, and left alone for a while when somebody fights us."""
+"""Repairs are logged once and counted; a program that keeps undoing them leads to pauses."""
 
 import logging
 from math import inf

@@ -1,4 +1,4 @@
-"""What recorded messages about changes are about."""
+"""The objects that recorded messages about changes name."""
 
 from ipaddress import IPv4Address
 

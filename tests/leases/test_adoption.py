@@ -1,4 +1,4 @@
-"""The lease of a host that is gone is taken over, and that of one that is alive never is."""
+"""The lease of a dead host is taken over; that of a live host never is."""
 
 import asyncio
 import contextlib
@@ -113,7 +113,7 @@ class TestAHostThatIsGone:
 
 
 class Holder:
-    """`GONE`, which is alive: its manager, which reads the news when it is told to."""
+    """`GONE`, still alive: its manager, which reads the store's events when called."""
 
     def __init__(self, store: FakeStore, runner: asyncio.Runner) -> None:
         self.manager = SubnetManager(store, CONFIG, Random(3))

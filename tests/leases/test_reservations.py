@@ -1,4 +1,4 @@
-"""Reservations: made for a host ahead of time, or of what it has."""
+"""Reservations: made for a host before it starts, or from its lease."""
 
 import asyncio
 from collections.abc import Coroutine

@@ -1,4 +1,4 @@
-"""Which subnet a new host gets."""
+"""The choice of a subnet for a new host."""
 
 import tracemalloc
 from collections import Counter

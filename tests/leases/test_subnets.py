@@ -1,4 +1,4 @@
-"""Who gets which subnet, on a store that is real but kept in memory."""
+"""SubnetManager on a store in memory: our lease and the peers' leases."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -197,7 +197,7 @@ class TestWhoseItIs:
 
 
 class TestResuming:
-    """To serve what was served before, while the store is away."""
+    """A saved lease is served while the store is unreachable."""
 
     def test_a_resumed_lease_is_served_at_once_and_written_again_if_it_is_missing(self) -> None:
         store = FakeStore()

@@ -1,4 +1,4 @@
-"""Who gets which subnet, and who stays a peer, when the store has forgotten, or says nonsense."""
+"""SubnetManager: our lease and the peers after the store has lost leases, or holds garbage."""
 
 import asyncio
 from collections.abc import Callable
@@ -49,7 +49,7 @@ class TestForgottenLeases:
     THIRD = LeaseAttrs(IPv4Address("192.0.2.3"), "host-gw", node_id="n3")
 
     def following(self, *steps: Callable[[FakeStore], object], grace: float = 300) -> SubnetManager:
-        """A manager with peers A and B, after its store has done ``steps`` and told of it."""
+        """A manager with peers A and B, after ``steps`` in its store and their events."""
         store = FakeStore()
         manager = SubnetManager(store, CONFIG, Random(7), grace=grace)
 

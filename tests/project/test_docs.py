@@ -1,4 +1,4 @@
-"""What the documents name exists: flags, commands, metrics, links; and they leave nothing out."""
+"""All names in the documents exist: flags, commands, metrics, links; and none is missing."""
 
 import argparse
 import ast

@@ -1,4 +1,4 @@
-"""The linters, as tests: what they find is as wrong as a failing test."""
+"""The linters, as tests: a finding is a failing test."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""Whatever answers where etcd should, it costs bounded memory and time, and nothing is left."""
+"""Any answer at an endpoint of etcd costs bounded memory and time, and leaves nothing behind."""
 
 import gc
 import resource

@@ -1,4 +1,4 @@
-"""The store on real etcd servers: what it does with events, faults and foreign hands."""
+"""The store on real etcd servers: events, faults and foreign writes."""
 
 import asyncio
 from collections.abc import Callable

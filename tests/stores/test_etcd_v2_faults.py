@@ -1,4 +1,4 @@
-"""The store and etcds that are away, frozen, restarted, or none at all."""
+"""The store and etcds that are unreachable, frozen, restarted, or not etcd at all."""
 
 import asyncio
 import http.server

@@ -1,4 +1,4 @@
-"""Others write to etcd as much as they like: no lease is missed, and not all are read each time."""
+"""Foreign writes to etcd at any rate: no lease is missed, and not all are read each time."""
 
 import asyncio
 import threading

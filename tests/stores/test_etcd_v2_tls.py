@@ -1,4 +1,4 @@
-"""The store and a real etcd with TLS and passwords: who is who."""
+"""The store and a real etcd with TLS and passwords."""
 
 import asyncio
 import logging

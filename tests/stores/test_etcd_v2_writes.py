@@ -1,4 +1,4 @@
-"""What the store writes to a real etcd: compared and swapped, for its time, once."""
+"""Writes of the store to a real etcd: compare-and-swap, with a TTL, exactly once."""
 
 import asyncio
 from dataclasses import replace

@@ -146,7 +146,7 @@ class Following(RuleBasedStateMachine):
         self.etcd = ModelEtcd()
         self.store = EtcdV2Store(self.etcd, PREFIX)  # type: ignore[arg-type] # a model of it
         self.told: dict[IPv4Network, Lease] = {}
-        """The peers, as one knows them who is only told of differences."""
+        """The peers, as computed from the reported differences alone."""
         self.manager = SubnetManager(self.store, CONFIG, grace=0)
         subnet = parse_subnet_key(OWN)
         self.run(self.manager.acquire(ME, subnet, seen_since=0.0))
