@@ -83,6 +83,14 @@ class Context:
         """
         return await asyncio.to_thread(_ask, socket_path(self.options.subnet_file), path)
 
+    async def daemon_version(self) -> str:
+        """The version of the running flanneld; "" if it does not answer."""
+        try:
+            document = await self.ask_daemon("/status")
+        except DaemonDown:
+            return ""
+        return str(document.get("version", "")) if isinstance(document, dict) else "unknown"
+
     @asynccontextmanager
     async def kernel(self) -> AsyncIterator[Kernel]:
         """The doors to the kernel of this host, open while the body runs.

@@ -102,7 +102,23 @@ async def _run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 async def run(context: "Context", arguments: argparse.Namespace) -> int:
-    """Run the command that ``arguments`` name; return its exit status."""
+    """Run the command that ``arguments`` name; return its exit status.
+
+    :raises FlannelError: among others, flanneld is of a version whose documents are different.
+    """
+    try:
+        return await _dispatch(context, arguments)
+    except (KeyError, TypeError):
+        version = await context.daemon_version()
+        if version in ("", __version__):
+            raise  # a bug
+        raise FlannelError(
+            f"cannot understand flanneld, which is version {version}, and flannel {__version__}; "
+            "restart flanneld"
+        ) from None
+
+
+async def _dispatch(context: "Context", arguments: argparse.Namespace) -> int:
     from flannel.cli import check, cleanup, config, explain, hand_back, leases, peers, status
 
     match arguments.command:

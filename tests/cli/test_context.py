@@ -13,6 +13,7 @@ from fake_context import World
 from fake_host import FakeHost
 from waiting import until
 
+from flannel import __version__
 from flannel.cli import context as context_module
 from flannel.cli.context import (
     Context,
@@ -180,6 +181,22 @@ class TestErrors:
 
         assert exit_status(fail()) == status
         assert capsys.readouterr().err == text
+
+    def test_a_flanneld_of_another_version_is_named_and_not_taken_for_a_bug(
+        self, world: World
+    ) -> None:
+        del world.daemon["conditions"]
+        with pytest.raises(KeyError):
+            world.run("status")
+        world.daemon["version"] = "0.0.9\x1b"
+        done = world.run("status")
+        assert done.status == 1
+        assert done.err == (
+            "flannel: cannot understand flanneld, which is version 0.0.9\\x1b, and flannel "
+            f"{__version__}; restart flanneld\n"
+        )
+        world.pages = {"/status": []}
+        assert "version unknown" in world.run("check").err
 
     def test_a_reader_that_has_had_enough_is_no_trouble(
         self, monkeypatch: pytest.MonkeyPatch

@@ -37,6 +37,7 @@ COMMANDS = (
     ("config", "set", '{"Network": "10.1.0.0/16"}'),
     ("reserve", "192.0.2.50", "10.1.66.0/24"),
     ("release", "10.1.66.0/24"),
+    ("hand-back",),
     ("cleanup",),
 )
 
@@ -88,7 +89,7 @@ def evil(request: pytest.FixtureRequest, world: World) -> World:
 def test_what_people_read_is_harmless(evil: World) -> None:
     evil.terminal = "n\n"
     for command in COMMANDS:
-        if command == ("cleanup",):
+        if command == ("hand-back",):
             evil.pages = DaemonDown(EVIL)
         done = evil.run(*command)
         assert_harmless(done.out)
@@ -98,7 +99,7 @@ def test_what_people_read_is_harmless(evil: World) -> None:
 def test_what_programs_read_is_json_and_harmless(evil: World) -> None:
     evil.terminal = "y\n"
     for command in COMMANDS:
-        if command == ("cleanup",):
+        if command == ("hand-back",):
             evil.pages = DaemonDown(EVIL)
         done = evil.run(*command, "--json")
         assert_harmless(done.err)
