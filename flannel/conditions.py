@@ -69,7 +69,7 @@ _OVER = {
     Condition.BLACKHOLE: "the route of -ip-blackhole-route is as wanted again",
     Condition.SUBNET_ENV: "subnet.env can be written again",
     Condition.RESOURCES: "all tasks have what they need of the system again",
-    Condition.STATE: "what is served can be saved again",
+    Condition.STATE: "the state can be saved again",
     Condition.NFT: "nft works again",
     Condition.IPTABLES: "iptables works again",
     Condition.SYSCTLS: "the settings of the device can be made again",
@@ -78,7 +78,7 @@ _OVER = {
     Condition.DOCKER_SUBNET: "docker's bridge has the address of the lease",
     Condition.DOCKER_MTU: "the MTU of docker's bridge fits the overlay",
 }
-"""What the log says when one has been cleared. Others log their end where it is noticed."""
+"""The lines that the log gets when a condition is over. The others' ends are logged elsewhere."""
 
 
 class Conditions:

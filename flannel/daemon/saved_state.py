@@ -53,8 +53,7 @@ class SavedState:
     :ivar config: the text of the network config.
     :ivar lease: this host's own lease; None after it was lost or released.
     :ivar peers: the leases of others.
-    :ivar ends: when the lease ends by what the store has said last, in seconds since 1970; 0: that
-        is unknown.
+    :ivar ends: when the lease ends by the store's last report, in seconds since 1970; 0: unknown.
     """
 
     prefix: str
@@ -64,7 +63,7 @@ class SavedState:
     ends: int = 0
 
     def lease_now(self) -> Lease | None:
-        """Our lease with what is left of it now, as far as that is known."""
+        """Our lease with the lifetime that is left now, if that is known."""
         lease = self.lease
         if lease is None or lease.ttl is None:
             return lease

@@ -1,4 +1,4 @@
-"""StateFile: saves what is served to ``state.json``, for a start while the store is unreachable."""
+"""StateFile: saves the state to ``state.json``, for a start while the store is unreachable."""
 
 import asyncio
 import threading
@@ -17,8 +17,7 @@ _LAST_WRITE = 5.0
 class StateFile:
     """The file in `-state-dir`, for as long as the daemon runs.
 
-    :ivar current: what was served last, by this process or the one before; None if that is not
-        known.
+    :ivar current: the state served last, by this process or the one before; None if unknown.
     :param prefix: of the network's keys in the store; the state of a different network is ignored.
     """
 
@@ -40,7 +39,7 @@ class StateFile:
             if isinstance(why, NoThread):
                 why = CannotWrite(f"cannot write {self._path}: {why}")
             self._conditions.report(
-                Condition.STATE, f"{why}; without it, no start while etcd is away"
+                Condition.STATE, f"{why}; without it, no start while etcd is unreachable"
             )
             return False
         self._conditions.clear(Condition.STATE)

@@ -32,11 +32,11 @@ class Misfit:
 
 
 async def glance(netlink: Netlink) -> object:
-    """Something that differs as soon as the bridge does: it is made, removed, or has moved.
+    """A value that changes with the bridge: when it is made or removed, or its addresses change.
 
-    A link that joins or leaves it may not show here; to list all links of the host costs more.
+    A link that joins or leaves the bridge may not change it; listing all links would cost more.
 
-    :raises KernelError: it cannot be read.
+    :raises KernelError: the bridge cannot be read.
     """
     bridge = await netlink.find_link(NAME)
     if bridge is None:

@@ -67,9 +67,9 @@ def parse(argv: Sequence[str]) -> Job | None:
     try:
         pairs, words = getopt.getopt(argv, "f:d:icmk:h")
     except getopt.GetoptError as why:
-        raise BadOption(f"cannot use {shown('-' + why.opt)}: {why.msg}; -h tells") from None
+        raise BadOption(f"cannot use {shown('-' + why.opt)}: {why.msg}; see -h") from None
     if words:
-        raise BadOption(f"cannot use {shown(words[0])}: it belongs to no flag; -h tells")
+        raise BadOption(f"cannot use {shown(words[0])}: it belongs to no flag; see -h")
     given = dict(pairs)
     if "-h" in given:
         return None

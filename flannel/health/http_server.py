@@ -102,7 +102,7 @@ async def _serve_at(
 
 
 def _inode(address: Address) -> tuple[int, int] | None:
-    """What tells the file of a unix socket from another with its name; None: there is none."""
+    """Device and inode of the file of a unix socket; None if there is no such file."""
     if not isinstance(address, Path):
         return None
     try:

@@ -198,10 +198,10 @@ class Status:
             return ""
         silence = self.awake.since(life.beats["peers"])
         if silence > _PEERS_SILENCE:
-            return f"the comparison with the kernel was last heard of {silence:.0f} s ago"
+            return f"the comparison with the kernel has given no sign of life for {silence:.0f} s"
         silence = self.awake.since(max(life.began, self.store().heard_at))
         if silence > _STORE_SILENCE:
-            return f"the watch on the leases was last heard of {silence:.0f} s ago"
+            return f"the watch on the leases has given no sign of life for {silence:.0f} s"
         return life.network.trouble()
 
     def unready(self) -> str:
@@ -261,7 +261,7 @@ class Status:
     def lease_seconds(self) -> tuple[float, float] | None:
         """Seconds until the lease ends, and until its renewal is due.
 
-        None without a lease, with a reservation, or where the store has not said it yet.
+        None without a lease, with a reservation, or before the store has reported the lifetime.
         """
         if self._lease is None or self._lease.ttl in (None, UNKNOWN_TTL):
             return None

@@ -319,7 +319,7 @@ class SubnetManager:
         ttl = self.own.ttl
         if ttl is None:
             return None
-        if ttl == UNKNOWN_TTL:  # the store will say
+        if ttl == UNKNOWN_TTL:  # until the store reports it
             ttl = self._own_lease.ttl
         latest = ttl - margin if ttl > margin else ttl / 4
         return latest * self._random.uniform(0.5, 0.9)

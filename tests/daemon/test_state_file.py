@@ -40,7 +40,7 @@ def test_a_file_that_cannot_be_written_is_a_condition_until_it_can(
     (tmp_path / "state").touch()
     file = StateFile(tmp_path / "state", PREFIX, conditions)
     asyncio.run(file.keep(state("a")))
-    assert "without it, no start while etcd is away" in conditions.text(Condition.STATE)
+    assert "without it, no start while etcd is unreachable" in conditions.text(Condition.STATE)
     assert file.current == state("a")
     (tmp_path / "state").unlink()
     asyncio.run(file.keep(state("a")))

@@ -115,11 +115,14 @@ def test_a_task_without_a_sign_of_life_is_reported_as_dead(made: OneStatus, cloc
         made.finish()
         assert made.status.dead() == ""
         clock.skip(100)
-        assert made.status.dead() == "the watch on the leases was last heard of 100 s ago"
+        assert made.status.dead() == "the watch on the leases has given no sign of life for 100 s"
         made.heard = StoreHealth("", None, began + 90, 3)
         assert made.status.dead() == ""  # errors are signs of life
         clock.skip(50)
-        assert made.status.dead() == "the comparison with the kernel was last heard of 150 s ago"
+        assert (
+            made.status.dead()
+            == "the comparison with the kernel has given no sign of life for 150 s"
+        )
         made.status.beat("peers")
         made.network.wrong = "the packet loop is not running"
         assert made.status.dead() == "the packet loop is not running"
@@ -142,7 +145,9 @@ def test_a_pause_of_the_process_is_not_taken_for_a_hang(made: OneStatus, clock: 
             await asyncio.sleep(89)
             assert made.status.dead() == ""
             await asyncio.sleep(2)  # now the task had time enough
-            assert made.status.dead() == "the watch on the leases was last heard of 91 s ago"
+            assert (
+                made.status.dead() == "the watch on the leases has given no sign of life for 91 s"
+            )
             made.heard = StoreHealth("", None, clock.now, 3)
             await asyncio.sleep(30)
             assert made.status.dead().startswith("the comparison with the kernel")
