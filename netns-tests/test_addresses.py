@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from flannel_command import wait_check
-from overlays import HOST_GW, UDP, VXLAN, is_said_once, key_of, start, value_of, wait_value
+from overlays import HOST_GW, UDP, VXLAN, is_logged_once, key_of, start, value_of, wait_value
 from world import Container, Host, World, ping, wait_for
 
 
@@ -110,7 +110,7 @@ class TestNewMachines:
         other.daemon.wait_log(r"has answered: it holds lease")
         one.daemon.wait_log("has our public address")
         wait_for(lambda: value_of(world, key) == value, 30, "the lease as it was")
-        assert is_said_once(one, "has our public address")
+        assert is_logged_once(one, "has our public address")
         assert world.leases().keys() == {key}
         one.daemon.kill()
         other.daemon.wait_ready(120)  # asked again after five times that time

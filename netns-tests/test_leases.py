@@ -12,11 +12,11 @@ from overlays import (
     HOST_GW,
     UDP,
     VXLAN,
-    is_said_once,
+    is_logged_once,
     key_of,
+    log_lines,
     overlay,
     peer_value,
-    said,
     start,
     value_of,
     wait_overlay,
@@ -135,7 +135,7 @@ class TestWhoseItIs:
         first.daemon.stop()
         world.etcdctl("rm", f"{PREFIX}/subnets/{key_of(first)}")
         second.daemon.wait_ready()
-        assert is_said_once(second, "is leased with it by another host")
+        assert is_logged_once(second, "is leased with it by another host")
 
     def test_a_copied_subnet_env_gives_another_subnet(self, world: World) -> None:
         (first,) = start(world, ALLOC, 1)
@@ -279,10 +279,10 @@ def test_all_malformed_leases_at_once_disturb_no_host_and_are_named_once(world: 
     routes = host.run("ip", "route")
     world.put_leases({**POISON, "10.1.70.0-24": peer_value("192.0.2.70")})
     wait_overlay(host, "10.1.70.0/24")
-    wait_for(lambda: len(said(host, "WARNING")) >= len(POISON), 30, "all to be named")
+    wait_for(lambda: len(log_lines(host, "WARNING")) >= len(POISON), 30, "all to be named")
     kept = [line for line in host.run("ip", "route").splitlines() if "10.1.70.0" not in line]
     assert kept == routes.splitlines()
-    warnings = said(host, "WARNING")
+    warnings = log_lines(host, "WARNING")
     assert len(warnings) == len(set(warnings)) == len(POISON)
     for key in POISON:
         names = (key, key[:100], key.replace("-", "/"))

@@ -14,10 +14,10 @@ from overlays import (
     BOTH,
     HOST_GW,
     VXLAN,
-    is_said_once,
+    is_logged_once,
+    log_lines,
     overlay,
     peer_value,
-    said,
     start,
     start_pair,
     start_saved,
@@ -168,9 +168,9 @@ class TestStarting:
             r"cannot use network 10\.1\.0\.0/16 .* route 10\.1\.8\.0/24 via 192\.0\.2\.1"
         )
         time.sleep(3)  # it looks again meanwhile, and says nothing of it
-        assert is_said_once(host, "cannot use network")
-        assert len(set(said(host, "WARNING"))) == 1
-        assert len(set(said(host, "INFO"))) == 3
+        assert is_logged_once(host, "cannot use network")
+        assert len(set(log_lines(host, "WARNING"))) == 1
+        assert len(set(log_lines(host, "INFO"))) == 3
         assert world.leases() == {}
         assert "flannel.1" not in host.run("ip", "link")
         host.ip("route del 10.1.8.0/24")
@@ -320,7 +320,7 @@ class TestLivingWithOthers:
         assert "192.0.2.0/24 dev eth0 proto kernel" in host.run("ip", "route")
         for text in ("foo", "10.1.60.0", "10.1.62.0", "10.1.63.0", "0.0.0.0/0", "10.1.67.0"):
             host.daemon.wait_log(rf"WARNING.*{re.escape(text)}")
-            assert len([line for line in said(host, "WARNING") if text in line]) == 1
+            assert len([line for line in log_lines(host, "WARNING") if text in line]) == 1
         assert host.daemon.is_running
 
     def test_a_reservation_is_used_and_gets_no_end(self, world: World) -> None:

@@ -13,7 +13,7 @@ from overlays import (
     SMALL,
     UDP,
     VXLAN,
-    is_said_once,
+    is_logged_once,
     key_of,
     peer_value,
     start,
@@ -63,7 +63,7 @@ def test_the_saved_state_is_served_and_changes_follow_with_etcd(
         wait_overlay(one, other.subnet, "10.1.70.0/24")
     assert one.subnet == before
     assert ping(near, far.address, 30) is not None
-    assert is_said_once(one, "the store does not answer")
+    assert is_logged_once(one, "the store does not answer")
 
 
 @ALL

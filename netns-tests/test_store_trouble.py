@@ -12,7 +12,7 @@ import trustme
 from overlays import (
     SMALL,
     VXLAN,
-    is_said_once,
+    is_logged_once,
     key_of,
     overlay,
     peer_value,
@@ -246,7 +246,7 @@ def test_with_read_access_only_peers_are_followed_and_the_lease_is_written_later
     wait_overlay(one, other.subnet, "10.1.70.0/24")
     world.etcdctl(*root, "auth", "disable")
     wait_value(world, key_of(one), PublicIP="192.0.2.11")
-    assert is_said_once(one, "cannot keep the lease yet")
+    assert is_logged_once(one, "cannot keep the lease yet")
     assert value_of(world, key_of(one))["NodeID"]
 
 
@@ -264,7 +264,7 @@ class TestEtcdTrouble:
             world.put_leases({"10.1.70.0-24": peer_value("192.0.2.70")})
             wait_overlay(one, other.subnet, "10.1.70.0/24")
         assert pinger.lost == 0
-        assert is_said_once(one, "cannot follow the leases")
+        assert is_logged_once(one, "cannot follow the leases")
 
     def test_a_dead_endpoint_among_several_is_no_trouble(self, world: World) -> None:
         dead = "http://192.0.2.1:9"

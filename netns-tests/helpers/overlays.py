@@ -81,17 +81,17 @@ def peer_value(address: str, mac: str = "02:00:00:00:00:07") -> str:
     return f'{{"PublicIP":"{address}","BackendType":"vxlan","BackendData":{{"VtepMAC":"{mac}"}}}}'
 
 
-def is_said_once(host: Host, text: str) -> bool:
+def is_logged_once(host: Host, text: str) -> bool:
     """Whether the log has ``text`` once, and again only after trouble with etcd.
 
-    Trouble is news between the two: on a busy machine etcd's answers may come too late.
+    On a busy machine etcd's answers may be too late; after such trouble a text is logged again.
     """
     pieces = _TROUBLE.split(host.daemon.log)
     return max(piece.count(text) for piece in pieces) == 1
 
 
-def said(host: Host, level: str) -> list[str]:
-    """The log's lines of a level, but for such trouble."""
+def log_lines(host: Host, level: str) -> list[str]:
+    """The log's lines of a level, without those about trouble with etcd."""
     lines = re.findall(rf" {level} (.*)", host.daemon.log)
     return [line for line in lines if not _TROUBLE.search(line)]
 
@@ -102,7 +102,7 @@ def key_of(host: Host) -> str:
 
 
 def value_of(world: World, key: str) -> dict[str, Any]:
-    """What a lease says; nothing if it is not there."""
+    """The value of a lease; empty if the lease does not exist."""
     node = world.leases().get(key)
     value: dict[str, Any] = {}
     if node is not None:

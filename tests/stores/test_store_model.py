@@ -56,7 +56,7 @@ class ModelEtcd:
         self.history: list[tuple[int, dict[str, Any]]] = []
         self.oldest = 0
         """The index of the first event that is still known, of whatever key."""
-        self.is_away = False
+        self.is_unreachable = False
         self.is_cut = False
         """Whether the poll under way ends, as when the server has begun anew."""
         self.n_idle_polls = 0
@@ -69,19 +69,19 @@ class ModelEtcd:
         node = {"key": f"{DIRECTORY}/{name}", "value": value, "modifiedIndex": self.index,
                 "ttl": 86400}  # fmt: skip
         self.nodes[name] = node
-        self._tell(action, node)
+        self._record(action, node)
 
     def remove(self, name: str, action: str) -> None:
         if self.nodes.pop(name, None) is not None:
             self.index += 1
-            self._tell(action, {"key": f"{DIRECTORY}/{name}", "modifiedIndex": self.index})
+            self._record(action, {"key": f"{DIRECTORY}/{name}", "modifiedIndex": self.index})
 
     def remove_all(self) -> None:
         self.index += 1
         self.nodes.clear()
-        self._tell("delete", {"key": DIRECTORY, "dir": True, "modifiedIndex": self.index})
+        self._record("delete", {"key": DIRECTORY, "dir": True, "modifiedIndex": self.index})
 
-    def _tell(self, action: str, node: dict[str, Any]) -> None:
+    def _record(self, action: str, node: dict[str, Any]) -> None:
         self.history.append((self.index, {"action": action, "node": node}))
         if len(self.history) > N_HISTORY:
             del self.history[:-N_HISTORY]
@@ -93,8 +93,8 @@ class ModelEtcd:
         self.history.clear()
 
     def ask(self, doing: str, method: str, key: str, params: dict[str, str]) -> Answer:
-        if self.is_away:
-            raise StoreUnavailable(f"cannot {doing}: it is away")
+        if self.is_unreachable:
+            raise StoreUnavailable(f"cannot {doing}: it is unreachable")
         if method == "PUT":
             name = key.rpartition("/")[2]
             if "refresh" in params:  # no event
@@ -111,8 +111,8 @@ class ModelEtcd:
         return Answer({"node": found}, self.index)
 
     def poll(self, doing: str, key: str, params: dict[str, str], seconds: float) -> Answer | None:
-        if self.is_away:
-            raise StoreUnavailable(f"cannot {doing}: it is away")
+        if self.is_unreachable:
+            raise StoreUnavailable(f"cannot {doing}: it is unreachable")
         if self.is_cut:
             self.is_cut = False
             raise StoreUnavailable(f"cannot {doing}: the connection broke")
@@ -136,7 +136,7 @@ async def at_once(work: Callable[[], Any]) -> Any:
 
 
 class Following(RuleBasedStateMachine):
-    """One host that follows while others, and accidents, write."""
+    """One host that follows while other hosts and faults change the store."""
 
     @initialize()
     def begin(self) -> None:
@@ -145,7 +145,7 @@ class Following(RuleBasedStateMachine):
         self.patched.start()
         self.etcd = ModelEtcd()
         self.store = EtcdV2Store(self.etcd, PREFIX)  # type: ignore[arg-type] # a model of it
-        self.told: dict[IPv4Network, Lease] = {}
+        self.reported: dict[IPv4Network, Lease] = {}
         """The peers, as computed from the reported differences alone."""
         self.manager = SubnetManager(self.store, CONFIG, grace=0)
         subnet = parse_subnet_key(OWN)
@@ -157,7 +157,7 @@ class Following(RuleBasedStateMachine):
         self.news: asyncio.Task[set[IPv4Network]] = self.loop.create_task(anext(self.feed))
 
     def teardown(self) -> None:
-        self.all_is_heard()
+        self.the_host_reads_all_news()
         self.news.cancel()
         self.run(asyncio.wait([self.news]))
         self.run(self.feed.aclose())
@@ -172,11 +172,11 @@ class Following(RuleBasedStateMachine):
         self.etcd.write(name, value, action)
 
     @rule(name=keys, action=st.sampled_from(["delete", "expire", "compareAndDelete"]))
-    def a_key_goes(self, name: str, action: str) -> None:
+    def a_key_is_removed(self, name: str, action: str) -> None:
         self.etcd.remove(name, action)
 
     @rule()
-    def the_directory_goes(self) -> None:
+    def the_directory_is_removed(self) -> None:
         self.etcd.remove_all()
 
     @rule(n=st.integers(1, 30))
@@ -185,16 +185,16 @@ class Following(RuleBasedStateMachine):
         self.etcd.forget(self.etcd.index + n)
 
     @rule(name=st.sampled_from(["10.5.2.0-24", "10.5.3.0-24"]), hosts=st.permutations(range(2, 8)))
-    def a_lease_passes_on_unheard(self, name: str, hosts: list[int]) -> None:
+    def a_lease_changes_hands_and_history_is_lost(self, name: str, hosts: list[int]) -> None:
         for host in hosts[:2]:
             attrs = LeaseAttrs(IPv4Address(f"192.0.2.{host}"), "host-gw")
             self.etcd.write(name, attrs.to_json())
-            self.hear()
+            self.read_news()
         self.etcd.write(name, LeaseAttrs(IPv4Address(f"192.0.2.{hosts[2]}")).to_json())
         self.history_is_lost(30)
 
     @rule()
-    def it_is_wiped(self) -> None:
+    def etcd_is_wiped(self) -> None:
         self.etcd.nodes.clear()
         self.etcd.forget(1)
         self.etcd.is_cut = True
@@ -209,24 +209,24 @@ class Following(RuleBasedStateMachine):
         self.etcd.is_cut = True
 
     @rule()
-    def ours_goes(self) -> None:
+    def our_lease_expires(self) -> None:
         self.etcd.remove(OWN, "expire")
 
     @rule(value=st.sampled_from(["garbage", "", '{"PublicIP":"224.0.0.1"}']))
-    def ours_is_garbled(self, value: str) -> None:
+    def our_lease_is_garbled(self, value: str) -> None:
         self.etcd.write(OWN, value)
 
     @rule()
-    def it_goes_away_or_comes_back(self) -> None:
-        self.etcd.is_away = not self.etcd.is_away
+    def etcd_becomes_unreachable_or_reachable(self) -> None:
+        self.etcd.is_unreachable = not self.etcd.is_unreachable
 
     @rule(n=st.integers(1, 4))
-    def the_host_hears_some_of_it(self, n: int) -> None:
+    def the_host_reads_some_news(self, n: int) -> None:
         for _ in range(n):
-            self.hear()
+            self.read_news()
 
-    def hear(self) -> bool:
-        """One piece of news; whether there was any."""
+    def read_news(self) -> bool:
+        """Read one piece of news; return whether there was any."""
         self.etcd.n_idle_polls = 0
         self.run(self.news_or_quiet())
         if not self.news.done():
@@ -235,7 +235,7 @@ class Following(RuleBasedStateMachine):
             self.note(self.news.result())
         except StoreUnavailable:
             self.follow()
-            return not self.etcd.is_away
+            return not self.etcd.is_unreachable
         self.news = self.loop.create_task(anext(self.feed))
         return True
 
@@ -247,16 +247,16 @@ class Following(RuleBasedStateMachine):
     def note(self, changed: set[IPv4Network]) -> None:
         for subnet in changed:
             if subnet in self.manager.peers:
-                self.told[subnet] = self.manager.peers[subnet]
+                self.reported[subnet] = self.manager.peers[subnet]
             else:
-                self.told.pop(subnet, None)
+                self.reported.pop(subnet, None)
 
     @rule()
-    def all_is_heard(self) -> None:
-        """The peers are what etcd holds, and our lease is there."""
-        self.etcd.is_away = False
+    def the_host_reads_all_news(self) -> None:
+        """Afterwards the peers match etcd's leases, and our lease is there."""
+        self.etcd.is_unreachable = False
         while True:
-            while self.hear():
+            while self.read_news():
                 pass
             if self.manager.is_in_order:
                 break
@@ -264,7 +264,7 @@ class Following(RuleBasedStateMachine):
         self.note(self.manager.expire())
         held, unreadable = self.content()
         assert without(self.manager.peers, unreadable) == held
-        assert self.told == self.manager.peers
+        assert self.reported == self.manager.peers
         assert LeaseAttrs.from_json(self.etcd.nodes[OWN]["value"]) == ME
 
     def content(self) -> tuple[dict[IPv4Network, Lease], set[IPv4Network]]:
@@ -298,9 +298,9 @@ def test_restored_garbage_with_the_index_of_our_lease_is_not_taken_for_it() -> N
     world = Following()
     try:
         world.begin()
-        world.all_is_heard()
-        world.ours_is_garbled("garbage")
+        world.the_host_reads_all_news()
+        world.our_lease_is_garbled("garbage")
         world.an_older_state_is_restored(0)
-        world.all_is_heard()
+        world.the_host_reads_all_news()
     finally:
         world.teardown()
