@@ -26,6 +26,8 @@ _CONDITIONS = {
     Condition.SYSCTLS: "firewall",
     Condition.MASQUERADE: "firewall",
     Condition.GUARD: "unguarded",
+    Condition.RESOURCES: "resources",
+    Condition.STATE: "resources",
 }
 """flanneld's conditions that no examination here would find, and their findings."""
 

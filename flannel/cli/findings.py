@@ -65,6 +65,10 @@ KINDS: dict[str, Kind] = {
     "firewall": Kind(
         "masquerade, guard or forwarding may be missing or out of date",
         "see that nft and iptables run: nft list ruleset, iptables-save; flanneld tries again"),
+    "resources": Kind(
+        "packets flow on, but changes may not be followed, or a start without etcd not be possible",
+        "give it what it lacks: LimitNOFILE=, TasksMax=, memory, a state directory to write to; "
+        "flanneld tries again", "warning"),
     "unguarded": Kind(
         "forged packets may reach containers, here or on other hosts",
         "install nftables, or filter the backend's UDP port by other means", "warning"),

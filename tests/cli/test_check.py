@@ -62,6 +62,7 @@ class TestFlanneld:
         ("condition", "kind"),
         [("nft", "firewall"), ("iptables", "firewall"), ("sysctls", "firewall"),
          ("masquerade", "firewall"), ("guard", "unguarded"),
+         ("resources", "resources"), ("state", "resources"),
          ("other-interface", "other-interface")],
     )  # fmt: skip
     def test_its_conditions_are_findings(self, world: World, condition: str, kind: str) -> None:
