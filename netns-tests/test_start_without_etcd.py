@@ -50,9 +50,10 @@ def test_the_saved_state_is_served_and_changes_follow_with_etcd(
     lease = status_of(one)["lease"]
     assert lease["renewed_ago"] is None
     assert 0 < lease["left"] <= 86400
-    assert [line.split()[3] for line in flannel(one, "leases").stdout.splitlines()[1:3]] == [
-        "23", "unknown"
-    ]  # fmt: skip
+    rows = flannel(one, "leases").stdout.splitlines()[1:3]
+    assert {line.split()[1]: line.split()[3] for line in rows} == {
+        str(one.address): "23", str(other.address): "unknown"
+    }  # fmt: skip
     one.daemon.wait_log(
         rf"the store does not answer: serving lease {before} of 192\.0\.2\.11 and 1 peers"
     )

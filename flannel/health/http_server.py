@@ -8,10 +8,10 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from flannel.health.connections import BACKLOG, PATIENCE, Connections
 
@@ -60,45 +60,59 @@ async def serving(address: Address, pages: Pages) -> AsyncIterator[None]:
             await task
 
 
+class _Served:
+    """A listening socket, the file that it has in the file system, and the task that answers."""
+
+    def __init__(self, address: Address, pages: Pages) -> None:
+        """:raises OSError: the address cannot be bound."""
+        self._address = address
+        self._listener = _listen(address)
+        self._inode = _inode(address)
+        connections = Connections(self._listener, lambda head: answer(head, pages))
+        self.task = asyncio.create_task(connections.serve())
+
+    @property
+    def has_its_file(self) -> bool:
+        """Whether nobody has removed the file, or put another there."""
+        return _inode(self._address) == self._inode
+
+    async def close(self) -> None:
+        """End it, and remove its file."""
+        self.task.cancel()
+        await asyncio.wait([self.task])
+        self._listener.close()
+        if isinstance(self._address, Path) and self._inode is not None and self.has_its_file:
+            with suppress(OSError):
+                self._address.unlink()
+
+
 async def _serve(address: Address, pages: Pages) -> None:
     is_logged = False
-    made: tuple[int, int] | None = None
+    served: _Served | None = None
     try:
         while True:
             try:
-                with _listen(address) as listener:
-                    made = _inode(address)
-                    connections = Connections(listener, lambda head: answer(head, pages))
-                    await _serve_at(address, made, connections.serve())
+                if served is None or not served.has_its_file:
+                    # The one before goes on until there is another: its file may come back.
+                    made, served = served, _Served(address, pages)
+                    if made is not None:
+                        await made.close()
+                done, _ = await asyncio.wait([served.task], timeout=_LOOK)
+                if done:
+                    served.task.result()
             except OSError as why:
                 if not is_logged:
                     # asyncio makes whole sentences of strerror.
                     reason = os.strerror(why.errno) if why.errno else str(why)
                     log.warning("cannot listen on %s: %s; trying again", _name(address), reason)
                 is_logged = True
+                if served is not None and served.task.done():
+                    await served.close()
+                    served = None
                 await asyncio.sleep(_RETRY)
     finally:
-        if isinstance(address, Path) and made is not None and _inode(address) == made:
-            with suppress(OSError):
-                address.unlink()
-
-
-async def _serve_at(
-    address: Address, made: tuple[int, int] | None, work: Coroutine[Any, Any, None]
-) -> None:
-    """Run ``work`` until somebody has removed the socket file, or put another there.
-
-    :param made: the inode of the file.
-    """
-    running = asyncio.create_task(work)
-    try:
-        while _inode(address) == made:
-            done, _ = await asyncio.wait([running], timeout=_LOOK)
-            if done:
-                return running.result()
-    finally:
-        running.cancel()
-        await asyncio.wait([running])
+        if served is not None:
+            await served.close()
 
 
 def _inode(address: Address) -> tuple[int, int] | None:

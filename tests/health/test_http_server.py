@@ -326,6 +326,28 @@ def test_a_socket_file_that_somebody_removes_is_made_again(
     assert not path.exists()
 
 
+def test_where_it_cannot_be_made_again_the_one_before_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file system may be hidden, full or read-only for a while; others may still see the file."""
+    monkeypatch.setattr(http_server, "_LOOK", 0.01)
+    monkeypatch.setattr(http_server, "_RETRY", 0.01)
+    path, hidden = tmp_path / "run" / "socket", tmp_path / "hidden"
+
+    def talk() -> None:
+        path.parent.rename(hidden)
+        path.parent.touch()  # no directory
+        wait_for(lambda: "cannot listen on" in caplog.text)
+        assert get(hidden / "socket").endswith(b"well\n")
+        path.parent.unlink()
+        hidden.rename(path.parent)
+        assert get(path).endswith(b"well\n")
+
+    serve(path, talk)
+    assert not path.exists()
+    assert caplog.text.count("cannot listen on") == 1
+
+
 def test_the_socket_file_of_another_process_is_left_to_it(tmp_path: Path) -> None:
     path = tmp_path / "socket"
 
