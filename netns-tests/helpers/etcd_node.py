@@ -1,8 +1,10 @@
 """The etcd of a world: one member or several, with the v2 API, and what is in it."""
 
+import http.client
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -52,15 +54,28 @@ class Etcd:
 
     def wait_healthy(self) -> None:
         """Wait until it serves, with as many others as it takes."""
-        script = (
-            "import sys, urllib.request\n"
-            f"urllib.request.urlopen('{self.url}/v2/keys/?quorum=true', timeout=10)\n"
-        )
         wait_for(
-            lambda: self._net.try_run(sys.executable, "-c", script).returncode == 0,
+            lambda: self._get("/v2/keys/?quorum=true", 10) is not None,
             60,
             lambda: f"{self._name}; it says: {self._log.read_text()[-300:]}",
         )
+
+    def _get(self, path: str, seconds: float) -> bytes | None:
+        """The body of an answer; None if there is none, or it is not 200."""
+        address = self.url.removeprefix("http://").partition(":")[0]
+        connection = http.client.HTTPConnection(address, 2379)
+        try:
+            connection.sock = self._net.socket(socket.AF_INET, socket.SOCK_STREAM)
+            connection.sock.settimeout(seconds)
+            connection.sock.connect((address, 2379))
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            body = answer.read()
+        except (OSError, http.client.HTTPException):
+            return None
+        finally:
+            connection.close()
+        return body if answer.status == 200 else None
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """End etcd by a signal; its data stay. SIGSTOP and SIGCONT freeze and thaw it."""
@@ -118,15 +133,10 @@ class Etcd:
 
     def leases(self) -> dict[str, dict[str, Any]]:
         """The nodes of etcd under subnets/ (value, ttl, ...), by the last part of their keys."""
-        script = (
-            "import sys, urllib.request\n"
-            f"url = '{self.url}/v2/keys{PREFIX}/subnets?quorum=true&sorted=true'\n"
-            "print(urllib.request.urlopen(url).read().decode())\n"
-        )
-        done = self._net.try_run(sys.executable, "-c", script)
-        if done.returncode != 0:
+        body = self._get(f"/v2/keys{PREFIX}/subnets?quorum=true&sorted=true", 60)
+        if body is None:
             return {}
-        nodes = json.loads(done.stdout)["node"].get("nodes", [])
+        nodes = json.loads(body)["node"].get("nodes", [])
         return {node["key"].rpartition("/")[2]: node for node in nodes}
 
     def kill(self) -> None:
