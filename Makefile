@@ -22,9 +22,8 @@ PYTHONS = $(or $(PYTHON),python3 python3.11 python3.12 python3.13 python3.14 /us
 PYENV = $(or $(PYENV_ROOT),$(HOME)/.pyenv)
 INSTALLS_FROM := pyproject.toml setup.py MANIFEST.in $(wildcard csrc/*)
 PYTEST = -m pytest
-# Where tests do not need the whole machine to themselves. They wait as much as they work: two for
-# each core.
-SIDE_BY_SIDE = -n $(shell echo $$((2 * $$(nproc))))
+# Where tests do not need the whole machine to themselves: as many at a time as there are cores.
+SIDE_BY_SIDE = -n auto
 UNIT = tests --ignore=tests/project/test_linters.py
 # On another Python: not what is the same on all of them, C and the texts of the project.
 UNIT_AGAIN = tests --ignore=tests/project --ignore=tests/csrc \
