@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from overlays import ALL, UDP, VXLAN, Pair
 from uplinks import add_uplink, index_of, mac_of, published, start_by_default_route, wait_published
-from world import World, ping
+from world import World, ping, wait_for
 
 
 @pytest.mark.parametrize("config", [VXLAN, UDP], ids=["vxlan", "udp"])
@@ -121,5 +121,10 @@ def test_an_address_that_moves_into_a_bridge_takes_the_overlay_along(world: Worl
     one.daemon.wait_log("the external interface is br0 with address 192.0.2.11 now")
     assert ping(pair.near, pair.far.address, 30) is not None
     assert published(world, one) == "192.0.2.11"
-    assert re.search(r"flannel\.1.*local 192\.0\.2\.11.*dev br0", one.run(
-        "ip", "-o", "-d", "link", "show", "flannel.1"))  # fmt: skip
+
+    def shown() -> str:
+        return one.run("ip", "-o", "-d", "link", "show", "flannel.1")
+
+    # Packets may pass before the device is at its new place.
+    is_there = re.compile(r"flannel\.1.*local 192\.0\.2\.11.*dev br0")
+    wait_for(lambda: is_there.search(shown()), 30, shown)
