@@ -102,12 +102,15 @@ async def _remove_direct_routes(kernel: Kernel, keep: Keep, elsewhere: Collectio
 def _remove_entries(
     kernel: Kernel, keep: Keep, elsewhere: Collection[int], others: Collection[str]
 ) -> None:
-    networks = [keep.network, *_networks(others)]
+    # In integers, for there may be tens of thousands of entries.
+    ranges = [
+        (int(each.network_address), int(each.broadcast_address), each.prefixlen)
+        for each in (keep.network, *_networks(others))
+    ]
     stale = [
         entry
         for entry in kernel.tables.list_own(EVERYTHING)
-        if _link_of(entry) not in elsewhere
-        and not any(_dst_of(entry).subnet_of(each) for each in networks)
+        if entry.link not in elsewhere and not _is_within(entry, ranges)
     ]
     if not stale:
         return
@@ -125,14 +128,13 @@ def _networks(names: Collection[str]) -> list[IPv4Network]:
     return [IPv4Network(each) for each in names if "/" in each]
 
 
-def _link_of(entry: Entry) -> int:
-    return entry.link
-
-
-def _dst_of(entry: Entry) -> IPv4Network:
+def _is_within(entry: Entry, ranges: Collection[tuple[int, int, int]]) -> bool:
+    """Whether the entry leads into one of the networks: first address, last, prefix length."""
     match entry:
         case Route():
-            return IPv4Network((entry.dst, entry.prefix_len))
+            value, length = int.from_bytes(entry.dst, "big"), entry.prefix_len
         case Nexthop():
-            return IPv4Network(entry.id)
-    raise AssertionError(f"{entry} is in no table of routes")
+            value, length = entry.id, 32
+        case _:
+            raise AssertionError(f"{entry} is in no table of routes")
+    return any(first <= value <= last and length >= least for first, last, least in ranges)
