@@ -14,6 +14,12 @@ from flannel import __main__ as program
 SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
+def run(script: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """A process of its own that runs ``script``."""
+    command = [sys.executable, "-c", script, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
 def test_signals_without_a_meaning_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     for number in SIGNALS:
@@ -23,7 +29,7 @@ def test_signals_without_a_meaning_are_logged(caplog: pytest.LogCaptureFixture) 
     ]
 
 
-def test_one_that_comes_while_it_starts_ends_nothing_either(tmp_path: Path) -> None:
+def test_one_that_comes_while_it_starts_ends_nothing_either() -> None:
     script = (
         "import os, signal, sys\n"
         "from flannel import __main__ as program\n"
@@ -34,7 +40,7 @@ def test_one_that_comes_while_it_starts_ends_nothing_either(tmp_path: Path) -> N
         "program.parse = parse\n"
         "sys.exit(program.main())\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = run(script)
     assert (done.returncode, done.stderr) == (2, "flanneld: cannot use it\n")
 
 
@@ -60,7 +66,7 @@ def test_closed_descriptors_are_opened_so_that_no_file_gets_the_log(
     assert stderr == os.devnull
 
 
-def test_a_closed_log_does_not_end_flanneld(tmp_path: Path) -> None:
+def test_a_closed_log_does_not_end_flanneld() -> None:
     script = (
         "import os, sys\n"
         "from flannel import __main__ as program, logs\n"
@@ -72,7 +78,7 @@ def test_a_closed_log_does_not_end_flanneld(tmp_path: Path) -> None:
         "os.write(1, b'it goes on')\n"
         "os._exit(0)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = run(script)
     assert (done.returncode, done.stdout) == (0, "it goes on")
 
 
@@ -92,9 +98,7 @@ def test_it_runs_until_systemd_ends_it_and_leaves_everything_in_place(tmp_path: 
         "sys.exit(program.main())\n"
     )
     flags = [f"-subnet-file={tmp_path}/subnet.env", f"-state-dir={tmp_path}/state"]
-    done = subprocess.run(
-        [sys.executable, "-c", script, *flags], capture_output=True, text=True, timeout=60
-    )
+    done = run(script, *flags)
     assert done.returncode == 0, done.stderr
     assert [line.split(" ", 3)[3] for line in done.stderr.splitlines()] == [
         "cannot drop capabilities: Operation not permitted; running with more privileges than "
