@@ -16,7 +16,7 @@ from ipaddress import IPv4Interface, IPv4Network
 from flannel.kernel.doors import Kernel
 from flannel.kernel.entries import EVERYTHING, Entry, Nexthop, Route
 from flannel.kernel.host import ALIAS, is_ours, name_of_ours
-from flannel.kernel.links import Link
+from flannel.kernel.links import Address, Link
 from flannel.kernel.surroundings import is_link_local
 
 log = logging.getLogger(__name__)
@@ -42,16 +42,18 @@ async def remove_leftovers(kernel: Kernel, keep: Keep) -> None:
     :raises KernelError: what is there cannot be read, or a link or address not be removed.
     """
     others = kernel.claims.of_others()
-    kept = await _remove_links(kernel, keep, others)
-    await _remove_addresses(kernel, keep, kept)
+    addresses = await kernel.netlink.list_addresses()
+    kept = await _remove_links(kernel, keep, addresses, others)
+    await _remove_addresses(kernel, keep, addresses, kept)
     elsewhere = {link.index for link in kept if link.name != keep.device}
     await _remove_direct_routes(kernel, keep, elsewhere)
     _remove_entries(kernel, keep, elsewhere, others)
 
 
-async def _remove_links(kernel: Kernel, keep: Keep, others: Collection[str]) -> list[Link]:
+async def _remove_links(
+    kernel: Kernel, keep: Keep, addresses: Collection[Address], others: Collection[str]
+) -> list[Link]:
     """Remove links; return those of ours, or of upstream's daemon, that stay."""
-    addresses = await kernel.netlink.list_addresses()
     used = {each.link for each in addresses if each.interface.ip in keep.network}
     kept = []
     for link in await kernel.netlink.list_links():
@@ -67,7 +69,9 @@ async def _remove_links(kernel: Kernel, keep: Keep, others: Collection[str]) -> 
     return kept
 
 
-async def _remove_addresses(kernel: Kernel, keep: Keep, links: Collection[Link]) -> None:
+async def _remove_addresses(
+    kernel: Kernel, keep: Keep, addresses: Collection[Address], links: Collection[Link]
+) -> None:
     """Remove those that a lease of another network has given to the device, which served it too.
 
     They are known by their prefix length. A packet of this host would have such a source, and be
@@ -77,7 +81,7 @@ async def _remove_addresses(kernel: Kernel, keep: Keep, links: Collection[Link])
     for link in links:
         if link.name != keep.device:
             continue
-        found = [each for each in await kernel.netlink.list_addresses() if each.link == link.index]
+        found = [each for each in addresses if each.link == link.index]
         if own not in [each.interface for each in found]:
             continue  # routes over the link would have no source
         for each in found:
