@@ -13,9 +13,9 @@ from flannel.cli.config import validate
 from flannel.cli.context import Context, DaemonDown, DaemonUnseen, duration
 from flannel.cli.facts import Facts
 from flannel.cli.findings import KINDS, Finding
-from flannel.cli.host_view import saved_subnet
 from flannel.conditions import Condition
 from flannel.errors import BadNetworkConfig, KernelError, StoreError
+from flannel.handover import subnet_env
 from flannel.lease import Lease
 
 _OVERDUE = -600
@@ -44,7 +44,7 @@ async def check(context: Context) -> int:
 
 async def examine(context: Context) -> list[Finding]:
     """All findings; causes come before what they cause."""
-    facts = Facts(env=saved_subnet(context.options.subnet_file), mark=context.options.guard_mark)
+    facts = Facts(env=subnet_env.read(context.options.subnet_file), mark=context.options.guard_mark)
     findings = await _ask_daemon(context, facts)
     findings += await _ask_store(context, facts)
     try:

@@ -6,11 +6,12 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Any, NamedTuple
 
 from flannel.cli.context import Context, DaemonDown, pairs
-from flannel.cli.host_view import Host, first_container, saved_subnet
+from flannel.cli.host_view import Host, first_container
 from flannel.cli.leases import list_leases
 from flannel.cli.rulesets.own_guard import forged
 from flannel.cli.rulesets.verdict import FORWARDED, SENT, TRANSLATED, Packet, Verdict, judge
 from flannel.errors import StoreError
+from flannel.handover import subnet_env
 from flannel.handover.subnet_env import SubnetEnv
 from flannel.kernel.links import Link, VxlanSettings, Way
 
@@ -48,7 +49,7 @@ async def explain(
 async def _steps(
     context: Context, destination: IPv4Address, source: IPv4Address | None
 ) -> AsyncIterator[Step]:
-    env = saved_subnet(context.options.subnet_file)
+    env = subnet_env.read(context.options.subnet_file)
     if source is None and env is not None:
         source = first_container(env.subnet.network)
     if source is not None:
@@ -94,7 +95,7 @@ async def _lease(context: Context, destination: IPv4Address) -> Step:
         status = await context.ask_daemon("/status")
         network = IPv4Network(status["network"]) if status["network"] else None
     except DaemonDown:
-        env = saved_subnet(context.options.subnet_file)
+        env = subnet_env.read(context.options.subnet_file)
         network = env.network if env is not None else None
     if network is not None and destination in network:
         return Step("lease", f"none: no host holds the subnet of {destination}{suffix}", True)

@@ -10,7 +10,6 @@ from flannel.cli.rulesets.own_guard import drops_forged, without_guard
 from flannel.cli.rulesets.verdict import Chain
 from flannel.firewall import mark_conflicts
 from flannel.firewall.listing import read_rules
-from flannel.handover import subnet_env
 from flannel.kernel.links import Address, Link
 from flannel.kernel.netlink import Netlink
 from flannel.kernel.rtnetlink import RtNetlink
@@ -81,11 +80,6 @@ class Host:
         self.marking += mark_conflicts.in_iptables(listing.iptables, bit)
         self.drops_forged = drops_forged(self.chains)
         self.chains = without_guard(self.chains)
-
-
-def saved_subnet(path: Path) -> subnet_env.SubnetEnv | None:
-    """The content of subnet.env; None if the file is missing or of no use."""
-    return subnet_env.read(path)
 
 
 def first_container(subnet: IPv4Network) -> IPv4Address:

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 from flannel.backends import mtu as mtu_rule
 from flannel.backends.traits import Carrier, traits
 from flannel.cli.context import Context, DaemonDown, table
-from flannel.cli.host_view import saved_subnet
 from flannel.cli.leases import list_leases
 from flannel.cli.probe import PortAnswer
 from flannel.errors import BadNetworkConfig, StoreError
+from flannel.handover import subnet_env
 from flannel.health.peer_probe import overlay_address
 from flannel.lease import Lease, LeaseAttrs
 from flannel.network_config import NetworkConfig
@@ -114,7 +114,7 @@ async def _own(context: Context) -> _Own:
     try:
         status = await context.ask_daemon("/status")
     except DaemonDown:
-        env = saved_subnet(context.options.subnet_file)
+        env = subnet_env.read(context.options.subnet_file)
         subnet, mtu = (str(env.subnet.network), env.mtu) if env is not None else ("", None)
         return _Own(subnet, "", mtu, await _agreed_backend(context))
     lease = status["lease"] or {}

@@ -5,8 +5,8 @@ from typing import Any
 
 from flannel import backends
 from flannel.cli.context import Context
-from flannel.cli.host_view import saved_subnet
 from flannel.errors import KernelError
+from flannel.handover import subnet_env
 from flannel.kernel.host import DOCKER_BRIDGE, Claim, docker_takes, overlap
 from flannel.kernel.surroundings import Surroundings, look_around
 from flannel.lease import Lease
@@ -23,7 +23,7 @@ async def range_report(
         served. The first two are empty if this host's addresses cannot be read.
     """
     leases = tuple(leases)
-    env = saved_subnet(context.options.subnet_file)
+    env = subnet_env.read(context.options.subnet_file)
     own = {env.subnet.network} if env is not None else set()
     gateways = {lease.attrs.public_ip for lease in leases}
     claim = Claim(config, backends.route_length(config), own, gateways)

@@ -6,8 +6,8 @@ from typing import Any
 
 from flannel.backends.traits import SenderCheck, traits
 from flannel.cli.context import Context, DaemonDown, DaemonUnseen, duration, pairs
-from flannel.cli.host_view import saved_subnet
 from flannel.errors import FlannelError, StoreError
+from flannel.handover import subnet_env
 from flannel.health.status import lease_document
 from flannel.kernel.host import is_ours
 from flannel.printable import clear
@@ -45,7 +45,7 @@ async def _once(context: Context) -> int:
 
 async def _without_daemon(context: Context) -> dict[str, Any]:
     """The members of the document that can be found out while flanneld is down."""
-    env = saved_subnet(context.options.subnet_file)
+    env = subnet_env.read(context.options.subnet_file)
     found: dict[str, Any] = {"subnet_env": None, "device": None, "lease": None, "etcd_error": ""}
     if env is not None:
         found["subnet_env"] = {
