@@ -62,9 +62,11 @@ class Condition(StrEnum):
 _OVER = {
     Condition.UNDERLAY: "the kernel lists links, addresses and routes again",
     Condition.OTHER_INTERFACE: "a new choice would be the external interface in use",
+    Condition.STORE: "the store answers again",
     Condition.CONFIG: "the network config can be used",
     Condition.RESUMED: "the store's leases are served",
     Condition.LEASE: "the store accepts the renewal of the lease again",
+    Condition.WATCH: "following the leases again",
     Condition.KERNEL: "the device and the tables can be brought up to date again",
     Condition.BLACKHOLE: "the route of -ip-blackhole-route is as wanted again",
     Condition.SUBNET_ENV: "subnet.env can be written again",

@@ -123,5 +123,4 @@ class ConfigFollower:
     def _answered(self) -> None:
         if self.seen_since is None:
             self.seen_since = monotonic()
-        if self._conditions.clear(Condition.STORE):
-            log.info("the store answers again")
+        self._conditions.clear(Condition.STORE)

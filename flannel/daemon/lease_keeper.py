@@ -150,8 +150,7 @@ class LeaseKeeper:
             await backoff.wait()
 
     def _is_steady(self) -> None:
-        if self._conditions.clear(Condition.WATCH):
-            log.info("following the leases again")
+        self._conditions.clear(Condition.WATCH)
 
     async def expire(self) -> None:
         """Look after leases that the store has forgotten."""
