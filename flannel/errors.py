@@ -3,31 +3,32 @@
     FlannelError
     ├── BadOption             a flag, a variable or a file it names; exit 2, one line
     ├── AlreadyRunning        another flanneld has what this one would use; exit 2 at a start
-    ├── BadNetworkConfig      the document in etcd cannot be used here; say why, wait for another
-    ├── NetworkInUse          this host has addresses or routes where the overlay would be
-    ├── BadLease              a key or value under subnets/ that is not a lease; skip it
+    ├── BadNetworkConfig      the document in etcd cannot be used here; log why, wait for another
+    ├── NetworkInUse          this host has addresses or routes in the overlay's range
+    ├── BadLease              a key or value under subnets/ is not a lease; skip it
     ├── StoreError
-    │   ├── StoreUnavailable    no answer, or none that can be trusted: wait, ask again
-    │   ├── StoreDenied         credentials or certificates refused: wait, an operator must act
-    │   ├── ConfigConflict      the network config is not what it was when it was read
-    │   ├── LeaseTaken          somebody else holds that subnet: choose another
-    │   └── LeaseChanged        a compare-and-swap lost: read again
-    ├── NoFreeSubnet
-    ├── AddressTaken          another host has leased with our public address: wait, say which
+    │   ├── StoreUnreachable
+    │   │   ├── StoreUnavailable  no answer, or no trustworthy one: wait, ask again
+    │   │   └── StoreDenied       credentials or certificates refused: wait, an operator must act
+    │   ├── ConfigConflict      the network config has changed since it was read
+    │   ├── LeaseTaken          another host holds that subnet: choose another
+    │   └── LeaseChanged        a compare-and-swap failed: read again
+    ├── NoFreeSubnet          every subnet of the network is leased
+    ├── AddressTaken          another host has leased with our public address: wait, log which
     ├── LeaseLost             our subnet belongs to another host now: start over with another
     │   └── IdentityTaken       ...which has our node identity: begin with a new one
-    ├── ConfigChanged         the network is to be another now: start over with that
-    ├── UnderlayChanged       the external interface is another, or has another address or MTU
-    ├── NoInterface           no link fits -iface & co. yet: wait for it
+    ├── ConfigChanged         the network config has changed: start over with the new one
+    ├── UnderlayChanged       the external interface, its address or its MTU has changed
+    ├── NoInterface           no link fits -iface & co. yet: wait for one
     ├── CannotWrite           subnet.env or a file like it could not be written
     ├── CannotRun             another program cannot be started, or did not end in time
-    ├── FirewallError         nft or iptables said no
-    ├── Shortage              no descriptor, no memory, no thread: wait, it passes
-    └── KernelError           netlink or a file of the kernel said no
+    ├── FirewallError         nft or iptables refused
+    ├── Shortage              no descriptor, memory or thread left: wait until there is
+    └── KernelError           the kernel refused, by netlink or in one of its files
 
-Low modules translate a library's exceptions into these (``raise ... from``), the ones in the
-middle let them pass, `flannel.daemon.daemon` decides what happens and `flannel.__main__` tells the
-operator. Anything else that escapes is a bug: traceback, exit status 1.
+Low modules translate a library's exceptions into these (``raise ... from``), the modules in the
+middle let them pass, `flannel.daemon.reactions` says what each leads to, and `flannel.__main__`
+reports what ends flanneld. Any other exception that escapes is a bug: traceback, exit status 1.
 
 Texts read *cannot ⟨do what⟩ ⟨to which⟩: ⟨why⟩*, on one line.
 """
@@ -58,19 +59,18 @@ class NetworkInUse(FlannelError):
 class BadLease(FlannelError):
     """A key or a value below ``subnets/`` is not a lease.
 
-    :ivar index: the store's number of the last write to it; 0 where that is not known, or of no
-        use.
+    :ivar index: the store's number of the last write to it; 0 where it is unknown or useless.
     """
 
     index = 0
 
 
 class StoreError(FlannelError):
-    """The lease store did not do what it was asked."""
+    """The lease store did not do what we asked for."""
 
 
 class StoreUnreachable(StoreError):
-    """The store does not serve us now; it may do so another time."""
+    """The store does not serve us now; it may do so later."""
 
 
 class StoreUnavailable(StoreUnreachable):
@@ -78,11 +78,11 @@ class StoreUnavailable(StoreUnreachable):
 
 
 class StoreDenied(StoreUnreachable):
-    """The store refuses who we are; asking again helps only after somebody has mended that."""
+    """The store refuses our credentials; asking again helps only after an operator has acted."""
 
 
 class ConfigConflict(StoreError):
-    """Somebody else has written the network config meanwhile."""
+    """The network config was written by somebody else since it was read."""
 
 
 class LeaseTaken(StoreError):
@@ -90,7 +90,7 @@ class LeaseTaken(StoreError):
 
 
 class LeaseChanged(StoreError):
-    """The lease is not what it was when we read it, or is gone."""
+    """The lease was changed or deleted since we read it."""
 
 
 class NoFreeSubnet(FlannelError):
@@ -98,7 +98,7 @@ class NoFreeSubnet(FlannelError):
 
 
 class AddressTaken(FlannelError):
-    """A lease with this host's public address is another host's."""
+    """Another host has leased a subnet with this host's public address."""
 
 
 class LeaseLost(FlannelError):
@@ -106,31 +106,31 @@ class LeaseLost(FlannelError):
 
 
 class IdentityTaken(LeaseLost):
-    """A host with another address has this host's node identity: one is a copy of the other."""
+    """A host with a different address has this host's node identity: one is a copy of the other."""
 
 
 class ConfigChanged(FlannelError):
-    """The network config that is served is not the cluster's any more."""
+    """The cluster's network config differs from the one that is served."""
 
 
 class UnderlayChanged(FlannelError):
-    """The external interface is another, or has another address or MTU: adapt to that."""
+    """The external interface, its address or its MTU has changed."""
 
 
 class NoInterface(FlannelError):
-    """No link of this host fits what was asked for, or not yet."""
+    """No link of this host fits the options, at least not yet."""
 
 
 class CannotWrite(FlannelError):
-    """A file that we hand to others could not be written; the old one is as it was."""
+    """A file for other programs could not be written; the old one is unchanged."""
 
 
 class CannotRun(FlannelError):
-    """Another program cannot be started, or did not end in its time and was killed."""
+    """Another program cannot be started, or did not end in time and was killed."""
 
 
 class FirewallError(FlannelError):
-    """nft or iptables refused; the rules are what they were."""
+    """nft or iptables refused; the rules are unchanged."""
 
 
 class Shortage(FlannelError):
@@ -138,9 +138,9 @@ class Shortage(FlannelError):
 
 
 class KernelError(FlannelError):
-    """The kernel refused.
+    """The kernel refused a request.
 
-    :param doing: what was asked of it, e.g. ``add route 10.5.2.0/24 via 10.5.2.0``.
+    :param doing: the request, e.g. ``add route 10.5.2.0/24 via 10.5.2.0``.
     :param errno: the positive error number.
     """
 

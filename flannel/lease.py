@@ -1,8 +1,8 @@
-"""Leases: which host holds which subnet, and what its peers must know to reach it.
+"""Leases: which host holds which subnet, and what its peers must know to reach it. Pure.
 
 In the store a lease is a key named after the subnet (``10.5.1.0-24``) whose value is the JSON of
-its `LeaseAttrs`. Both forms are upstream flannel's, byte for byte, but for the members ``NodeID``
-and, for moments, ``AskedBy`` at the end of ours, which upstream ignores. Everything here is pure.
+its `LeaseAttrs`. Both have upstream flannel's form, byte for byte. Only the members ``NodeID`` and,
+for moments, ``AskedBy`` are new; they are last, and upstream ignores them.
 """
 
 import json
@@ -15,13 +15,13 @@ from typing import Any, assert_never
 from flannel.document import MAX_CHARS, BadDocument, Members, parse_object, shown
 from flannel.errors import BadLease
 
-# A key of a dual-stack cluster goes on after "&" with an IPv6 subnet, which is left to others.
+# A key of a dual-stack cluster has an IPv6 subnet after "&"; this program ignores it.
 _KEY = re.compile(r"([0-9.]{7,15})-(3[0-2]|[12]?[0-9])(?:&[0-9a-fA-F:.]+-[0-9]{1,3})?")
 
 _UNNAMED_BACKEND = "udp"
 
 LONGEST_TTL = 2**31 - 1
-"""Seconds. The store may say that a lease lasts longer; 68 years are for ever."""
+"""Seconds, 68 years. A lease that lasts longer in the store is read as one of this length."""
 LAST_INDEX = 2**64 - 1
 """Indexes of etcd are unsigned 64 bit numbers."""
 
@@ -30,13 +30,13 @@ _NODE_ID = re.compile(r"[A-Za-z0-9-]{0,64}")
 
 @dataclass(frozen=True, slots=True)
 class LeaseAttrs:
-    """What a peer must know to reach a host: the value of its key.
+    """What a peer must know to reach a host: the value of the lease's key.
 
-    :ivar backend_data: whatever JSON value the backend publishes, as it stands in the store.
-    :ivar node_id: which host it is, whatever its address; "" in what upstream has written.
-    :ivar asked_by: the NodeID of a host that asks whether the holder is alive, which the holder
-        answers by writing its lease again; see `flannel.leases.adoption`. It makes no difference
-        to peers, so it does not count when attributes are compared.
+    :ivar backend_data: the JSON value that the backend publishes, as it is in the store.
+    :ivar node_id: identifies the host independently of its address; "" if upstream wrote the lease.
+    :ivar asked_by: the NodeID of a host that asks whether the holder is alive; the holder answers
+        by writing its lease again; see `flannel.leases.adoption`. Peers do not use it, so it does
+        not count when attributes are compared.
     """
 
     public_ip: IPv4Address
@@ -46,7 +46,7 @@ class LeaseAttrs:
     asked_by: str = field(default="", compare=False)
 
     def to_json(self) -> str:
-        """The value to store: compact, in this member order, absent members left out."""
+        """The value to store: compact, in this order of members, without empty members."""
         members: dict[str, Any] = {"PublicIP": str(self.public_ip)}
         if self.backend_type:
             members["BackendType"] = self.backend_type
@@ -87,20 +87,20 @@ class LeaseAttrs:
             raise BadLease(f"its NodeID is {shown(node_id)}, not up to 64 letters, digits and -")
         asked_by = members.get("AskedBy")
         if not isinstance(asked_by, str) or not _NODE_ID.fullmatch(asked_by):
-            asked_by = ""  # as if it were not there: it says nothing of the host
+            asked_by = ""  # ignored: it does not describe the host
         return cls(address, backend_type, members.get("BackendData"), node_id, asked_by)
 
     @property
     def backend(self) -> str:
         """The type of the backend that wrote the lease.
 
-        One without a BackendType is upstream's udp or alloc, which cannot be told apart, or ours.
+        udp and alloc write none, ours as upstream's, and cannot be distinguished: both are "udp".
         """
         return self.backend_type or _UNNAMED_BACKEND
 
     @property
     def host(self) -> str:
-        """The host, for messages that have to tell it from another."""
+        """The host, for messages that must distinguish it from other hosts."""
         return f"{self.public_ip} (NodeID {self.node_id})" if self.node_id else str(self.public_ip)
 
 
@@ -111,18 +111,17 @@ def is_unicast(address: IPv4Address) -> bool:
 
 
 UNKNOWN_TTL = -1
-"""Of a lease that was read from a file, which does not know."""
+"""The lifetime of a lease that was read from a file: the file does not contain it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A subnet in the hands of a host.
+    """A subnet that a host holds.
 
-    Two leases are equal when a peer would treat them alike: how long one lasts and which write
-    made it do not count.
+    Two leases are equal if a peer would treat them alike: their lifetimes and indexes do not count.
 
-    :ivar ttl: whole seconds that were left when it was read, or `UNKNOWN_TTL`; None is a
-        reservation, which stays.
+    :ivar ttl: whole seconds that were left when the lease was read, or `UNKNOWN_TTL`; None for a
+        reservation, which never expires.
     :ivar index: the store's number of the last write to it, for compare-and-swap.
     """
 
@@ -147,7 +146,7 @@ class LeaseAdded:
 
     @property
     def subnet(self) -> IPv4Network:
-        """What all events have."""
+        """The subnet of the event; all kinds of events have it."""
         return self.lease.subnet
 
 
@@ -160,7 +159,7 @@ class LeaseRemoved:
 
 @dataclass(frozen=True, slots=True)
 class LeaseGarbled:
-    """Somebody has written what is no lease over one; what it was stands until that is mended."""
+    """Somebody overwrote a lease with a value that is not one; the old lease stays in force."""
 
     subnet: IPv4Network
 
@@ -174,7 +173,7 @@ def subnet_key(subnet: IPv4Network) -> str:
 
 
 def parse_subnet_key(key: str) -> IPv4Network:
-    """The subnet that a key's last part stands for.
+    """The subnet that the last part of a key names.
 
     :raises BadLease: it is not of the form ``10.5.1.0-24``, or has host bits set.
     """
@@ -188,36 +187,36 @@ def parse_subnet_key(key: str) -> IPv4Network:
 
 
 class LeaseTable:
-    """All leases that the store holds, by subnet. Whole leases are compared.
+    """All leases that the store holds, by subnet.
 
-    Both ways to learn of leases report what is different now, so that the caller need not know
-    whether it came from a snapshot or from the watch.
+    `reset`, for a snapshot, and `update`, for the watch, both return the subnets that differ, so
+    that the caller need not know from which of them a change came. Whole leases are compared.
 
-    A store that was emptied or restored has forgotten leases that are in use all the same. Such
-    ones stay in the table until their time is over, the store has them again, or their
-    host or another one settles the matter by a new lease.
+    A store that was emptied or restored lacks leases that are still in use. The table keeps such a
+    missing lease until its time is over, the store has it again, its holder takes another lease,
+    or another host takes the subnet.
     """
 
     def __init__(self, leases: Iterable[Lease] = ()) -> None:
         self._leases = {lease.subnet: lease for lease in leases}
         self._missing: dict[IPv4Network, float] = {}
         self._missing_of: dict[IPv4Address | str, set[IPv4Network]] = {}
-        """By each name of their holders, those and perhaps some that are not missing any more."""
+        """The missing subnets by each name of their holders; some may no longer be missing."""
 
     @property
     def leases(self) -> dict[IPv4Network, Lease]:
-        """The table itself; not to be written to."""
+        """The table itself; the caller must not change it."""
         return self._leases
 
     def held(self, subnet: IPv4Network) -> Lease | None:
-        """The lease that the store holds for ``subnet``; None also where it has forgotten it."""
+        """The lease that the store holds for ``subnet``; None also if it has lost it."""
         return None if subnet in self._missing else self._leases.get(subnet)
 
     def reset(self, leases: Collection[Lease], keep_until: float | None = None) -> set[IPv4Network]:
-        """Replace everything; return the subnets whose lease is new, different or gone.
+        """Replace everything; return the subnets whose lease is new, different or removed.
 
-        :param keep_until: until when to keep leases that are not among ``leases``; None drops
-            them, but for those which an earlier call has kept.
+        :param keep_until: the time until which leases that are not among ``leases`` are kept;
+            None: they are dropped, except those that an earlier call kept.
         """
         before, self._leases = self._leases, {lease.subnet: lease for lease in leases}
         changed = {subnet for subnet, lease in self._leases.items() if before.get(subnet) != lease}
@@ -237,7 +236,7 @@ class LeaseTable:
         return changed
 
     def update(self, events: Iterable[LeaseEvent]) -> set[IPv4Network]:
-        """Apply ``events`` in order; return the subnets they touched in a way that counts."""
+        """Apply ``events`` in order; return the subnets that may differ now."""
         changed: set[IPv4Network] = set()
         for event in events:
             match event:
@@ -258,11 +257,11 @@ class LeaseTable:
         return changed
 
     def expire(self, now: float) -> set[IPv4Network]:
-        """Drop what has been missing until ``now``; return those subnets."""
+        """Drop missing leases whose time is over at ``now``; return their subnets."""
         return self._drop({subnet for subnet, end in self._missing.items() if end <= now})
 
     def _settle(self, lease: Lease) -> set[IPv4Network]:
-        """Drop missing leases of the host that has made ``lease``."""
+        """Drop missing leases of the host that made ``lease``."""
         if not self._missing:
             return set()
         host = _Hosts((lease,))
@@ -284,7 +283,7 @@ class LeaseTable:
 class _Hosts:
     """The holders of ``leases``: ``attrs in hosts`` is True if one of them publishes ``attrs``.
 
-    A host is known by its NodeID; where one of the two has none, by its public address.
+    Hosts are compared by NodeID, or by public address if one of the two has no NodeID.
     """
 
     def __init__(self, leases: Iterable[Lease]) -> None:
@@ -305,5 +304,5 @@ class _Hosts:
 
 
 def _names(attrs: LeaseAttrs) -> set[IPv4Address | str]:
-    """What a holder can be looked up by."""
+    """The names by which a holder is found."""
     return {attrs.public_ip, attrs.node_id} if attrs.node_id else {attrs.public_ip}

@@ -62,7 +62,7 @@ class TestEmptied:
             wait_value(world, key_of(other), PublicIP=str(other.address))
             world.configure(VXLAN)
         assert pinger.lost == 0
-        one.daemon.wait_log("leases that the store has forgotten are over: 10.1.70.0/24")
+        one.daemon.wait_log("dropping leases that the store has lost: 10.1.70.0/24")
         wait_overlay(one, other.subnet)
         assert "starting over" not in one.daemon.log
 

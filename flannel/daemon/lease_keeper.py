@@ -1,13 +1,13 @@
-"""LeaseKeeper: while a network is served, our lease is kept and the peers' are followed.
+"""LeaseKeeper: keeps our lease and follows the peers' leases while a network is served.
 
     LeaseKeeper.run
-      ├── keep      our lease in the store: renewed in time, taken again, written again
-      ├── follow    the store's news -> SubnetManager.peers -> whoever has to know
-      ├── expire    leases that the store has forgotten, when their grace is over
-      ├── save      what is served, for a start while the store is away
-      └── say       which peers have changed, in the log
+      ├── keep      renews our lease in time, takes it again, writes it again
+      ├── follow    the store's events -> SubnetManager.peers -> upkeep and firewall
+      ├── expire    drops leases that the store has lost, when their grace is over
+      ├── save      saves the leases, for a start while the store is unreachable
+      └── log_news  logs which peers have changed
 
-A store that is away ends none of them: it is asked until it answers, and said once.
+An unreachable store ends none of these tasks: they retry until it answers, and log that once.
 """
 
 import asyncio
@@ -27,29 +27,29 @@ from flannel.logs import fields
 log = logging.getLogger(__name__)
 
 _STEADY = 2.0
-"""Seconds for which the leases have to be followed before that is taken to work again."""
+"""Seconds without an error after which following the leases counts as working again."""
 _QUIET = 60.0
-"""Seconds after which another loss of our lease is not taken for a quarrel with somebody who
-removes it again and again; within them, pauses grow..."""
+"""Seconds. If our lease is lost again within this time, somebody may be removing it again and
+again, so the pause before it is taken again grows..."""
 _LONGEST_QUARREL = 1.3
-"""...to no more than this, which jitter makes 2 s: peers have no way to us meanwhile, and who wins
-is still who writes last."""
+"""...up to this many seconds, which jitter makes 2 s. Peers cannot reach us in the pause."""
 
-_SAY_PAUSE = 10.0
-"""Seconds between two lines that say which peers have changed."""
+_NEWS_PAUSE = 10.0
+"""Seconds between two lines that name the peers that have changed."""
 
 _SAVE_RETRY = 10.0
-"""Seconds after a saving that has failed."""
+"""Seconds until a save that failed is tried again."""
 _SAVE_PAUSE, _SAVE_SHARE, _LONGEST_SAVE_PAUSE = 1.0, 50, 60.0
-"""Seconds between two savings; at least this many times what the last one took; but no more than
-this: it may have taken so long because the process was paused."""
+"""The pause between two saves: at least the first, in seconds; at least the duration of the last
+save times the second; at most the third, in seconds, as a save also takes long if the process was
+paused."""
 
 
 class LeaseKeeper:
-    """The leases of one network, ours and others'.
+    """Keeps the leases of one network, ours and the peers'.
 
-    :param tell: hears of the subnets whose peer is not what it was.
-    :param save: writes what is served now to a file.
+    :param peers_changed: called with the subnets whose peer has changed.
+    :param save: writes the leases to a file; returns whether that succeeded.
     :param margin: seconds that must be left of our lease at its renewal.
     """
 
@@ -58,35 +58,35 @@ class LeaseKeeper:
         subnets: SubnetManager,
         status: Status,
         *,
-        tell: Callable[[set[IPv4Network]], None],
+        peers_changed: Callable[[set[IPv4Network]], None],
         save: Callable[[], Awaitable[bool]],
         margin: float,
     ) -> None:
         self._subnets = subnets
         self._status = status
         self._conditions = status.conditions
-        self._tell = tell
+        self._peers_changed = peers_changed
         self._save = save
         self._margin = margin
         self._unsaved = asyncio.Event()
         self._unsaved.set()
         self._news = PeerNews(subnets.peers)
-        self._something_to_say = asyncio.Event()
+        self._has_news = asyncio.Event()
 
     async def run(self) -> None:
         """Keep and follow until cancelled.
 
-        :raises LeaseLost: in a group; our subnet is another's now.
+        :raises LeaseLost: in an exception group; our subnet belongs to another host now.
         """
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.keep())
             tasks.create_task(self.follow())
             tasks.create_task(self.expire())
             tasks.create_task(self.save())
-            tasks.create_task(self.say())
+            tasks.create_task(self.log_news())
 
     async def keep(self) -> None:
-        """Let the store say that our subnet is ours, for long enough."""
+        """Make sure that the store holds our lease, with enough time left."""
         subnets = self._subnets
         quarrel = Backoff(0.25, _LONGEST_QUARREL)
         last_loss = float("-inf")
@@ -99,10 +99,12 @@ class LeaseKeeper:
                 try:
                     async with asyncio.timeout(delay):
                         await subnets.own_changed()
-                    continue  # another lifetime, or it is not in order any more
+                    continue  # its lifetime differs, or it is not in order any more
                 except TimeoutError:
                     pass
-            elif not subnets.is_forgotten:  # else newcomers must see soon that it is in use
+            elif (
+                not subnets.is_forgotten
+            ):  # if it is, new hosts must see soon that the subnet is in use
                 if monotonic() - last_loss < _QUIET:
                     await quarrel.wait()
                 else:
@@ -123,7 +125,7 @@ class LeaseKeeper:
                 await backoff.wait()
             else:
                 self._conditions.clear(Condition.LEASE)
-                log.debug("the lease is kept: %s", self._subnets.own)
+                log.debug("kept lease %s", self._subnets.own)
                 return
 
     async def follow(self) -> None:
@@ -135,9 +137,9 @@ class LeaseKeeper:
             began = monotonic()
             try:
                 async for changed in self._subnets.follow():
-                    self._hear(changed)
+                    self._pass_on(changed)
                     self._conditions.clear(Condition.RESUMED)
-                    # The list that comes first says nothing of the watch, which may fail at once.
+                    # After the first list the watch may still fail at once.
                     steady = steady or loop.call_later(_STEADY, self._is_steady)
             except StoreUnreachable as why:
                 message = f"cannot follow the leases: {why}; packets flow on"
@@ -153,18 +155,16 @@ class LeaseKeeper:
         self._conditions.clear(Condition.WATCH)
 
     async def expire(self) -> None:
-        """Look after leases that the store has forgotten."""
+        """Drop leases that the store has lost, when their grace is over."""
         while True:
             await asyncio.sleep(1)
             changed = self._subnets.expire()
             if changed:
-                log.warning(
-                    "leases that the store has forgotten are over: %s", listed(sorted(changed))
-                )
-                self._hear(changed)
+                log.warning("dropping leases that the store has lost: %s", listed(sorted(changed)))
+                self._pass_on(changed)
 
     async def save(self) -> None:
-        """Save what is served, soon after each change, and what has changed last at the end."""
+        """Save the leases soon after each change, and unsaved changes at the end."""
         try:
             while True:
                 await self._unsaved.wait()
@@ -180,29 +180,29 @@ class LeaseKeeper:
             if self._unsaved.is_set():
                 await self._save()
 
-    async def say(self) -> None:
-        """Say which peers have changed: at once, and what changes in the next seconds together."""
+    async def log_news(self) -> None:
+        """Log a change of the peers at once, and those of the next seconds together."""
         while True:
-            await self._something_to_say.wait()
-            self._something_to_say.clear()
+            await self._has_news.wait()
+            self._has_news.clear()
             peers = self._subnets.peers
             line = self._news.line(peers)
             if not line:
                 continue
             about = fields(changed=self._news.count, peers=len(peers))
             log.info("peers: %s; there are %d now", line, len(peers), extra=about)
-            await asyncio.sleep(_SAY_PAUSE)
+            await asyncio.sleep(_NEWS_PAUSE)
 
-    def _hear(self, changed: set[IPv4Network]) -> None:
+    def _pass_on(self, changed: set[IPv4Network]) -> None:
         if changed:
             self._unsaved.set()
             self._news.note(changed)
-            self._something_to_say.set()
+            self._has_news.set()
             if log.isEnabledFor(logging.DEBUG):
                 peers = self._subnets.peers
                 for subnet in sorted(changed):
                     log.debug("peer: %s", peers.get(subnet, f"{subnet} is gone"))
-        self._tell(changed)
+        self._peers_changed(changed)
 
     def _backoff(self) -> Backoff:
         return Backoff(0.1, retry_pause(len(self._subnets.peers)))

@@ -174,16 +174,16 @@ class Life:
         return Firewall(rules, lambda: subnets.peers, resync, network.device, conditions)
 
     def _lease_keeper(self, upkeep: Upkeep, firewall: Firewall) -> LeaseKeeper:
-        def tell(changed: set[IPv4Network]) -> None:
+        def peers_changed(changed: set[IPv4Network]) -> None:
             upkeep.pending.add(changed)
             firewall.peers_changed(changed)
 
         if self._plan.resume is not None:
-            tell(set())  # the peers are known: those of before
+            peers_changed(set())  # the peers of the saved state count as known
         return LeaseKeeper(
             self.subnets,
             self._shared.status,
-            tell=tell,
+            peers_changed=peers_changed,
             save=self._save,
             margin=self._shared.options.subnet_lease_renew_margin.total_seconds(),
         )
@@ -216,7 +216,7 @@ class Life:
         )
 
     async def _change(self, text: str) -> None:
-        """Deal with a different network config.
+        """Adopt a different network config, or raise.
 
         :raises BadNetworkConfig: it cannot be used.
         :raises NetworkInUse: likewise.

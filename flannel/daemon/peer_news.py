@@ -1,7 +1,7 @@
 """PeerNews: which peers have joined, changed or left since the last line of the log about them.
 
 news = PeerNews(peers)
-news.note({IPv4Network("10.1.5.0/24")})    # something about it is different
+news.note({IPv4Network("10.1.5.0/24")})    # its lease has changed
 news.line(peers)                           # joined 10.1.5.0/24 of 192.0.2.5
 """
 
@@ -11,11 +11,11 @@ from ipaddress import IPv4Network
 from flannel.lease import Peers
 
 _NAMED = 5
-"""Peers that a line names of each kind; of more, it says how many."""
+"""The most peers of each kind that a line names; it counts the others."""
 
 
 class PeerNews:
-    """Compares the peers with those that the log has heard of.
+    """Compares the peers with those of the log's last line.
 
     :ivar count: how many subnets the last line was about.
     """
@@ -26,11 +26,11 @@ class PeerNews:
         self._noted: set[IPv4Network] = set()
 
     def note(self, changed: Iterable[IPv4Network]) -> None:
-        """The peers of these subnets are not what they were."""
+        """The peers of these subnets have changed."""
         self._noted |= set(changed)
 
     def line(self, peers: Peers) -> str:
-        """What has become of those that were noted; "" if all is as it was."""
+        """The changes of the noted peers since the last line; "" if there are none."""
         joined, changed, left = [], [], []
         for subnet in sorted(self._noted):
             before, now = self._known.pop(subnet, None), peers.get(subnet)
@@ -49,7 +49,7 @@ class PeerNews:
 
 
 def listed(texts: Iterable[object]) -> str:
-    """``a, b``; of many, some and how many more."""
+    """``a, b``; of many, the first ones and how many more there are."""
     every = list(map(str, texts))
     more = len(every) - _NAMED
     return ", ".join(every[:_NAMED]) + (f" and {more} more" if more > 0 else "")

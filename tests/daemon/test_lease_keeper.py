@@ -1,4 +1,4 @@
-"""LeaseKeeper: our lease stays in the store, the peers' are followed, both outlive the store."""
+"""LeaseKeeper: keeps our lease, follows the peers', and survives an unreachable store."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -34,7 +34,7 @@ def test_the_lease_is_renewed_in_time_again_and_again(made: Made) -> None:
     made.run(work)
 
 
-def test_the_status_knows_the_lease_and_when_it_is_renewed(made: Made) -> None:
+def test_the_status_has_the_lease_and_the_time_of_its_renewal(made: Made) -> None:
     async def work() -> None:
         seconds = made.status.lease_seconds()
         assert seconds is not None
@@ -46,7 +46,7 @@ def test_the_status_knows_the_lease_and_when_it_is_renewed(made: Made) -> None:
 
 
 @pytest.mark.parametrize(("ttl", "left"), [(70, 70), (0, 0), (UNKNOWN_TTL, None)])
-def test_what_is_not_known_of_a_lease_from_a_file_is_not_made_up(
+def test_the_status_does_not_invent_the_lifetime_of_a_lease_from_a_file(
     made: Made, ttl: int, left: int | None
 ) -> None:
     async def main() -> None:
@@ -80,7 +80,9 @@ def test_a_lease_that_is_removed_is_taken_again_at_once(made: Made) -> None:
     made.run(work)
 
 
-def test_who_removes_it_again_and_again_is_answered_after_growing_pauses(made: Made) -> None:
+def test_a_lease_that_is_removed_again_and_again_is_taken_again_after_growing_pauses(
+    made: Made,
+) -> None:
     async def work() -> None:
         waited = []
         for _ in range(6):
@@ -98,8 +100,8 @@ def test_who_removes_it_again_and_again_is_answered_after_growing_pauses(made: M
     made.run(work)
 
 
-def test_a_store_that_has_forgotten_us_is_told_at_once_each_time(made: Made) -> None:
-    """Newcomers must learn soon that the subnet is in use."""
+def test_a_lease_that_the_store_has_lost_is_written_again_at_once_each_time(made: Made) -> None:
+    """New hosts must see soon that the subnet is in use."""
 
     async def work() -> None:
         for _ in range(5):
@@ -111,7 +113,7 @@ def test_a_store_that_has_forgotten_us_is_told_at_once_each_time(made: Made) -> 
     made.run(work)
 
 
-def test_a_store_that_does_not_answer_is_a_condition_and_asked_until_it_does(
+def test_a_store_that_does_not_answer_is_a_condition_and_is_asked_until_it_answers(
     made: Made, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def work() -> None:
@@ -136,7 +138,7 @@ def test_a_store_that_does_not_answer_is_a_condition_and_asked_until_it_does(
     ]
 
 
-def test_a_watch_that_fails_after_each_list_is_one_line_and_grows_quiet(
+def test_a_watch_that_fails_after_each_list_is_logged_once_and_retried_ever_less_often(
     made: Made, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     lists = []
@@ -158,7 +160,9 @@ def test_a_watch_that_fails_after_each_list_is_one_line_and_grows_quiet(
     assert caplog.messages == [f"cannot follow the leases: {REFUSED}; packets flow on"]
 
 
-def test_a_different_kind_of_refusal_is_news(made: Made, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_different_kind_of_refusal_is_logged_anew(
+    made: Made, caplog: pytest.LogCaptureFixture
+) -> None:
     async def work() -> None:
         made.store.go_down(REFUSED)
         await asyncio.sleep(60)
@@ -174,21 +178,21 @@ def test_a_different_kind_of_refusal_is_news(made: Made, caplog: pytest.LogCaptu
     ]
 
 
-def test_the_peers_are_known_first_and_then_each_change(made: Made) -> None:
+def test_the_first_list_of_peers_and_then_each_change_is_passed_on(made: Made) -> None:
     async def work() -> None:
-        assert made.told == [set()]
+        assert made.reported == [set()]
         made.store.put(PEER, OTHER, TTL)
         await asyncio.sleep(0.1)
-        assert made.told == [set(), {PEER}]
+        assert made.reported == [set(), {PEER}]
         assert made.subnets.peers[PEER].attrs == OTHER
         made.store.remove(PEER)
         await asyncio.sleep(0.1)
-        assert made.told == [set(), {PEER}, {PEER}]
+        assert made.reported == [set(), {PEER}, {PEER}]
 
     made.run(work)
 
 
-def test_a_store_that_answers_again_ends_the_serving_of_what_was_saved(made: Made) -> None:
+def test_a_store_that_answers_again_ends_the_serving_of_saved_leases(made: Made) -> None:
     async def work() -> None:
         conditions = made.status.conditions
         conditions.report(Condition.RESUMED, "the store does not answer: serving lease ...")
@@ -199,7 +203,7 @@ def test_a_store_that_answers_again_ends_the_serving_of_what_was_saved(made: Mad
     made.run(work)
 
 
-def test_leases_that_the_store_has_forgotten_end_after_their_grace(
+def test_leases_that_the_store_has_lost_are_dropped_after_their_grace(
     made: Made, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def work() -> None:
@@ -209,16 +213,16 @@ def test_leases_that_the_store_has_forgotten_end_after_their_grace(
         made.store.tell(Snapshot((), rewound=True))
         await asyncio.sleep(290)
         assert PEER in made.subnets.peers
-        before = len(made.told)
+        before = len(made.reported)
         await asyncio.sleep(20)
         assert PEER not in made.subnets.peers
-        assert made.told[before:] == [{PEER}]
+        assert made.reported[before:] == [{PEER}]
 
     made.run(work)
-    assert f"leases that the store has forgotten are over: {PEER}" in caplog.messages
+    assert f"dropping leases that the store has lost: {PEER}" in caplog.messages
 
 
-def test_what_is_served_is_saved_at_once_and_then_in_intervals(made: Made) -> None:
+def test_leases_are_saved_at_once_and_then_in_intervals(made: Made) -> None:
     async def work() -> None:
         assert [n for _, n in made.saved] == [0]
         await asyncio.sleep(5)
@@ -236,7 +240,7 @@ def test_what_is_served_is_saved_at_once_and_then_in_intervals(made: Made) -> No
     made.run(work)
 
 
-def test_a_slow_disk_is_written_to_seldom_but_not_given_up(made: Made) -> None:
+def test_a_slow_disk_is_written_to_seldom_but_still_written_to(made: Made) -> None:
     async def work() -> None:
         await asyncio.sleep(5)
         made.save_takes = 0.5
@@ -249,7 +253,7 @@ def test_a_slow_disk_is_written_to_seldom_but_not_given_up(made: Made) -> None:
     made.run(work)
 
 
-def test_a_pause_of_the_process_while_it_saves_does_not_end_the_saving(made: Made) -> None:
+def test_leases_are_saved_again_after_the_process_was_paused_during_a_save(made: Made) -> None:
     async def work() -> None:
         await asyncio.sleep(5)
         made.save_takes = 60.0
@@ -264,7 +268,7 @@ def test_a_pause_of_the_process_while_it_saves_does_not_end_the_saving(made: Mad
     made.run(work)
 
 
-def test_a_saving_that_fails_is_tried_again(made: Made) -> None:
+def test_a_save_that_fails_is_tried_again(made: Made) -> None:
     async def work() -> None:
         await asyncio.sleep(5)
         made.can_save = False
@@ -281,7 +285,7 @@ def test_a_saving_that_fails_is_tried_again(made: Made) -> None:
     made.run(work)
 
 
-def test_what_changed_last_is_saved_at_the_end(made: Made) -> None:
+def test_unsaved_changes_are_saved_at_the_end(made: Made) -> None:
     async def work() -> None:
         await asyncio.sleep(5)
         made.store.put(PEER, OTHER, TTL)
@@ -294,7 +298,7 @@ def test_what_changed_last_is_saved_at_the_end(made: Made) -> None:
     assert made.saved[-1][1] == 2
 
 
-def test_nothing_is_saved_at_the_end_where_nothing_has_changed(made: Made) -> None:
+def test_nothing_is_saved_at_the_end_if_nothing_has_changed(made: Made) -> None:
     async def work() -> None:
         await asyncio.sleep(5)
         made.saved.clear()
@@ -303,7 +307,7 @@ def test_nothing_is_saved_at_the_end_where_nothing_has_changed(made: Made) -> No
     assert made.saved == []
 
 
-def test_changes_of_peers_are_logged_at_once_and_the_next_ones_together(
+def test_a_change_of_the_peers_is_logged_at_once_and_the_next_ones_together(
     made: Made, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -326,7 +330,7 @@ def test_changes_of_peers_are_logged_at_once_and_the_next_ones_together(
     ]
 
 
-def test_each_peer_that_changes_is_logged_for_those_who_debug(
+def test_each_peer_that_changes_is_logged_at_level_debug(
     made: Made, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG", "flannel")
@@ -344,7 +348,7 @@ def test_each_peer_that_changes_is_logged_for_those_who_debug(
     ]
 
 
-def test_a_subnet_that_is_anothers_ends_it(made: Made) -> None:
+def test_a_subnet_that_another_host_holds_ends_the_keeper(made: Made) -> None:
     async def work() -> None:
         await made.subnets.acquire(ME, None, seen_since=LONG_AGO)
         running = asyncio.create_task(made.keeper.run())

@@ -1,4 +1,4 @@
-"""A LeaseKeeper over a store in memory, and what it has told and saved."""
+"""A LeaseKeeper over a store in memory, with a record of its reports and saves."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -35,11 +35,15 @@ class Made:
         self.store = FakeStore()
         self.subnets = SubnetManager(self.store, CONFIG, Random(7), ttl=TTL, grace=300.0)
         self.status = Status(parse([], {}), cast(Any, None))
-        self.told: list[set[IPv4Network]] = []
+        self.reported: list[set[IPv4Network]] = []
         self.saved: list[tuple[float, int]] = []
         self.save_takes, self.can_save = 0.0, True
         self.keeper = LeaseKeeper(
-            self.subnets, self.status, tell=self.told.append, save=self._save, margin=MARGIN
+            self.subnets,
+            self.status,
+            peers_changed=self.reported.append,
+            save=self._save,
+            margin=MARGIN,
         )
 
     async def _save(self) -> bool:
