@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import pytest
 from private_network import ip, link_index, private_network
 
-from flannel.backends import load
+from flannel.backends import make_backend
 from flannel.backends.vxlan.device import ensure_address, ensure_device, vtep_mac
 from flannel.errors import BadNetworkConfig, KernelError
 from flannel.kernel.doors import Kernel
@@ -215,7 +215,7 @@ def test_a_kernel_without_vxlan_is_named_and_what_works_there() -> None:
         netlink._ipr = NoVxlan(real)
         try:
             with RtNetlink() as tables:
-                await load(config, interface, Kernel(netlink, tables)).lease_attrs("n1")
+                await make_backend(config, interface, Kernel(netlink, tables)).lease_attrs("n1")
         finally:
             netlink._ipr = real
 

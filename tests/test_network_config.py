@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flannel.backends import check
+from flannel.backends import check_config
 from flannel.errors import BadNetworkConfig
 from flannel.network_config import NetworkConfig
 
@@ -205,7 +205,7 @@ def test_each_violation_is_named_with_key_value_and_rule(text: Any, complaint: s
 )
 def test_values_that_no_backend_can_use_are_named(backend: dict[str, Any], complaint: str) -> None:
     with pytest.raises(BadNetworkConfig) as error:
-        check(parse(Network=GOOD, Backend=backend))
+        check_config(parse(Network=GOOD, Backend=backend))
     assert complaint in str(error.value)
     assert str(error.value).isprintable()
 

@@ -1,18 +1,19 @@
 """The ways to carry packets between hosts, by the name that the network config gives them.
 
-    backend = load(config, external_interface, kernel)
+    port = check_config(config)               # raises if the backend cannot use its part of it
+    backend = make_backend(config, external_interface, kernel)
     lease = ... # acquired with `await backend.lease_attrs(node_id)`
     network = await backend.start(lease)
-    await network.apply(peers)                # the whole set: compare with the kernel, repair
-    await network.apply(peers, changed)       # only these subnets are different: quick
+    await network.apply(peers)                # compare all peers with the kernel, repair
+    await network.apply(peers, changed)       # write only these subnets: quick
 
     hostgw  plain routes         vxlan  the kernel's VXLAN
     alloc   a lease, no packets  udp    packets carried by csrc/
-    traits  the facts about each that others need
-    mtu     the MTU of those with a tunnel
+    traits  the facts about each backend that other wings need
+    mtu     the MTU of backends with a tunnel
 
-A backend knows nothing of etcd: it returns what peers must know of this host, and receives what
-this host must know of its peers.
+A backend does not use etcd: it returns the lease attributes that peers need, and receives the
+leases of the peers.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -40,26 +41,26 @@ class Network(Protocol):
 
     @property
     def device(self) -> str:
-        """The name of the link that is the network's own; "" if it has none."""
+        """The name of the network's own link; "" if it has none."""
         ...
 
     @property
     def guard(self) -> Guard | None:
-        """Where the kernel takes in what anybody sends; None if it does so nowhere."""
+        """What the firewall must guard; None: nothing."""
         ...
 
     async def apply(self, peers: Peers, changed: Collection[IPv4Network] | None = None) -> None:
         """Make the kernel match ``peers``, which is always the whole set.
 
-        :param changed: the subnets whose lease is not what it was in the last call; None says
-            that this is not known, nor what the kernel holds: everything is compared.
+        :param changed: the subnets whose lease has changed since the last call; None: unknown, so
+            all entries in the kernel are compared with ``peers``.
         :raises KernelError: the network as a whole cannot be kept; a single peer that cannot be
             reached is logged and tried again at the next comparison.
         """
         ...
 
     def holds(self, at: Key) -> Entry | None:
-        """The entry that the network has last written or found at a key of the kernel's tables."""
+        """The entry that the network last wrote or found at a key of the kernel's tables."""
         ...
 
     def counters(self) -> Mapping[str, int]:
@@ -76,7 +77,7 @@ class Network(Protocol):
 
 
 class CarriedByKernel:
-    """What a `Network` has to tell whose packets do not pass this process: nothing."""
+    """The part of a `Network` that is empty if the kernel carries the packets."""
 
     def counters(self) -> Mapping[str, int]:
         """See `Network`."""
@@ -94,16 +95,16 @@ class Backend(Protocol):
     """One way to carry packets between hosts."""
 
     async def lease_attrs(self, node_id: str) -> LeaseAttrs:
-        """What to publish of this host; may make the device whose MAC is published.
+        """The attributes that this host publishes; may make the device whose MAC is published.
 
-        :param node_id: which host this is; "" where it can keep no identity.
+        :param node_id: the identity of this host; "" if it cannot keep one.
         :raises KernelError: the device cannot be made.
         :raises AlreadyRunning: another flanneld uses it.
         """
         ...
 
     async def start(self, lease: Lease) -> Network:
-        """Begin to serve ``lease``, this host's own.
+        """Start to serve ``lease``, this host's own.
 
         :raises KernelError: the device cannot be set up.
         """
@@ -113,36 +114,36 @@ class Backend(Protocol):
 _Factory = Callable[[NetworkConfig, ExternalInterface, Kernel], Backend]
 
 
-def load(config: NetworkConfig, interface: ExternalInterface, kernel: Kernel) -> Backend:
+def make_backend(config: NetworkConfig, interface: ExternalInterface, kernel: Kernel) -> Backend:
     """The backend that ``config`` names, on this interface.
 
     :raises BadNetworkConfig: there is no such backend, its part of the config is wrong, or this
         host cannot run it.
     """
-    factory: _Factory = _module(config).backend
+    factory: _Factory = _module(config).make_backend
     return factory(config, interface, kernel)
 
 
-def check(config: NetworkConfig) -> int | None:
+def check_config(config: NetworkConfig) -> int | None:
     """Validate the part of ``config`` for its backend, as far as that does not depend on the host.
 
-    :returns: the UDP port that has to be open between hosts; None: the backend needs none.
+    :returns: the UDP port that must be open between hosts; None: the backend needs none.
     :raises BadNetworkConfig: there is no such backend, or its part of the config is wrong.
     """
-    port: int | None = _module(config).check(config)
+    port: int | None = _module(config).check_config(config)
     return port
 
 
 def route_length(config: NetworkConfig) -> int:
-    """The prefix length of the routes that a host has to its peers."""
+    """The prefix length of the routes to peers."""
     has_one = traits(config.backend_type).has_one_route
     return config.network.prefixlen if has_one else config.subnet_len
 
 
 def _module(config: NetworkConfig) -> Any:
-    """The backend's module, imported when it is wanted.
+    """The backend's module, imported on demand.
 
-    It has functions ``backend(config, interface, kernel)`` and ``check(config)``.
+    It has functions ``make_backend(config, interface, kernel)`` and ``check_config(config)``.
     """
     name = traits(config.backend_type).module
     if not name:

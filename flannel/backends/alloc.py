@@ -12,13 +12,13 @@ from flannel.lease import Lease, LeaseAttrs, Peers
 from flannel.network_config import NetworkConfig
 
 
-def check(config: NetworkConfig) -> int | None:
-    """See `flannel.backends.check`; this backend reads nothing."""
+def check_config(config: NetworkConfig) -> int | None:
+    """See `flannel.backends.check_config`; this backend reads no part of the config."""
     return None
 
 
-def backend(config: NetworkConfig, interface: ExternalInterface, kernel: Kernel) -> Backend:
-    """See `flannel.backends.load`."""
+def make_backend(config: NetworkConfig, interface: ExternalInterface, kernel: Kernel) -> Backend:
+    """See `flannel.backends.make_backend`."""
     return AllocBackend(config, interface, kernel)
 
 

@@ -1,9 +1,9 @@
 """Traits: the facts about each backend that other parts of flanneld and the command need.
 
     traits("vxlan").port           # 8472
-    traits(lease.attrs.backend)    # of a peer, which may run a backend that we do not know
+    traits(lease.attrs.backend)    # a peer may run a backend that this version does not know
 
-They are declared here and nowhere else; a new backend adds one `Traits` to `BACKENDS`. Pure.
+Only this file declares them; a new backend adds one `Traits` to `BACKENDS`. Pure.
 """
 
 import enum
@@ -12,21 +12,21 @@ from dataclasses import dataclass
 
 
 class Carrier(enum.Enum):
-    """The one that carries packets to other hosts."""
+    """Which part carries packets to other hosts."""
 
     KERNEL = enum.auto()
-    """By its own tables: packets pass on while flanneld does not run."""
+    """The kernel, by its own tables: packets flow on while flanneld does not run."""
     FLANNELD = enum.auto()
-    """The packet loop in flanneld's process: without it nothing passes, its port is closed."""
+    """The packet loop in flanneld's process: while it does not run, no packet passes."""
     OTHERS = enum.auto()
-    """Something that flanneld knows nothing of, such as a cloud's router."""
+    """A system that flanneld does not control, such as a cloud's router."""
 
 
 class SenderCheck(enum.Enum):
-    """The one that refuses packets of hosts without a lease."""
+    """Which part refuses packets of hosts without a lease."""
 
     FIREWALL = enum.auto()
-    """Rules of ours on the backend's port."""
+    """Our rules for the backend's port."""
     PACKET_LOOP = enum.auto()
     NOBODY = enum.auto()
 
@@ -39,11 +39,11 @@ class Traits:
     :ivar module: the module that serves it; "" for a backend that this version does not know.
     :ivar carrier: None for such a backend.
     :ivar published_as: the BackendType in its leases; upstream writes none for some.
-    :ivar port: the UDP port between hosts where the config names none; 0: it needs none.
-    :ivar has_tunnel_address: it has a link of its own, with the first address of the subnet.
-    :ivar sender_check: who refuses packets of strangers.
+    :ivar port: the UDP port between hosts if the config names none; 0: it needs none.
+    :ivar has_tunnel_address: it has its own link, with the first address of the subnet.
+    :ivar sender_check: which part refuses packets of hosts without a lease.
     :ivar takes_every_lease: it reaches peers whose lease names another backend.
-    :ivar has_one_route: one route leads to all peers, not one to each.
+    :ivar has_one_route: one route leads to all peers, instead of one to each.
     """
 
     type: str
@@ -90,9 +90,9 @@ VXLAN = Traits(
 )
 
 BACKENDS: Mapping[str, Traits] = {each.type: each for each in (ALLOC, HOST_GW, UDP, VXLAN)}
-"""Those that this version serves, by type."""
+"""The backends that this version serves, by type."""
 
 
 def traits(backend: str) -> Traits:
-    """The traits of a backend by its type; of one that is not known, all empty."""
+    """The traits of a backend by its type; of an unknown one, all empty."""
     return BACKENDS.get(backend) or Traits(backend)

@@ -80,7 +80,7 @@ def validate(text: str) -> NetworkConfig:
     :raises BadNetworkConfig: naming the key, its value and the rule.
     """
     config = NetworkConfig.from_json(text)
-    backends.check(config)
+    backends.check_config(config)
     return config
 
 

@@ -63,4 +63,4 @@ class Facts:
     @property
     def port(self) -> int | None:
         """The UDP port that must be open between hosts; None: none is needed, or it is unknown."""
-        return backends.check(self.config) if self.config is not None else None
+        return backends.check_config(self.config) if self.config is not None else None

@@ -22,7 +22,7 @@ import time
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 
-from flannel.backends import Network, load
+from flannel.backends import Network, make_backend
 from flannel.conditions import Condition
 from flannel.daemon.config_follower import ConfigFollower
 from flannel.daemon.lasting import Lasting
@@ -226,7 +226,7 @@ class Life:
         """
         subnets, interface = self.subnets, self._plan.interface
         config = NetworkConfig.from_json(text)
-        load(config, interface, self._shared.kernel)
+        make_backend(config, interface, self._shared.kernel)
         difference = subnets.config.difference(config)
         if not difference:
             return

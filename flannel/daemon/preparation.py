@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
-from flannel.backends import Backend, load
+from flannel.backends import Backend, make_backend
 from flannel.conditions import Condition, Conditions
 from flannel.daemon.config_follower import ConfigFollower
 from flannel.daemon.range_check import check_address
@@ -81,12 +81,12 @@ class Preparation:
         if found == interface:
             return plan
         self._log_interface(found)
-        return replace(plan, interface=found, backend=load(config, found, self._kernel))
+        return replace(plan, interface=found, backend=make_backend(config, found, self._kernel))
 
     async def _wait_for_plan(self, saved: SavedState | None, interface: ExternalInterface) -> Plan:
         def read(text: str) -> Plan:
             config = NetworkConfig.from_json(text)
-            return Plan(text, config, load(config, interface, self._kernel), interface)
+            return Plan(text, config, make_backend(config, interface, self._kernel), interface)
 
         plan = None
         if saved is not None and saved.lease is not None:

@@ -1,9 +1,9 @@
-"""Many routes, nexthops, neighbours and FDB entries at once: written in batches, read by dump.
+"""RtNetlink: writes routes, nexthops, neighbours and FDB entries in batches, reads them by dump.
 
-A daemon has three or four entries for each peer. Sent one by one through a general netlink
-library that is 0.8 ms a peer; packed by `flannel.kernel.rtmessages`, many in one send and only the
-last acknowledged, it is little more than the kernel's own work, 10 us (`make bench` measures it).
-Errors need no acknowledgement: the kernel reports each with its message's sequence number.
+flanneld has three or four entries for each peer. A general netlink library, which sends them one by
+one, takes 0.8 ms a peer. Here `flannel.kernel.rtmessages` packs many into one send, and the kernel
+acknowledges only the last: 10 us a peer, little more than the kernel's own work (`make bench`
+measures it). The kernel reports each error with the sequence number of its message.
 """
 
 import errno
@@ -21,18 +21,18 @@ from flannel.kernel.entries import PROTOCOL, Entry, Fdb, Neighbour, Nexthop
 
 T = TypeVar("T")
 
-# asm-generic/socket.h, not in Python's socket: they ignore the sysctl limits and need
-# CAP_NET_ADMIN, as everything here does.
+# asm-generic/socket.h; Python's socket lacks them. They ignore the sysctl limits, and need
+# CAP_NET_ADMIN, as all of this module does.
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _BUFFER = 4 << 20
 _LONGEST = 1 << 20
 _TIMEVAL = struct.Struct("@ll")
 _PATIENCE = 5
-"""Seconds to wait for an answer. The kernel does its work within the send, and answers at once."""
+"""Seconds to wait for an answer. The kernel does its work during the send, and answers at once."""
 
 _BATCH = 1024
-"""Messages in one send. From 256 on the cost of a message is flat; more would hold the kernel's
-rtnl lock longer than other programs on the host may like (1024 is 3 to 5 ms)."""
+"""Messages in one send. From 256 on, the cost of a message stays the same. A send holds the
+kernel's rtnl lock, which other programs need: 3 to 5 ms for 1024 messages."""
 
 _DUMP_TRIES = 5
 
@@ -45,7 +45,10 @@ class Failure(NamedTuple):
 
 
 def open_socket(port: int) -> socket.socket:
-    """A socket for `RtNetlink`, with this netlink port if it is free; 0: any."""
+    """A socket for `RtNetlink`, with this netlink port if it is free; 0: any port.
+
+    :raises OSError: it cannot be opened.
+    """
     opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
     try:
         try:
@@ -68,14 +71,14 @@ def open_socket(port: int) -> socket.socket:
 class RtNetlink:
     """A socket for bulk work on the routing, nexthop, neighbour and FDB tables.
 
-    Not thread-safe. The kernel does its work within the call, so nothing here ever waits for
-    anything else. Every method may raise `KernelError`; after one it is not known what was
-    written, and the tables have to be read again. After an error of the socket itself, such as
-    ENOBUFS, the next call finds a new socket.
+    Not thread-safe. The kernel does its work during the call, so no method waits for anything else.
+    Every method may raise `KernelError`; after that the caller must read the tables again, because
+    some entries may have been written. After an error of the socket itself, such as ENOBUFS, the
+    next call opens a new socket.
 
     :param open_: opens the socket.
-    :ivar port: the kernel puts it into its messages about what this socket has changed.
-    :ivar has_nexthops: the kernel knows nexthop objects (Linux 5.3 and later).
+    :ivar port: the netlink port; the kernel's notices of our own changes contain it.
+    :ivar has_nexthops: the kernel has nexthop objects (Linux 5.3 and later).
     """
 
     def __init__(self, open_: Callable[[int], socket.socket] = open_socket) -> None:
@@ -107,28 +110,28 @@ class RtNetlink:
             self._socket = None
 
     def put(self, entries: Sequence[Entry]) -> list[Failure]:
-        """Add entries, or write them over those with their keys.
+        """Add entries, or overwrite those with the same keys.
 
-        A nexthop whose id is taken is refused (EEXIST).
+        The kernel refuses a nexthop whose id is in use (EEXIST).
         """
         return self._write(entries, rtmessages.put_message)
 
     def delete(self, entries: Sequence[Entry]) -> list[Failure]:
-        """Remove entries; those that are absent do not count as failures."""
+        """Delete entries; a missing entry is not a failure."""
         absent = (errno.ENOENT, errno.ESRCH, errno.ENODEV)
         failures = self._write(entries, rtmessages.delete_message)
         return [failure for failure in failures if failure.errno not in absent]
 
     def list_own(self, network: IPv4Network, link: int = 0) -> list[Entry]:
-        """Routes and nexthops that are ours to keep or remove, routes first.
+        """Our routes and nexthops, routes first.
 
-        Ours is what carries our protocol number and leads into ``network``, and, whoever made
-        it, every route with a gateway over ``link``, our device.
+        Ours are those with our protocol number that lead into ``network``, and all routes with a
+        gateway over ``link``, our device, no matter which program made them.
         """
         low, high = int(network.network_address), int(network.broadcast_address)
-        # The routes first: who removes a nexthop takes its routes along. Between the two dumps that
-        # leaves a route whose nexthop is not known, which is no route, and both are written again;
-        # the other way round a route would be, that names a nexthop which is not there.
+        # Routes are dumped first, because the kernel deletes a nexthop's routes along with it. If
+        # that happens between the two dumps, the route names an unknown nexthop, is left out, and
+        # both are written again. With nexthops first, a nexthop that is gone would be listed.
         dump = self.dump(rt.RTM_GETROUTE, rtmessages.ROUTES_REQUEST, "list routes")
         hops = self.list_nexthops()
         by_id = {hop.id: hop for hop, _ in hops}
@@ -145,12 +148,12 @@ class RtNetlink:
         return own
 
     def list_foreign_routes(self) -> list[rtmessages.FoundRoute]:
-        """The unicast IPv4 routes of the main table that other programs, or people, have made."""
+        """The unicast IPv4 routes of the main table that do not have our protocol number."""
         dump = self.dump(rt.RTM_GETROUTE, rtmessages.ROUTES_REQUEST, "list routes")
         return _found(map(rtmessages.parse_foreign_route, dump))
 
     def list_routes_to(self, dst: IPv4Network) -> list[rtmessages.FoundRoute]:
-        """The unicast IPv4 routes of the main table to ``dst`` as a whole, whoever made them."""
+        """The unicast IPv4 routes of the main table whose destination is exactly ``dst``."""
         dump = self.dump(rt.RTM_GETROUTE, rtmessages.ROUTES_REQUEST, "list routes")
         return [
             route for route in _found(map(rtmessages.parse_any_route, dump)) if route.dst == dst
@@ -220,7 +223,7 @@ class RtNetlink:
                 raise KernelError(doing, number)
 
     def dump(self, kind: int, request: bytes, doing: str) -> list[bytes]:
-        """The payloads of a dump; taken again when the table changed under it."""
+        """The payloads of a dump; repeated if the table changed during the dump."""
         for _ in range(_DUMP_TRIES):
             self._sequence += 1
             flags = rt.NLM_F_REQUEST | rt.NLM_F_DUMP
@@ -236,7 +239,7 @@ class RtNetlink:
         while True:
             for kind, flags, sequence, payload in self._receive():
                 if sequence != self._sequence:
-                    continue  # the late rest of a request that failed
+                    continue  # a late answer to an earlier request that failed
                 if flags & rt.NLM_F_DUMP_INTR:
                     whole = False
                 if kind == rt.NLMSG_DONE:
@@ -267,7 +270,7 @@ class RtNetlink:
         connected = self._connect()
         try:
             data = connected.recv(_LONGEST)
-        except OSError as error:  # ENOBUFS among them: replies were lost
+        except OSError as error:  # for example ENOBUFS: replies were lost
             raise self._broken("read from netlink", error) from error
         offset = 0
         while offset + rt.HEADER.size <= len(data):
@@ -276,7 +279,7 @@ class RtNetlink:
             offset += rt.aligned(length)
 
     def _broken(self, doing: str, error: OSError) -> KernelError:
-        """Give the socket up: what waits in it, or never comes, is of a request that failed."""
+        """Close the socket, so that no answer to the failed request is taken for a later one."""
         self._disconnect()
         number = error.errno or errno.EIO
         return KernelError(doing, errno.ETIMEDOUT if number == errno.EAGAIN else number)

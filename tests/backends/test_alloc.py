@@ -5,7 +5,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from fake_kernel import FakeNetlink, FakeTables
 
-from flannel.backends import check, load
+from flannel.backends import check_config, make_backend
 from flannel.kernel.doors import Kernel
 from flannel.kernel.entries import Fdb, Nexthop, Route
 from flannel.kernel.interface import ExternalInterface
@@ -19,9 +19,9 @@ OWN = Lease(IPv4Network("10.5.1.0/24"), LeaseAttrs(PUBLIC))
 
 
 def test_the_lease_names_no_backend_as_upstreams_does() -> None:
-    backend = load(CONFIG, INTERFACE, Kernel(FakeNetlink(), FakeTables()))
+    backend = make_backend(CONFIG, INTERFACE, Kernel(FakeNetlink(), FakeTables()))
     assert asyncio.run(backend.lease_attrs("n1")) == LeaseAttrs(PUBLIC, node_id="n1")
-    assert check(CONFIG) is None
+    assert check_config(CONFIG) is None
 
 
 def test_entries_of_an_earlier_backend_are_removed_at_the_start_and_no_others_are_made() -> None:
@@ -32,7 +32,7 @@ def test_entries_of_an_earlier_backend_are_removed_at_the_start_and_no_others_ar
     netlink = FakeNetlink()
 
     async def scenario() -> None:
-        served = await load(CONFIG, INTERFACE, Kernel(netlink, tables)).start(OWN)
+        served = await make_backend(CONFIG, INTERFACE, Kernel(netlink, tables)).start(OWN)
         await served.apply({OWN.subnet: OWN})
         await served.apply({OWN.subnet: OWN}, [OWN.subnet])
         await served.run()

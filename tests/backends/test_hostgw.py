@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 import pytest
 from fake_kernel import FakeNetlink, FakeTables
 
-from flannel.backends import check, load
+from flannel.backends import check_config, make_backend
 from flannel.backends.hostgw import HostGwNetwork
 from flannel.errors import BadLease, BadNetworkConfig
 from flannel.firewall.rules import Guard
@@ -32,22 +32,22 @@ def peer(address: str = "192.0.2.2", backend: str = "host-gw") -> Lease:
 
 
 def start(tables: FakeTables) -> HostGwNetwork:
-    backend = load(CONFIG, INTERFACE, Kernel(FakeNetlink(), tables))
+    backend = make_backend(CONFIG, INTERFACE, Kernel(FakeNetlink(), tables))
     served = asyncio.run(backend.start(OWN))
     assert isinstance(served, HostGwNetwork)
     return served
 
 
 def test_it_publishes_the_address_that_peers_route_to() -> None:
-    backend = load(CONFIG, INTERFACE, Kernel(FakeNetlink(), FakeTables()))
+    backend = make_backend(CONFIG, INTERFACE, Kernel(FakeNetlink(), FakeTables()))
     assert asyncio.run(backend.lease_attrs("n1")) == LeaseAttrs(ADDRESS, "host-gw", node_id="n1")
-    assert check(CONFIG) is None
+    assert check_config(CONFIG) is None
 
 
 def test_behind_nat_it_is_refused_for_peers_would_route_to_nobody() -> None:
     nat = replace(INTERFACE, public_ip=IPv4Address("198.51.100.1"))
     with pytest.raises(BadNetworkConfig, match=r"198\.51\.100\.1 is not the address of eth0"):
-        load(CONFIG, nat, Kernel(FakeNetlink(), FakeTables()))
+        make_backend(CONFIG, nat, Kernel(FakeNetlink(), FakeTables()))
 
 
 def test_the_network_has_no_device_and_the_whole_mtu() -> None:

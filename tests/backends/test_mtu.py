@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from flannel.backends import check, mtu
+from flannel.backends import check_config, mtu
 from flannel.backends.udp import UdpConfig
 from flannel.backends.vxlan import VxlanConfig
 from flannel.document import BadDocument, Members
@@ -46,4 +46,4 @@ def test_each_tunnel_counts_its_own_bytes(
     with pytest.raises(
         BadNetworkConfig, match=f"Backend.MTU is {least - 1}: it must be 0 or {least}"
     ):
-        check(config(backend, least - 1))
+        check_config(config(backend, least - 1))

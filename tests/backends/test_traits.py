@@ -19,13 +19,13 @@ def config(backend: str) -> NetworkConfig:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_default_port_is_the_one_that_the_backend_uses(backend: str) -> None:
-    assert backends.check(config(backend)) == (traits(backend).port or None)
+    assert backends.check_config(config(backend)) == (traits(backend).port or None)
 
 
 def test_a_backend_that_nobody_serves_is_refused_with_the_ones_that_are() -> None:
     known = "Backend.Type is 'ipip', and this version serves alloc, host-gw, udp, vxlan"
     with pytest.raises(BadNetworkConfig, match=known):
-        backends.check(config("ipip"))
+        backends.check_config(config("ipip"))
 
 
 def test_of_an_unknown_backend_nothing_is_claimed() -> None:

@@ -61,13 +61,13 @@ class UdpConfig:
             raise BadNetworkConfig(f"cannot use the network config: {why}") from None
 
 
-def check(config: NetworkConfig) -> int | None:
-    """See `flannel.backends.check`."""
+def check_config(config: NetworkConfig) -> int | None:
+    """See `flannel.backends.check_config`."""
     return UdpConfig.from_config(config).port
 
 
-def backend(config: NetworkConfig, interface: ExternalInterface, kernel: Kernel) -> Backend:
-    """See `flannel.backends.load`."""
+def make_backend(config: NetworkConfig, interface: ExternalInterface, kernel: Kernel) -> Backend:
+    """See `flannel.backends.make_backend`."""
     return UdpBackend(config, UdpConfig.from_config(config), interface, kernel)
 
 

@@ -70,13 +70,13 @@ class VxlanConfig:
             raise BadNetworkConfig(f"cannot use the network config: {why}") from None
 
 
-def check(config: NetworkConfig) -> int | None:
-    """See `flannel.backends.check`."""
+def check_config(config: NetworkConfig) -> int | None:
+    """See `flannel.backends.check_config`."""
     return VxlanConfig.from_config(config).port
 
 
-def backend(config: NetworkConfig, interface: ExternalInterface, kernel: Kernel) -> Backend:
-    """See `flannel.backends.load`."""
+def make_backend(config: NetworkConfig, interface: ExternalInterface, kernel: Kernel) -> Backend:
+    """See `flannel.backends.make_backend`."""
     return VxlanBackend(config, VxlanConfig.from_config(config), interface, kernel)
 
 

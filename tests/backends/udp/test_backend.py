@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fake_kernel import FakeNetlink, FakeTables
 
-from flannel.backends import check, load
+from flannel.backends import check_config, make_backend
 from flannel.backends.udp.dataplane import Settings, pack_route
 from flannel.backends.udp.network import UdpNetwork
 from flannel.errors import BadLease, BadNetworkConfig
@@ -33,7 +33,7 @@ def config(**backend: object) -> NetworkConfig:
 
 def start(settings: NetworkConfig) -> UdpNetwork:
     """The network that serves `SUBNET`."""
-    backend = load(settings, INTERFACE, Kernel(FakeNetlink(), FakeTables()))
+    backend = make_backend(settings, INTERFACE, Kernel(FakeNetlink(), FakeTables()))
     network = asyncio.run(backend.start(Lease(SUBNET, LeaseAttrs(PUBLIC))))
     assert isinstance(network, UdpNetwork)
     return network
@@ -61,7 +61,7 @@ def test_the_network_config_and_the_lease_become_settings(
     wanted = replace(DEFAULTS, **changes)
     assert (network._tunnel.settings, network._tunnel.n_threads) == (wanted, n_threads)
     assert network.mtu == wanted.mtu
-    assert check(config(**backend)) == wanted.port
+    assert check_config(config(**backend)) == wanted.port
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_the_network_config_and_the_lease_become_settings(
 def test_a_value_that_cannot_be_used_is_refused_by_name(backend: dict[str, object]) -> None:
     (name,) = backend
     with pytest.raises(BadNetworkConfig, match=f"cannot use the network config: Backend.{name} is"):
-        check(config(**backend))
+        check_config(config(**backend))
 
 
 def test_a_network_without_the_source_check_is_warned_about(
@@ -85,7 +85,7 @@ def test_a_network_without_the_source_check_is_warned_about(
 
 
 def test_it_publishes_the_public_address_and_no_backend_as_upstream_does() -> None:
-    backend = load(config(), INTERFACE, Kernel(FakeNetlink(), FakeTables()))
+    backend = make_backend(config(), INTERFACE, Kernel(FakeNetlink(), FakeTables()))
     attrs = asyncio.run(backend.lease_attrs("0123456789abcdef"))
     assert attrs == LeaseAttrs(PUBLIC, "", node_id="0123456789abcdef")
 

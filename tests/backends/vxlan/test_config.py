@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from flannel.backends.vxlan import VxlanConfig, check
+from flannel.backends.vxlan import VxlanConfig, check_config
 from flannel.errors import BadNetworkConfig
 from flannel.network_config import NetworkConfig
 
@@ -31,8 +31,8 @@ def test_vni_0_is_a_vni() -> None:
 
 
 def test_port_0_means_the_default() -> None:
-    assert check(config(Port=0)) == 8472
-    assert check(config(Port=4789)) == 4789
+    assert check_config(config(Port=0)) == 8472
+    assert check_config(config(Port=4789)) == 4789
 
 
 @pytest.mark.parametrize(

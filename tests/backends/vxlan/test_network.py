@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fake_kernel import FakeNetlink, FakeTables
 
-from flannel.backends import load
+from flannel.backends import make_backend
 from flannel.backends.vxlan import device, network
 from flannel.backends.vxlan.network import VxlanNetwork, parse_vtep_mac
 from flannel.errors import BadLease, BadNetworkConfig, KernelError
@@ -50,7 +50,7 @@ class Host:
         self.tables = FakeTables(has_nexthops=has_nexthops)
         self.kernel = Kernel(self.netlink, self.tables)
         self.config = config(text)
-        self.backend = load(self.config, INTERFACE, self.kernel)
+        self.backend = make_backend(self.config, INTERFACE, self.kernel)
 
     def start(self) -> VxlanNetwork:
         async def started() -> Any:
@@ -139,7 +139,7 @@ def test_the_tunnel_leaves_from_an_address_of_this_host_behind_nat_as_well(
 ) -> None:
     host = Host(monkeypatch)
     public = replace(INTERFACE, public_ip=IPv4Address("203.0.113.1"))
-    host.backend = load(host.config, public, host.kernel)
+    host.backend = make_backend(host.config, public, host.kernel)
     attrs = asyncio.run(host.backend.lease_attrs("n1"))
     assert attrs.public_ip == IPv4Address("203.0.113.1")
     link = host.netlink.by_name("flannel.1")
