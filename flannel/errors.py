@@ -142,9 +142,16 @@ class KernelError(FlannelError):
 
     :param doing: the request, e.g. ``add route 10.5.2.0/24 via 10.5.2.0``.
     :param errno: the positive error number.
+    :param words: its own explanation, if it gave one.
     """
 
-    def __init__(self, doing: str, errno: int) -> None:
-        super().__init__(f"cannot {doing}: {os.strerror(errno)}")
+    def __init__(self, doing: str, errno: int, words: str = "") -> None:
+        super().__init__(f"cannot {doing}: {refusal(errno, words)}")
         self.doing = doing
         self.errno = errno
+        self.words = words
+
+
+def refusal(errno: int, words: str = "") -> str:
+    """The text of an error number; in parentheses the kernel's own explanation, if it gave one."""
+    return f"{os.strerror(errno)} ({words})" if words else os.strerror(errno)

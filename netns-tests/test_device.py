@@ -16,6 +16,7 @@ from flannel.backends import make_backend
 from flannel.backends.vxlan.device import ensure_address, ensure_device, vtep_mac
 from flannel.errors import BadNetworkConfig, KernelError
 from flannel.kernel.doors import Kernel
+from flannel.kernel.entries import Route
 from flannel.kernel.interface import ExternalInterface
 from flannel.kernel.leftovers import Keep, remove_leftovers
 from flannel.kernel.links import Link, VxlanSettings
@@ -192,6 +193,22 @@ def test_a_refusal_of_the_kernel_is_raised_with_its_reason() -> None:
         KernelError, match=r"link flannel\.1: link taken has VNI 1 and port 8472: File exists"
     ):
         ensure()
+    ip("link del taken")
+    ip("link add taken up type vxlan external dstport 8472")  # as Cilium has it
+    with pytest.raises(KernelError, match=r"UDP port 8472 for flannel\.1: link taken has it"):
+        ensure()
+
+
+def test_the_kernels_own_words_are_in_the_error() -> None:
+    with pytest.raises(KernelError, match=r"link flannel\.1: Invalid argument \(MTU must be"):
+        ensure(mtu=60)
+    link = ensure()
+    with pytest.raises(KernelError, match=r"MTU 60 on flannel\.1: Invalid argument \(mtu less "):
+        ensure(mtu=60)
+    route = Route(bytes((10, 5, 9, 0)), 24, bytes((203, 0, 113, 1)), link.index, False)
+    with RtNetlink() as tables:
+        (failure,) = tables.put([route])
+    assert failure.why == "Network is unreachable (Nexthop has invalid gateway)"
 
 
 def test_a_kernel_without_vxlan_is_named_and_what_works_there() -> None:
@@ -222,8 +239,9 @@ def test_a_kernel_without_vxlan_is_named_and_what_works_there() -> None:
     with pytest.raises(BadNetworkConfig) as said:
         call(publish)
     assert str(said.value) == (
-        "cannot create VXLAN link flannel.1: Operation not supported: this kernel has no VXLAN; "
-        'a network config that works without it has {"Backend": {"Type": "udp"}}'
+        "cannot create VXLAN link flannel.1: Operation not supported (Unknown device type): "
+        "this kernel has no VXLAN; a network config that works without it has "
+        '{"Backend": {"Type": "udp"}}'
     )
 
 

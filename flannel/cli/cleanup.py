@@ -81,8 +81,8 @@ def _entries(tables: RtNetlink) -> list[Part]:
 
     async def remove() -> None:
         # Routes over our link have ended with it.
-        for entry, errno in tables.delete(tables.list_own(EVERYTHING)):
-            raise KernelError(f"remove {entry}", errno)
+        for entry, errno, words in tables.delete(tables.list_own(EVERYTHING)):
+            raise KernelError(f"remove {entry}", errno, words)
 
     return [Part(f"{len(entries)} routes and nexthops", remove)] if entries else []
 

@@ -6,7 +6,6 @@ form of a route replaces ours in one step. What it uses as well stays: flannel.<
 the lease, and the chain that lets the overlay's packets through FORWARD.
 """
 
-import os
 from functools import partial
 
 from flannel.cli.cleanup import blackhole_parts, remove_parts
@@ -59,8 +58,8 @@ def _routes(tables: RtNetlink) -> list[Part]:
         # The end of a nexthop would be the end of a route that still names it.
         kept = {failure.entry.dst for failure in failures if isinstance(failure.entry, Route)}
         failures += tables.delete([hop for hop in hops if hop.id.to_bytes(4, "big") not in kept])
-        for entry, number in failures:
-            raise KernelError(f"hand {entry} back: {os.strerror(number)}", number)
+        for entry, number, words in failures:
+            raise KernelError(f"hand {entry} back", number, words)
 
     what = f"{len(routes)} routes, without {len(hops)} nexthops"
     return [Part(what, rewrite)] if entries else []

@@ -8,7 +8,6 @@ network namespace has claimed stays, with the routes over its device.
 """
 
 import logging
-import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network
@@ -123,8 +122,8 @@ def _remove_entries(
         len(stale),
         stale[0],
     )
-    for entry, number in kernel.tables.delete(stale):
-        log.warning("cannot remove %s: %s", entry, os.strerror(number))
+    for failure in kernel.tables.delete(stale):
+        log.warning("cannot remove %s: %s", failure.entry, failure.why)
 
 
 def _networks(names: Collection[str]) -> list[IPv4Network]:

@@ -10,6 +10,7 @@ absent. Each raises `KernelError` and says what it was doing.
 
 import asyncio
 import errno
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -51,7 +52,7 @@ class Netlink:
     """
 
     def __init__(self) -> None:
-        self._ipr: Any = AsyncIPRoute()
+        self._ipr: Any = _open()
         self._is_broken = False
         self._lock = asyncio.Lock()
 
@@ -71,13 +72,13 @@ class Netlink:
             try:
                 if self._is_broken:
                     self._ipr.close()
-                    self._ipr = AsyncIPRoute()
+                    self._ipr = _open()
                     self._is_broken = False
                 async with asyncio.timeout(_PATIENCE):
                     yield
             except NetlinkError as error:
                 if error.code not in absent:
-                    raise KernelError(doing, error.code) from error
+                    raise KernelError(doing, error.code, _words(error)) from error
             except TimeoutError as error:
                 self._is_broken = True
                 raise KernelError(doing, errno.ETIMEDOUT) from error
@@ -242,6 +243,17 @@ class Netlink:
                 address=str(interface.ip),
                 prefixlen=interface.network.prefixlen,
             )
+
+
+def _open() -> Any:
+    """A socket of pyroute2's that gets the kernel's own explanations (NETLINK_EXT_ACK)."""
+    return AsyncIPRoute(ext_ack=True)
+
+
+def _words(error: NetlinkError) -> str:
+    """The kernel's own explanation; "" if it gave none: pyroute2 has the number's text then."""
+    text = str(error.args[1])
+    return text if text != os.strerror(error.code) else ""
 
 
 def _vxlan_changes(settings: VxlanSettings) -> dict[str, Any]:

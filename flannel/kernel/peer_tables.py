@@ -9,7 +9,6 @@ memory when only a lease has changed: one changed lease costs one lease, however
 import asyncio
 import errno
 import logging
-import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from ipaddress import IPv4Network
 from typing import NamedTuple, Protocol
@@ -205,15 +204,15 @@ class PeerTables:
                     news.append(failure)
             await asyncio.sleep(0)
         for number in {failure.errno for failure in news}:
-            first, *others = [failure.entry for failure in news if failure.errno == number]
+            first, *others = [failure for failure in news if failure.errno == number]
             more = f" and {len(others)} more" if others else ""
-            log.warning("cannot add %s%s: %s", first, more, os.strerror(number))
+            log.warning("cannot add %s%s: %s", first.entry, more, first.why)
         return refusals
 
     async def _remove(self, entries: Sequence[Entry]) -> None:
         for chunk in _chunks(entries):
             for failure in self._tables.delete(chunk):
-                log.warning("cannot remove %s: %s", failure.entry, os.strerror(failure.errno))
+                log.warning("cannot remove %s: %s", failure.entry, failure.why)
             for entry in chunk:
                 self._found.pop(key(entry), None)
                 self._logged_refusals.pop(key(entry), None)

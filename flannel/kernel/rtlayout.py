@@ -10,11 +10,11 @@ import struct
 import sys
 
 SOL_NETLINK = 270  # linux/socket.h
-NETLINK_ADD_MEMBERSHIP, NETLINK_CAP_ACK, NETLINK_GET_STRICT_CHK = 1, 10, 12
+NETLINK_ADD_MEMBERSHIP, NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 1, 10, 11, 12
 
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
-NLM_F_DUMP_INTR = 0x10
+NLM_F_DUMP_INTR, NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x10, 0x100, 0x200
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR = 20, 21
@@ -29,6 +29,7 @@ IFLA_IFNAME, IFLA_LINKINFO, IFLA_IFALIAS, IFLA_TARGET_NETNSID = 3, 18, 20, 46
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
 IFLA_VXLAN_ID, IFLA_VXLAN_LOCAL, IFLA_VXLAN_PORT = 1, 4, 15
 NETNSA_NSID = 1
+NLMSGERR_ATTR_MSG = 1
 NDA_DST, NDA_LLADDR, NDA_IFINDEX = 1, 2, 8
 NHA_ID, NHA_OIF, NHA_GATEWAY = 1, 5, 6
 RT_TABLE_MAIN, RTN_UNICAST, RTN_BLACKHOLE = 254, 1, 6
@@ -45,7 +46,7 @@ IFINFOMSG = struct.Struct("=BxHiII")  # family, type, index, flags, change
 IFADDRMSG = struct.Struct("=4BI")  # family, prefixlen, flags, scope, index
 NHMSG = struct.Struct("=4BI")  # family, scope, protocol, reserved, flags
 RTNEXTHOP = struct.Struct("=HxxI")  # length, flags and hops, ifindex
-ERROR = struct.Struct("=i")  # nlmsgerr: a negative error number, or 0
+ERROR = struct.Struct("=i")  # nlmsgerr: a negative error number, or 0; the request follows
 
 _ATTRIBUTE = struct.Struct("=HH")  # nlattr: length, type
 _NUMBER = struct.Struct("=HHI")  # an attribute that is a number
@@ -103,6 +104,19 @@ def attributes(payload: bytes, offset: int) -> dict[int, bytes]:
         found[kind & _TYPE_MASK] = payload[offset + _ATTRIBUTE.size : offset + length]
         offset += aligned(length)
     return found
+
+
+def explanation(flags: int, payload: bytes) -> str:
+    """The kernel's own words in the payload of an NLMSG_ERROR; "" if there are none.
+
+    :param flags: of its header.
+    """
+    if not flags & NLM_F_ACK_TLVS or len(payload) < ERROR.size + HEADER.size:
+        return ""
+    # The request stands before them, without its body if NLM_F_CAPPED is set.
+    length = HEADER.unpack_from(payload, ERROR.size)[0] if not flags & NLM_F_CAPPED else HEADER.size
+    words = attributes(payload, ERROR.size + aligned(length)).get(NLMSGERR_ATTR_MSG, b"")
+    return words.rstrip(b"\0").decode(errors="replace")
 
 
 def number(attribute: bytes | None) -> int:

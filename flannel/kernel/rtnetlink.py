@@ -14,7 +14,7 @@ from contextlib import suppress
 from ipaddress import IPv4Network
 from typing import NamedTuple, Self, TypeVar
 
-from flannel.errors import KernelError
+from flannel.errors import KernelError, refusal
 from flannel.kernel import rtlayout as rt
 from flannel.kernel import rtmessages
 from flannel.kernel.entries import PROTOCOL, Entry, Fdb, Neighbour, Nexthop
@@ -38,10 +38,16 @@ _DUMP_TRIES = 5
 
 
 class Failure(NamedTuple):
-    """An entry that the kernel refused, and its positive error number."""
+    """An entry that the kernel refused, its positive error number, and its own words, if any."""
 
     entry: Entry
     errno: int
+    words: str = ""
+
+    @property
+    def why(self) -> str:
+        """The reason, for messages."""
+        return refusal(self.errno, self.words)
 
 
 def open_socket(port: int) -> socket.socket:
@@ -62,8 +68,9 @@ def open_socket(port: int) -> socket.socket:
     for option in (_SO_SNDBUFFORCE, _SO_RCVBUFFORCE):
         with suppress(OSError):
             opened.setsockopt(socket.SOL_SOCKET, option, _BUFFER)
-    for option in (rt.NETLINK_CAP_ACK, rt.NETLINK_GET_STRICT_CHK):
-        with suppress(OSError):  # before Linux 4.3 and 4.20: longer replies, unfiltered dumps
+    for option in (rt.NETLINK_CAP_ACK, rt.NETLINK_EXT_ACK, rt.NETLINK_GET_STRICT_CHK):
+        # Before Linux 4.3, 4.12 and 4.20: longer replies, no explanations, unfiltered dumps.
+        with suppress(OSError):
             opened.setsockopt(rt.SOL_NETLINK, option, 1)
     return opened
 
@@ -198,18 +205,18 @@ class RtNetlink:
             messages.append(message(batch[-1], last, rt.NLM_F_ACK))
             self._send(b"".join(messages))
             failures += (
-                Failure(batch[n - first], number)
-                for n, number in self._read_acks(last)
+                Failure(batch[n - first], number, words)
+                for n, number, words in self._read_acks(last)
                 if number and n >= first
             )
         return failures
 
-    def _read_acks(self, last: int) -> Iterator[tuple[int, int]]:
-        """Yield (sequence number, error number) until the acknowledgement of ``last``."""
+    def _read_acks(self, last: int) -> Iterator[tuple[int, int, str]]:
+        """Yield (sequence number, error number, words) until the acknowledgement of ``last``."""
         while True:
-            for kind, _, sequence, payload in self._receive():
+            for kind, flags, sequence, payload in self._receive():
                 if kind == rt.NLMSG_ERROR:
-                    yield sequence, _error_number(payload)
+                    yield sequence, _error_number(payload), rt.explanation(flags, payload)
                     if sequence == last:
                         return
 
@@ -218,9 +225,9 @@ class RtNetlink:
         self._sequence += 1
         flags = rt.NLM_F_REQUEST | rt.NLM_F_ACK
         self._send(rt.message(kind, self._sequence, flags, *parts))
-        for sequence, number in self._read_acks(self._sequence):
+        for sequence, number, words in self._read_acks(self._sequence):
             if number and sequence == self._sequence:
-                raise KernelError(doing, number)
+                raise KernelError(doing, number, words)
 
     def dump(self, kind: int, request: bytes, doing: str) -> list[bytes]:
         """The payloads of a dump; repeated if the table changed during the dump."""
@@ -245,7 +252,8 @@ class RtNetlink:
                 if kind == rt.NLMSG_DONE:
                     return payloads, whole
                 if kind == rt.NLMSG_ERROR:
-                    raise KernelError(doing, _error_number(payload))
+                    number, words = _error_number(payload), rt.explanation(flags, payload)
+                    raise KernelError(doing, number, words)
                 payloads.append(payload)
 
     def _probe_nexthops(self) -> bool:

@@ -6,6 +6,7 @@ Only the last of a batch is acknowledged; a refused message is answered with its
 import errno
 import os
 import socket
+import struct
 from collections.abc import Iterable
 from typing import cast
 
@@ -26,6 +27,8 @@ class Kernel:
 
     :ivar dumps: the payloads of a dump, by the type of the request.
     :ivar refuses: the error number for each message that is numbered so within its batch, from 1.
+    :ivar words: the kernel's explanation of a refusal.
+    :ivar echoed: the body of the request, for the answers of a kernel that repeats it.
     :ivar interrupted: the next so many dumps are marked as inconsistent.
     :ivar errors: raised by the next calls of `recv`; 0: none.
     :ivar send_errors: raised by the next calls of `send`.
@@ -36,6 +39,7 @@ class Kernel:
         self.dumps: dict[int, list[bytes]] = {}
         self.refuses: dict[int, int] = {}
         self.dump_errors: dict[int, int] = {}
+        self.words = self.echoed = b""
         self.interrupted = 0
         self.errors: list[int] = []
         self.send_errors: list[int] = []
@@ -62,7 +66,7 @@ class Kernel:
             if flags & rt.NLM_F_DUMP == rt.NLM_F_DUMP:
                 yield from self._dump(kind, sequence)
             elif n in self.refuses:
-                yield error(sequence, self.refuses[n])
+                yield error(sequence, self.refuses[n], self.words, self.echoed)
             elif flags & rt.NLM_F_ACK:
                 yield error(sequence, 0)
 
@@ -118,8 +122,15 @@ def split(data: bytes) -> Iterable[tuple[int, int, int, bytes]]:
         offset += length
 
 
-def error(sequence: int, number: int) -> bytes:
-    return rt.message(rt.NLMSG_ERROR, sequence, 0, rt.ERROR.pack(-number) + bytes(16))
+def error(sequence: int, number: int, words: bytes = b"", request: bytes = b"") -> bytes:
+    """With the body of the request, or without it, as the kernel answers where it may."""
+    flags = 0 if request else rt.NLM_F_CAPPED
+    header = rt.HEADER.pack(rt.HEADER.size + len(request), rt.RTM_NEWNEIGH, 0, sequence, 0)
+    parts = [rt.ERROR.pack(-number) + header + request.ljust(rt.aligned(len(request)), b"\0")]
+    if words:
+        flags |= rt.NLM_F_ACK_TLVS
+        parts.append(struct.pack("=HH", 5 + len(words), rt.NLMSGERR_ATTR_MSG) + words + b"\0")
+    return rt.message(rt.NLMSG_ERROR, sequence, flags, *parts)
 
 
 def payload(entry: Entry) -> bytes:

@@ -85,7 +85,7 @@ class World:
         self.open_errors: list[OSError] = []
         monkeypatch.setattr(module, "AsyncIPRoute", self._open)
 
-    def _open(self) -> Socket:
+    def _open(self, *, ext_ack: bool) -> Socket:
         if self.open_errors:
             raise self.open_errors.pop(0)
         self.sockets.append(Socket(self))
@@ -200,6 +200,11 @@ class TestWays:
     )
     def test_without_a_route_there_is_no_way(self, world: World, number: int) -> None:
         assert world.call(lambda n: n.find_way(ADDRESS), NetlinkError(number, "")) is None
+
+    def test_the_kernels_own_words_are_kept(self, world: World) -> None:
+        refusal = NetlinkError(errno.EINVAL, "mtu too small")
+        with pytest.raises(KernelError, match=r"Invalid argument \(mtu too small\)$"):
+            world.call(lambda n: n.ensure_link_up(LINK, 60), refusal)
 
     def test_another_error_is_one(self, world: World) -> None:
         with pytest.raises(KernelError, match=r"look up the route to 192\.0\.2\.9: Cannot alloc"):

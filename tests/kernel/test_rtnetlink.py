@@ -51,6 +51,18 @@ class TestWrites:
         kernel.refuses = {2: errno.ENOBUFS}
         assert tables.put(ARP[:2]) == [Failure(ARP[1], errno.ENOBUFS)]
 
+    @pytest.mark.parametrize("echoed", [b"", b"abcde"], ids=["capped", "with the request"])
+    def test_the_kernels_own_words_are_kept(self, kernel: Kernel, echoed: bytes) -> None:
+        tables = kernel.tables()
+        kernel.refuses, kernel.words, kernel.echoed = {2: errno.EINVAL}, b"Invalid \xff", echoed
+        (failure,) = tables.put(ARP[:2])
+        assert failure == Failure(ARP[1], errno.EINVAL, "Invalid \ufffd")
+        assert failure.why == "Invalid argument (Invalid \ufffd)"
+        kernel.refuses = {1: errno.EINVAL}
+        with pytest.raises(KernelError) as raised:
+            tables.request(rt.RTM_DELLINK, "delete link x")
+        assert str(raised.value) == "cannot delete link x: Invalid argument (Invalid \ufffd)"
+
     def test_nothing_to_write_is_no_message(self, kernel: Kernel) -> None:
         tables = kernel.tables()
         kernel.batches.clear()

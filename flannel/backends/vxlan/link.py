@@ -124,8 +124,11 @@ class VxlanLink:
             if why.errno != errno.EADDRINUSE:
                 raise
             # A VXLAN link opens its socket when it goes up; the kernel does not name the port.
-            doing = f"bind UDP port {self.settings.port} for {self.name}"
-            raise KernelError(doing, why.errno) from why
+            port = self.settings.port
+            others = [each for each in await self._links_of_port() if each.index != link.index]
+            holder = next((f": link {each.name} has it" for each in others if each.up), "")
+            doing = f"bind UDP port {port} for {self.name}{holder}"
+            raise KernelError(doing, why.errno, why.words) from why
 
     async def _create(self, name: str, mac: str, mtu: int) -> Link:
         try:
@@ -171,11 +174,17 @@ class VxlanLink:
         """The links with our VNI and port and another name, in this namespace."""
         return [
             link
-            for link in await self.netlink.list_links()
-            if link.vxlan is not None
-            and link.name != self.name
-            and (link.vxlan.vni, link.vxlan.port) == (self.settings.vni, self.settings.port)
+            for link in await self._links_of_port()
+            if link.name != self.name
+            and link.vxlan is not None
+            and link.vxlan.vni == self.settings.vni
         ]
+
+    async def _links_of_port(self) -> list[Link]:
+        """The VXLAN links with our port in this namespace."""
+        port = self.settings.port
+        links = await self.netlink.list_links()
+        return [each for each in links if each.vxlan is not None and each.vxlan.port == port]
 
 
 def incompatibility(link: Link, settings: VxlanSettings) -> str:

@@ -169,6 +169,14 @@ def test_a_link_that_vanishes_at_once_is_an_error(monkeypatch: pytest.MonkeyPatc
         host.ensure()
 
 
+def test_a_link_of_others_that_has_the_port_is_named() -> None:
+    cilium = replace(OURS, index=9, name="cilium_vxlan", alias="", vxlan=replace(SETTINGS, vni=0))
+    host = Host(replace(OURS, up=False), cilium)
+    host.netlink.refuses["bring_up"] = errno.EADDRINUSE
+    with pytest.raises(KernelError, match=r"for flannel\.1: link cilium_vxlan has it: Address"):
+        host.ensure()
+
+
 def test_a_port_that_another_program_has_is_named() -> None:
     host = Host(replace(OURS, up=False))
     host.netlink.refuses["bring_up"] = errno.EADDRINUSE
