@@ -116,7 +116,7 @@ class TestRules:
         assert keeping(look).repairs == 0
         assert listing() == before
 
-    def test_forwarding_is_accepted_wherever_somebody_forbids_it(self) -> None:
+    def test_forwarding_is_accepted_in_each_iptables_that_forbids_it(self) -> None:
         run("iptables-legacy", "-P", "FORWARD", "DROP")
         keeping(nothing)
         for iptables in ("iptables-nft", "iptables-legacy"):
@@ -172,7 +172,7 @@ COMMIT
 @pytest.mark.usefixtures("network")
 class TestOthersRules:
     @IPTABLES
-    def test_nothing_of_them_is_touched(self, iptables: str) -> None:
+    def test_rules_of_other_programs_are_unchanged(self, iptables: str) -> None:
         def without_ours(text: str) -> str:
             return "".join(line for line in text.splitlines(True) if "FLANNEL" not in line)
 

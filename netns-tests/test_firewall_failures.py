@@ -70,7 +70,7 @@ def conditions() -> Conditions:
 
 class TestNft:
     @pytest.mark.parametrize("failure", FAILURES)
-    def test_one_that_fails_is_tried_again_and_is_a_condition_until_it_works(
+    def test_a_program_that_fails_is_run_again_and_is_a_condition_until_it_works(
         self, nft: Nft, conditions: Conditions, failure: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         how, reason = FAILURES[failure]
@@ -113,7 +113,7 @@ class TestNft:
         if "exit 1" in FAILURES[failure][0]:  # others may have said that they had written
             assert firewall.repairs == 0
 
-    def test_one_that_is_installed_later_is_used_and_one_that_is_removed_is_missed(
+    def test_a_program_that_is_installed_later_is_used_and_one_that_is_removed_is_reported(
         self, nft: Nft, conditions: Conditions
     ) -> None:
         async def install(firewall: Firewall) -> None:

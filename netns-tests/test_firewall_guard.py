@@ -141,22 +141,22 @@ class TestInjection:
     """Datagrams to the tunnel's port that the tunnel has not sent."""
 
     @pytest.mark.parametrize("way", ON_THE_HOST)
-    def test_a_user_of_the_host_cannot_send_them(self, rig: Rig, way: str) -> None:
+    def test_a_user_of_the_host_cannot_send_forged_packets(self, rig: Rig, way: str) -> None:
         self.attack(
             rig, lambda sendings: send(rig.hosts[0], AS_USER, *sendings), way, ON_THE_HOST[way]
         )
 
     @pytest.mark.parametrize("way", ORDINARY)
-    def test_a_container_without_capabilities_cannot(self, rig: Rig, way: str) -> None:
+    def test_a_container_without_capabilities_cannot_send_them(self, rig: Rig, way: str) -> None:
         container = rig.containers[0]
         self.attack(rig, lambda sendings: send(container, AS_USER, *sendings), way, ORDINARY[way])
 
     @pytest.mark.parametrize("way", ORDINARY)
-    def test_a_container_of_another_network_cannot(self, rig: Rig, way: str) -> None:
+    def test_a_container_of_another_network_cannot_send_them(self, rig: Rig, way: str) -> None:
         self.attack(rig, lambda sendings: send(rig.other, AS_USER, *sendings), way, ORDINARY[way])
 
     @pytest.mark.parametrize("way", RAW)
-    def test_a_container_with_net_raw_cannot(self, rig: Rig, way: str) -> None:
+    def test_a_container_with_net_raw_cannot_send_them(self, rig: Rig, way: str) -> None:
         container = rig.containers[0]
         self.attack(rig, lambda sendings: send(container, WITH_NET_RAW, *sendings), way, RAW[way])
 
@@ -186,7 +186,7 @@ class TestTranslation:
     In iptables nothing is filtered after addresses have been translated.
     """
 
-    def test_by_a_rule_for_what_the_host_sends(self, rig: Rig) -> None:
+    def test_a_nat_rule_for_what_the_host_sends_cannot_be_used(self, rig: Rig) -> None:
         a, b, _ = rig.hosts
         to = f"{b.address}:{rig.port}"
         with translating(a, "output", f"ip daddr 203.0.113.1 udp dport 1000 dnat to {to}"):
@@ -196,7 +196,7 @@ class TestTranslation:
             assert rig.caught() == []
             assert rig.newly_dropped() == {"tx_injected": len(rig.names)}
 
-    def test_by_the_answer_to_a_forged_question(self, rig: Rig) -> None:
+    def test_the_answer_to_a_forged_question_cannot_be_used(self, rig: Rig) -> None:
         """A stranger asks a published port, from the tunnel's port of a peer."""
         a, b, _ = rig.hosts
         container = rig.containers[0]
@@ -221,11 +221,11 @@ class TestTranslation:
 
 @contextmanager
 def translating(host: Host, hook: str, rule: str) -> Iterator[None]:
-    """With a rule of nat at a hook of a host, which flanneld has seen."""
+    """With a nat rule at a hook of a host; entered when flanneld has adapted its guard to it."""
     host.run("nft", f"add table ip translate; add chain ip translate c {{ type nat hook {hook} "
              f"priority -100; }}; add rule ip translate c {rule}")  # fmt: skip
     seen = ("nft", "list", "table", "ip", TABLE)
-    wait_for(lambda: "proto-dst" in host.run(*seen), 30, "a guard that has seen it")
+    wait_for(lambda: "proto-dst" in host.run(*seen), 30, "a guard that is adapted to nat")
     try:
         yield
     finally:

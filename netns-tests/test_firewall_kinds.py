@@ -111,7 +111,7 @@ class TestAHostsPrograms:
         assert capsys.readouterr().out.startswith("there is nothing of ours on this host\n")
 
     @pytest.mark.parametrize("kind", ["nft alone", "iptables is the newer one, alone"])
-    def test_explain_knows_whether_our_guard_looks_at_sources(
+    def test_explain_shows_whether_our_guard_checks_sources(
         self, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("PATH", path(tmp_path / "bin", KINDS[kind]))
@@ -123,7 +123,7 @@ class TestAHostsPrograms:
 
     @pytest.mark.parametrize("kind", KINDS)
     @pytest.mark.parametrize("dropping", ["iptables-nft", "iptables-legacy"])
-    def test_a_drop_is_seen_or_its_table_is_named_as_not_seen(
+    def test_explain_finds_a_drop_or_names_the_table_that_it_cannot_read(
         self, kind: str, dropping: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for tool in ("iptables-nft", "iptables-legacy"):
@@ -146,7 +146,7 @@ class TestAHostsPrograms:
             assert (verdict.outcome, verdict.sure) == ("drop", True), verdict
             assert "FORWARD" in verdict.by
 
-    def test_tables_of_others_that_nobody_can_list_are_named(
+    def test_tables_of_others_that_no_program_can_list_are_named(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         run("nft", "add table inet firewalld; add table ip6 other; add table arp third")
@@ -155,7 +155,7 @@ class TestAHostsPrograms:
         _, unseen = asyncio.run(forward_verdict())
         assert unseen == ["nf_tables has rules in inet firewalld, and there is no nft to list them"]
 
-    def test_a_table_of_ours_that_cannot_be_removed_is_named_and_the_rest_goes(
+    def test_a_table_of_ours_that_cannot_be_removed_is_named_and_the_rest_is_removed(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         run("nft", "add table ip flannel")

@@ -75,7 +75,7 @@ class TestRepair:
         assert caplog.text.count("repaired the firewall: table ip flannel was gone") == 1
 
     @pytest.mark.parametrize("rules", [RULES, replace(RULES, guard=None)], ids=["all", "unguarded"])
-    def test_nothing_is_run_while_nothing_changes(
+    def test_no_program_is_run_while_nothing_changes(
         self, rules: Rules, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         looks = 0
@@ -127,7 +127,7 @@ class TestRepair:
         assert keeping(change, peers=peers).repairs == 0
         assert elements() == peers.addresses
 
-    def test_every_change_arrives_whenever_it_comes(self) -> None:
+    def test_no_change_of_peers_is_lost(self) -> None:
         peers = Peers(3)
 
         async def change(firewall: Firewall) -> None:
@@ -138,7 +138,7 @@ class TestRepair:
         assert keeping(change, peers=peers).repairs == 0
         assert elements() == peers.addresses
 
-    def test_many_changes_are_few_calls_of_nft(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_many_changes_take_few_calls_of_nft(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """While leases change all the time, nft runs for a tenth of it."""
         peers = Peers(10)
         calls: list[tuple[float, float]] = []

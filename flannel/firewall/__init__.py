@@ -1,16 +1,16 @@
-"""The firewall of this host as far as it concerns the overlay.
+"""This host's firewall rules for the overlay.
 
-keeper          `Firewall`: what is there is compared with what is wanted, again and again
-rules           what is wanted, in no tool's language
-nftables        the same for nft: masquerade, and who may send
-nft_table       the text of our table there
-iptables        the same for iptables: forwarding; masquerade and guard where there is no nft
-iptables_text   the text of our chains there
-iptables_guard  those of the guard
-peer_addresses  who may send while leases change
+keeper          `Firewall`: compares the rules found with the rules wanted, and repairs them
+rules           the rules wanted, independent of nft and iptables
+nftables        writes our nftables table: masquerade, and the guard (which hosts may send)
+nft_table       the text of that table
+iptables        writes our iptables chains: forwarding; without nft, masquerade and guard too
+iptables_text   the text of those chains
+iptables_guard  the text of the guard's chains
+peer_addresses  which hosts may send, while leases change
 tools           which iptables this host has; reads and writes their rules
-listing         all rules of the host, whoever made them, for those who judge packets
-mark_conflicts  rules of others that use the guard's bit of the packet mark
-removal         all of it that is ours, for `flannel cleanup`
-nfnetlink       what the kernel tells of nf_tables without nft
+listing         all rules of the host, for `flannel explain` and `check`
+mark_conflicts  other programs' rules that use the guard's bit of the packet mark
+removal         all our rules, for `flannel cleanup`
+nfnetlink       asks the kernel about nf_tables without nft
 """

@@ -1,12 +1,12 @@
-"""iptables: chains of our own, and a jump to each, kept through its programs.
+"""IptablesRules: keeps our iptables chains, and a jump to each.
 
-FORWARD is iptables' matter wherever docker runs: it sets the policy to drop, and only a rule in
-that chain gets packets past it. There are two iptables, one in nf_tables and the older one beside
-it, and a host may use both. The one called ``iptables`` always gets our rules, so that docker may
-come later; the other one gets them if it has an opinion of its own on what is forwarded.
+Docker sets the policy of iptables' FORWARD chain to drop, and only a rule in that chain can let
+packets pass. There are two iptables, one in nf_tables and the older one beside it, and a host may
+use both. The one with the name ``iptables`` always gets our rules, as docker may start later; the
+other one gets them if its FORWARD chain can drop packets.
 
-Everything goes through ``iptables-restore --noflush``, a transaction for each table, which touches
-no line but ours. The chains are in `flannel.firewall.iptables_text`.
+All changes use ``iptables-restore --noflush``, one transaction for each table, which touches only
+our lines. `flannel.firewall.iptables_text` has the text of the chains.
 """
 
 import re
@@ -36,14 +36,16 @@ _COUNTED = re.compile(
 
 
 def without(text: str, table: str) -> str:
-    """What iptables-restore is to do, but for one table."""
+    """The document ``text`` of iptables-restore without the part for ``table``."""
     return "".join(found[0] for found in _BLOCK.finditer(text) if found[1] != table)
 
 
 class IptablesRules:
-    """Our chains in one of the two iptables of a host.
+    """Keeps our chains in one of the two iptables of a host.
 
-    :ivar tool: the program; :ivar name: its name; :ivar legacy: see `Iptables`.
+    :ivar tool: the program.
+    :ivar name: its name.
+    :ivar legacy: see `Iptables`.
     """
 
     def __init__(self, tool: Iptables) -> None:
@@ -56,10 +58,10 @@ class IptablesRules:
         self._settled: str | None = None
 
     async def ensure(self, rules: Rules, *, alone: bool) -> str | None:
-        """Make our chains match ``rules``; only what differs is written.
+        """Make our chains match ``rules``; write only the differences.
 
-        :param alone: there is no nft that masquerades and guards.
-        :return: what differed though it had been written before; None if nothing did.
+        :param alone: no nft does masquerade and guard, so iptables has to.
+        :return: what somebody else had changed in our chains; None: nothing.
         :raises CannotRun: the program does not run.
         :raises FirewallError: iptables refuses.
         """
@@ -73,8 +75,8 @@ class IptablesRules:
                     f"cannot {what} with {self.name}: the kernel module ip_tables is not "
                     "loaded, and flanneld may not load it"
                 )
-            return None  # nothing that could be dropped there; who uses it later loads it
-        # Once none of our chains is in the guard's tables, only we could put one there.
+            return None  # without the module no rule of this kind can drop packets
+        # When our chains are gone from the guard's tables, those tables need no further look.
         tables = TABLES if guard or self._guards or not self._written else None
         saved = await self._save(tables)
         wanted = rules, alone
@@ -97,14 +99,14 @@ class IptablesRules:
             amiss = f"chains of {self.name} were changed"
         if text:
             await self._restore(text)
-            # A version may word our rules in another way: what it says of them now is right.
+            # iptables versions print the same rule differently: compare with this output later.
             saved = await self._save(tables)
         self._written, self._guards = True, bool(guard)
         self._settled, self._wanted = saved, wanted
         return amiss
 
     async def counters(self) -> Mapping[str, Counter]:
-        """What our chains have dropped, by reason.
+        """The packets that our chains have dropped, by reason.
 
         :raises CannotRun: the program does not run.
         :raises FirewallError: iptables refuses.
@@ -119,7 +121,7 @@ class IptablesRules:
         return found
 
     async def _restore(self, text: str) -> None:
-        """First what a kernel surely has; the guard needs more of its modules."""
+        """Write the guard last: it needs kernel modules that may be missing."""
         blocks = {found[1]: found[0] for found in _BLOCK.finditer(text)}
         for tables in (blocks.keys() - _GUARD_TABLES, _GUARD_TABLES):
             part = "".join(block for table, block in blocks.items() if table in tables)
@@ -127,7 +129,7 @@ class IptablesRules:
                 await self.tool.restore(part)
 
     async def _save(self, tables: Collection[str] | None) -> str:
-        """Our tables, without what changes by itself: the time and the counters."""
+        """Our tables, without the parts that always change: the time and the counters."""
         plain = [table for table in TABLES if table not in _GUARD_TABLES]
         text = await self.tool.save(plain if tables is None else tables)
         text = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE)

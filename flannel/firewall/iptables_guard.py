@@ -1,15 +1,15 @@
 """The guard in iptables, for hosts without nft. Pure: rules in, chains out.
 
-    mangle  POSTROUTING -> FLANNEL-MARK    marks what leaves by the tunnel's link
-    raw     OUTPUT      -> FLANNEL-OUT     what this host sends to the tunnel's port without mark
-    mangle  FORWARD     -> FLANNEL-GUARD   what containers send there
-    raw     PREROUTING  -> FLANNEL-IN      forged sources: towards peers, and out of the tunnel
-    mangle  INPUT       -> FLANNEL-TUNNEL  VXLAN packets that no flannel sends
+    mangle  POSTROUTING -> FLANNEL-MARK    marks packets that leave by the tunnel's link
+    raw     OUTPUT      -> FLANNEL-OUT     drops this host's unmarked datagrams to the tunnel's port
+    mangle  FORWARD     -> FLANNEL-GUARD   drops containers' datagrams to that port
+    raw     PREROUTING  -> FLANNEL-IN      drops forged sources, to peers and out of the tunnel
+    mangle  INPUT       -> FLANNEL-TUNNEL  drops VXLAN packets that no flannel sends
 
-`nft_table` explains the mark. Less can be told apart here than there. iptables has no set of
-peers, so that the addresses of those who send VXLAN are not checked. It sees no source after
-masquerade either, so that all VXLAN which is forwarded from elsewhere to the external interface is
-dropped, be it a peer's for which this host is a router.
+`nft_table` explains the mark. This guard checks less than the one of nftables. iptables has no set
+of peers, so it cannot check the addresses of VXLAN senders. It cannot see the source after
+masquerade either, so it drops all VXLAN that is forwarded from other links to the external
+interface, even that of a peer for which this host is a router.
 """
 
 from dataclasses import dataclass
@@ -19,9 +19,10 @@ from flannel.firewall.rules import Guard, Rules
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where one of our chains hangs.
+    """Where one of our chains is jumped to.
 
-    :ivar first: the jump to it is the first rule of the built-in chain, or else the last.
+    :ivar v05_chain: the name that flannel v0.5 gave to this chain; "" if it had none.
+    :ivar first: the jump is the first rule of the built-in chain, not the last.
     """
 
     table: str
@@ -33,12 +34,12 @@ class Place:
 
     @property
     def jump(self) -> str:
-        """The rule of the built-in chain, as ``iptables-save`` words it."""
+        """The rule of the built-in chain, as ``iptables-save`` prints it."""
         return f'-m comment --comment "{self.comment}" -j {self.chain}'
 
 
 _COMMENT = "flanneld guard"
-# Last: rules that set the whole mark, for tc, would take the bit away.
+# Last: rules that set the whole mark, for tc, would clear the bit.
 _MARK = Place("mangle", "POSTROUTING", "FLANNEL-MARK", _COMMENT)
 _FORWARD = Place("mangle", "FORWARD", "FLANNEL-GUARD", _COMMENT, first=True)
 _TUNNEL = Place("mangle", "INPUT", "FLANNEL-TUNNEL", _COMMENT, first=True)
@@ -48,11 +49,11 @@ _OUT = Place("raw", "OUTPUT", "FLANNEL-OUT", _COMMENT, first=True)
 PLACES = _MARK, _FORWARD, _TUNNEL, _IN, _OUT
 
 _HEADER = "0x0>>0x16&0x3c"
-"""u32's way to the end of an IPv4 header: four times the lower half of its first byte."""
+"""u32's offset of the end of an IPv4 header: four times the lower half of its first byte."""
 
 
 def guard_rules(rules: Rules) -> dict[Place, list[str]]:
-    """The chains of the guard, as ``iptables-save`` words them; {} if ``rules`` want none."""
+    """The chains of the guard, as ``iptables-save`` prints them; {} if ``rules`` have no guard."""
     guard = rules.guard
     if guard is None:
         return {}
@@ -98,7 +99,7 @@ def _in(rules: Rules, guard: Guard) -> list[str]:
 
 
 def _out(rules: Rules, guard: Guard) -> list[str]:
-    # VXLAN of a kernel's link has no socket, unless the packet in it is of a process here.
+    # VXLAN packets of the kernel's link have no socket, unless a process here sent the inner one.
     unmarked = f"-m mark --mark 0x0/{rules.mark:#x} -m owner --socket-exists"
     return [
         *(_drop(f"{match} {unmarked}", "tx_injected") for match in _to_port(guard)),
@@ -132,7 +133,7 @@ def _to_port(guard: Guard) -> list[str]:
     """Matches for datagrams to the tunnel's port; see `nft_table`."""
     port = f"-p udp -m udp --dport {guard.port}"
     if guard.vni is None:
-        # With the head of an IPv4 packet: not for a client that happens to have that port.
+        # Only with an inner IPv4 header: others go to a client that happens to have that port.
         return [f'{port} -m u32 --u32 "{_HEADER}@0x8>>0x1c=0x4"']
     return [
         f'{port} -m u32 --u32 "{_HEADER}@0xc>>0x8={guard.vni:#x}"',

@@ -1,11 +1,11 @@
-"""The text of our chains in iptables. Pure: what ``iptables-save`` prints in, changes out.
+"""The text of our iptables chains. Pure: the output of ``iptables-save`` in, changes out.
 
-    filter  FORWARD      -> FLANNEL-FWD       packets from and to the overlay are accepted
-    nat     POSTROUTING  -> FLANNEL-POSTRTG   masquerade, where nft does not do it
-    mangle, raw                               the guard, likewise (`iptables_guard`)
+    filter  FORWARD      -> FLANNEL-FWD       accepts packets from and to the overlay
+    nat     POSTROUTING  -> FLANNEL-POSTRTG   masquerades, if nft does not
+    mangle, raw                               the guard, if nft does not (`iptables_guard`)
 
-The first two have upstream's names. What earlier flannels left is removed: chains of these names,
-upstream's rules of before it had chains, and those of v0.5.
+The first two have upstream's names. Rules of earlier flannels are deleted: chains with these names,
+the rules of upstream versions without chains, and the chains of v0.5.
 """
 
 import re
@@ -20,17 +20,17 @@ _FORWARD = Place("filter", "FORWARD", "FLANNEL-FWD", "flanneld forward")
 _POSTROUTING = Place("nat", "POSTROUTING", "FLANNEL-POSTRTG", "flanneld masq", "FLANNEL")
 _PLACES = (_FORWARD, _POSTROUTING, *GUARD_PLACES)
 TABLES = tuple(dict.fromkeys(place.table for place in _PLACES))
-"""Where our chains are."""
+"""The tables that our chains are in."""
 
 
 def forward_rules(rules: Rules) -> list[str]:
-    """The rules of FLANNEL-FWD, as ``iptables-save`` words them."""
+    """The rules of FLANNEL-FWD, as ``iptables-save`` prints them."""
     tail = f'-m comment --comment "{_FORWARD.comment}" -j ACCEPT'
     return [f"-s {rules.network} {tail}", f"-d {rules.network} {tail}"]
 
 
 def masquerade_rules(rules: Rules, *, random_fully: bool) -> list[str]:
-    """The rules of FLANNEL-POSTRTG, as ``iptables-save`` words them; see `nftables` for the why."""
+    """The rules of FLANNEL-POSTRTG, as ``iptables-save`` prints them; `nft_table` says why."""
     network, subnet = rules.network, rules.subnet
     comment = f'-m comment --comment "{_POSTROUTING.comment}" '
     leave = f"{comment}-j RETURN"
@@ -54,17 +54,17 @@ def changes(
     guard: Mapping[Place, Sequence[str]] | None = None,
     sweep: bool,
 ) -> str:
-    """What ``iptables-restore --noflush`` reads to make our chains so; "" if they are.
+    """The input of ``iptables-restore --noflush`` that corrects our chains; "" if they are right.
 
-    :param saved: what ``iptables-save`` prints.
-    :param forward: the rules that FLANNEL-FWD should have; none: the chain should not be there.
-    :param masquerade: the same of FLANNEL-POSTRTG.
-    :param guard: the same of the guard's chains.
-    :param sweep: remove upstream's rules of before it had chains as well, of this network.
+    :param saved: the output of ``iptables-save``.
+    :param forward: the rules that FLANNEL-FWD should have; empty: the chain should not exist.
+    :param masquerade: the same for FLANNEL-POSTRTG.
+    :param guard: the same for the guard's chains.
+    :param sweep: also delete this network's rules of upstream versions without chains.
     """
     wanted = {_FORWARD: forward, _POSTROUTING: masquerade, **(guard or {})}
-    # What marks the tunnel's packets comes before what drops those without the mark, and is
-    # removed after it.
+    # The chain that marks the tunnel's packets is made before those that drop unmarked packets, and
+    # deleted after them.
     places = _PLACES if guard else _PLACES[::-1]
     lines: dict[str, list[str]] = {place.table: [] for place in places}
     for place in places:
@@ -76,9 +76,9 @@ def changes(
 
 
 def removal(saved: str) -> str:
-    """What ``iptables-restore --noflush`` reads to take our chains away; "" if there are none.
+    """The input of ``iptables-restore --noflush`` that deletes our chains; "" if there are none.
 
-    :param saved: what ``iptables-save`` prints.
+    :param saved: the output of ``iptables-save``.
     """
     lines: dict[str, list[str]] = {place.table: [] for place in _PLACES[::-1]}
     for place in _PLACES[::-1]:
@@ -95,7 +95,7 @@ def _document(table: str, lines: Sequence[str]) -> str:
 
 
 def forwards_all(saved: str) -> bool:
-    """Whether nothing but our own rules could keep a packet from being forwarded."""
+    """True if FORWARD accepts by default and contains no rules but our own."""
     lines = _table(saved, _FORWARD.table)
     if any(re.match(r":FORWARD (?!ACCEPT)", line) for line in lines):
         return False
@@ -126,7 +126,7 @@ def _change(place: Place, lines: list[str], wanted: Sequence[str]) -> list[str]:
     result = _removal_of(place.v05_chain, lines)
     right = ours == [place.jump] and _is_reached(place, rules)
     if not right or _rules_of(lines, place.chain) != list(wanted):
-        # To declare a chain is to empty it.
+        # The declaration of a chain empties it.
         result = [f":{place.chain} - [0:0]", *result]
         result += [f"-A {place.chain} {rule}" for rule in wanted]
     if not right:
@@ -152,7 +152,7 @@ def _removal_of(chain: str, lines: list[str]) -> list[str]:
 
 
 def _is_reached(place: Place, rules: list[str]) -> bool:
-    """Whether no rule before our jump drops all that comes: an administrator's last line."""
+    """True unless a rule before our jump drops all packets, as an administrator's last rule may."""
     if place is not _FORWARD:
         return True
     before = rules[: rules.index(place.jump)]
@@ -168,7 +168,7 @@ def _insertion(place: Place, others: list[str]) -> str:
     if place is not _FORWARD:
         where = f"-I {place.builtin} 1" if place.first else f"-A {place.builtin}"
         return f"{where} {place.jump}"
-    # Docker keeps the first place for what its operator wants to forbid; that counts for us too.
+    # DOCKER-USER, docker's first rule, is for what the operator forbids; our packets obey it too.
     position = 2 if others[:1] == ["-j DOCKER-USER"] else 1
     return f"-I {place.builtin} {position} {place.jump}"
 
@@ -176,7 +176,7 @@ def _insertion(place: Place, others: list[str]) -> str:
 def _old_rules(
     place: Place, lines: list[str], network: IPv4Network, wanted: Sequence[str]
 ) -> list[str]:
-    """Deletions of what upstream up to v0.20 put into the built-in chain itself."""
+    """Lines that delete the rules which upstream up to v0.20 put into the built-in chain."""
     if place not in (_FORWARD, _POSTROUTING):
         return []
     found = []
@@ -184,11 +184,11 @@ def _old_rules(
         plain = rule.replace(f'-m comment --comment "{place.comment}" ', "")
         plain = plain.removesuffix(" --random-fully")
         if plain != rule.removesuffix(" --random-fully") and not _jumps_to(rule, (place.chain,)):
-            found.append(rule)  # it says itself whose it is
+            found.append(rule)  # its comment is flannel's
         elif place is _POSTROUTING and _is_old_masquerade(plain, network):
             found.append(rule)
     if place is _FORWARD and wanted:
-        # An operator may have made the same two; ours do their work from now on.
+        # An operator may have made the same two rules; ours replace them.
         pair = [f"-s {network} -j ACCEPT", f"-d {network} -j ACCEPT"]
         rules = _rules_of(lines, place.builtin)
         found += [rule for rule in rules if rule in pair] if set(pair) <= set(rules) else []

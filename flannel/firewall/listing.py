@@ -1,11 +1,11 @@
-"""All rules of this host that IPv4 packets meet, whoever made them, as the programs print them.
+"""All rules of this host that apply to IPv4 packets, as nft and iptables-save print them.
 
     listing = await read_rules()
     listing.iptables      # [Saved("iptables", legacy=False, text="*filter...")]
-    listing.nft           # the document of `nft -j list ruleset`
+    listing.nft           # the output of `nft -j list ruleset`
     listing.unread        # what could not be read, and why
 
-For those who judge packets; `flannel.firewall.removal` is for those who look for our own rules.
+For `flannel explain` and `check`; `flannel.firewall.removal` lists only our own rules.
 """
 
 import re
@@ -20,14 +20,14 @@ from flannel.firewall import nfnetlink
 from flannel.firewall.tools import TIMEOUT, Iptables, find_iptables, unlisted_legacy_tables
 
 _IPTABLES_TABLES = frozenset({"filter", "nat", "mangle", "raw", "security"})
-"""The tables of family ip in which iptables-nft keeps its rules."""
+"""The tables of family ip that iptables-nft uses."""
 
 _FAMILIES = frozenset({"ip", "inet", "netdev"})
-"""Of the tables that IPv4 packets between links pass through."""
+"""The families of tables that apply to forwarded IPv4 packets."""
 
 
 class Saved(NamedTuple):
-    """The document of ``iptables-save`` of one kind, with the program's name."""
+    """The output of one ``iptables-save``, with the name of its iptables."""
 
     program: str
     legacy: bool
@@ -36,10 +36,10 @@ class Saved(NamedTuple):
 
 @dataclass
 class Listing:
-    """What the programs print.
+    """The output of the programs.
 
-    :ivar iptables: of each kind that the host has.
-    :ivar nft: the document of ``nft -j list ruleset``; "" if it could not be read.
+    :ivar iptables: one for each kind of iptables on the host.
+    :ivar nft: the output of ``nft -j list ruleset``; "" if it could not be read.
     :ivar unread: one line for each part that could not be read, with the reason.
     """
 
@@ -49,13 +49,13 @@ class Listing:
 
     @property
     def doubled(self) -> set[str]:
-        """The tables of family ip in ``nft`` that ``iptables`` has as well."""
+        """The tables of family ip that are in both ``nft`` and ``iptables``."""
         nft_kind = [each.text for each in self.iptables if not each.legacy]
         return {name for text in nft_kind for name in re.findall(r"(?m)^\*(\S+)", text)}
 
 
 async def read_rules() -> Listing:
-    """Read everything; what fails is left out and named in `Listing.unread`."""
+    """Read all rules; those that cannot be read are named in `Listing.unread`."""
     listing = Listing()
     tools = await _find_iptables(listing)
     for tool in tools:
@@ -88,7 +88,7 @@ async def _find_iptables(listing: Listing) -> list[Iptables]:
 
 
 def _look_for_other_tables(listing: Listing, tools: Collection[Iptables]) -> None:
-    """Name the tables of nf_tables where there is no nft to list them."""
+    """Without nft, name in `Listing.unread` the tables that only nft can list."""
     try:
         tables = nfnetlink.list_tables()
     except FirewallError as why:

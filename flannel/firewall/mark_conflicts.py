@@ -1,8 +1,8 @@
-"""Which rules of others use the bit of the packet mark that the guard uses. Pure.
+"""Finds other programs' rules that use the guard's bit of the packet mark. Pure.
 
-A rule that sets the bit lets packets through that the tunnel has not sent; one that looks for it
-finds the tunnel's. Rules that only leave the bit as it is, or clear it, do no harm: the guard sets
-it after and reads it before all but the rules of the table ``raw``.
+A rule that sets the bit lets packets pass that the tunnel did not send. A rule that matches the bit
+matches the tunnel's packets. Rules that keep or clear the bit do no harm: the guard sets the bit
+after all other rules, and reads it before all others but those of the table ``raw``.
 """
 
 import json
@@ -20,7 +20,7 @@ _MARKS = ({"meta": {"key": "mark"}}, {"ct": {"key": "mark"}})
 
 
 def in_iptables(saved: Iterable[Saved], bit: int) -> list[str]:
-    """The rules as ``iptables-save`` prints them, each with its program."""
+    """Those rules as ``iptables-save`` prints them, each after the name of its program."""
     return [
         f"{each.program}: {line}"
         for each in saved
@@ -32,10 +32,11 @@ def in_iptables(saved: Iterable[Saved], bit: int) -> list[str]:
 
 
 def in_nft(document: str, bit: int, skip: Collection[str] = ()) -> list[str]:
-    """The chains of rules in what ``nft -j list ruleset`` prints.
+    """The chains of those rules.
 
-    :param skip: tables of family ip that `in_iptables` has looked at.
-    :raises ValueError: it is not such a document.
+    :param document: the output of ``nft -j list ruleset``.
+    :param skip: tables of family ip that `in_iptables` has examined.
+    :raises ValueError: ``document`` is not JSON.
     """
     found = []
     for each in json.loads(document)["nftables"]:
@@ -51,7 +52,7 @@ def in_nft(document: str, bit: int, skip: Collection[str] = ()) -> list[str]:
 
 
 def _numbers(expression: Any) -> Iterator[int]:
-    """Those that a match compares a mark with, or a statement sets in one."""
+    """The numbers that a match compares with a mark, or that a statement writes to one."""
     match expression:
         case {"match": {"left": left, "right": right}} if _reads_mark(left):
             yield from _integers(right)
@@ -68,7 +69,7 @@ def _reads_mark(value: Any) -> bool:
 
 
 def _integers(value: Any) -> Iterator[int]:
-    """All in it but masks, which only say which bits stay."""
+    """All numbers in ``value`` but masks, which only select the bits that stay."""
     if isinstance(value, bool):
         return
     if isinstance(value, int):

@@ -1,8 +1,8 @@
-"""What the kernel reports of nf_tables, asked without the program nft.
+"""Asks the kernel about nf_tables, without the program nft.
 
 Numbers are from linux/netfilter/nfnetlink.h and linux/netfilter/nf_tables.h.
 
-generation()     # bytes that every change of any rule changes
+generation()     # bytes that differ after each change of any rule
 list_tables()    # {("ip", "flannel"), ("inet", "firewalld"), ...}
 """
 
@@ -21,7 +21,7 @@ _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NFTA_TABLE_NAME, _NFTA_GEN_ID = 1, 1
 _FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
 _TYPE_MASK = 0x3FFF
-"""Of an attribute's type; the two bits above are flags (linux/netlink.h)."""
+"""The bits of an attribute's type; the two bits above are flags (linux/netlink.h)."""
 
 _HEADER = struct.Struct("=IHHII")
 _GENERIC = struct.Struct("=BBH")
@@ -29,11 +29,11 @@ _ATTRIBUTE = struct.Struct("=HH")
 _ERROR = struct.Struct("=i")
 
 _ABSENT = errno.EPROTONOSUPPORT, errno.EINVAL
-"""The kernel has no nfnetlink; it has nfnetlink and no nf_tables."""
-_PATIENCE = 1.0
+"""The errors of a kernel without nfnetlink, and of one with nfnetlink but without nf_tables."""
+_TIMEOUT = 1.0
 """Seconds. The kernel answers before send() returns, or not at all."""
 _LARGEST = 1 << 16
-"""Bytes of one part of an answer; the kernel sends at most 32 KiB (netlink_dump)."""
+"""Bytes of one datagram of an answer; the kernel sends at most 32 KiB (netlink_dump)."""
 
 
 def generation() -> bytes | None:
@@ -50,7 +50,7 @@ def generation() -> bytes | None:
 
 
 def list_tables() -> set[tuple[str, str]]:
-    """The family and name of every table in nf_tables; none where the kernel has no nf_tables.
+    """The family and name of each table in nf_tables; empty if the kernel has no nf_tables.
 
     :raises FirewallError: the kernel refuses.
     """
@@ -69,14 +69,14 @@ def list_tables() -> set[tuple[str, str]]:
 
 
 def _ask(message: int, flags: int) -> Iterator[bytes]:
-    """Send one request; yield the bodies of the answer, from their nfgenmsg on.
+    """Send one request; yield the bodies of the answers, each with its nfgenmsg.
 
     :raises OSError: the kernel refuses, or does not answer.
     """
     kind = _NFNL_SUBSYS_NFTABLES << 8 | message
     request = _HEADER.pack(_HEADER.size + _GENERIC.size, kind, flags, 1, 0) + _GENERIC.pack(0, 0, 0)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as kernel:
-        kernel.settimeout(_PATIENCE)
+        kernel.settimeout(_TIMEOUT)
         kernel.send(request)
         while True:
             for kind, body in _messages(kernel.recv(_LARGEST)):
@@ -100,7 +100,7 @@ def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _attributes(body: bytes) -> Iterator[tuple[int, bytes]]:
-    """The type and value of each attribute behind an nfgenmsg."""
+    """The type and value of each attribute after an nfgenmsg."""
     data = body[_GENERIC.size :]
     while len(data) >= _ATTRIBUTE.size:
         size, kind = _ATTRIBUTE.unpack_from(data)

@@ -1,24 +1,24 @@
-"""The text of our table in nftables. Pure: rules in, a document for ``nft -f -`` out.
+"""The text of our nftables table. Pure: rules in, a document for ``nft -f -`` out.
 
     table ip flannel
-      chain postrouting   masquerade
-      chain input         VXLAN packets that no peer can have sent are dropped (`received`)
-      chain overlay       so are packets out of the tunnel that do not belong here
-      chain output        datagrams to the tunnel's port that the tunnel has not sent are dropped
-      chain forward       so are those of containers, and packets to peers with a forged source
-      chain leaving       the same once more when the final source is known; marks the tunnel's own
+      chain postrouting   masquerades
+      chain input         drops VXLAN packets that no peer can have sent (`received`)
+      chain overlay       drops packets out of the tunnel that are forged or not for this host
+      chain output        drops datagrams to the tunnel's port that did not come from the tunnel
+      chain forward       drops such datagrams of containers; forged sources in packets to peers
+      chain leaving       drops both again, when the source is final; marks the tunnel's packets
       set peers           the public addresses of all leases
-      set leases          each with its subnet: which inner source a peer may use
+      set leases          the same with each lease's subnet: which inner source a peer may use
 
-**The mark.** What the kernel's VXLAN link sends is the packet that was routed to the link, with
-headers before it, and the mark stays. `leaving` sets a bit of the mark on what leaves by the link;
+**The mark.** The kernel's VXLAN link puts headers before the packet that was routed to the link,
+and keeps the packet's mark. `leaving` sets a bit of the mark on packets that leave by the link.
 `output` sees the same packet again, on its way to the underlay, clears the bit and lets it pass. A
 process without CAP_NET_ADMIN or CAP_NET_RAW in this network namespace cannot set the bit, so its
-own datagrams to the port do not pass. With the udp backend flanneld's sockets set it (SO_MARK).
+own datagrams to the port do not pass. In the udp backend, flanneld's sockets set the bit (SO_MARK).
 
-Between the two places only `tc` on the link and a ``raw`` chain of iptables see the bit. `leaving`
-comes after all that change marks at postrouting, `output` before mangle, whose rules
-(``CONNMARK --restore-mark``) would take the bit away.
+Between the two chains, only `tc` on the link and a ``raw`` chain of iptables see the bit. `leaving`
+runs after all chains that change marks at postrouting, `output` before mangle, whose rules
+(``CONNMARK --restore-mark``) would clear the bit.
 """
 
 import re
@@ -33,11 +33,11 @@ TABLE = "flannel"
 OURS = f"table ip {TABLE}"
 
 _NAME = re.compile(r"[\w.@-]+", re.ASCII)
-"""Names of links that nft reads as they are: no quotes, no ``*`` for all that begin alike."""
+"""Names of links that nft reads literally: without quotes, and without ``*``, its wildcard."""
 
 
 class Counter(NamedTuple):
-    """Of packets that were dropped."""
+    """Counts dropped packets."""
 
     packets: int
     bytes: int
@@ -46,8 +46,8 @@ class Counter(NamedTuple):
 class Abilities(NamedTuple):
     """What a document may contain on this host.
 
-    :ivar pairs: nft reads a set of which one half is raw bytes of the packet (1.0 and later).
-    :ivar nat: somebody translates addresses here, so that the kernel tracks connections anyway.
+    :ivar pairs: nft supports sets of an address and raw bytes of the packet (1.0 and later).
+    :ivar nat: this host translates addresses, so the kernel tracks connections anyway.
     """
 
     pairs: bool = True
@@ -55,9 +55,9 @@ class Abilities(NamedTuple):
 
 
 def counter_names(guard: Guard | None) -> tuple[str, ...]:
-    """The reasons for which a guard drops, ``tx_`` on the way out.
+    """The reasons for which a guard drops packets; ``tx_`` for outgoing packets.
 
-    Where the packet loop of the udp backend has the same reason, it has the same name.
+    The packet loop of the udp backend uses the same names for the same reasons.
     """
     if guard is None:
         return ()
@@ -84,11 +84,11 @@ def document(
     upstream: Collection[tuple[str, str]] = (),
     abilities: Abilities = Abilities(),  # noqa: B008 - a value
 ) -> str:
-    """What ``nft -f -`` reads to replace the table, whatever is there; one transaction.
+    """The input of ``nft -f -`` that replaces the table, in one transaction.
 
-    :param elements: of the sets.
-    :param counters: values to begin with, so that those of a table that is replaced go on.
-    :param upstream: tables of upstream's daemon that are there, by family and name.
+    :param elements: the elements of the sets.
+    :param counters: the counters' first values: those of the table that is replaced.
+    :param upstream: the existing tables of upstream's daemon, by family and name; deleted.
     """
     lines = [f"add {OURS}", f"delete {OURS}"]
     lines += [f"delete table {family} {name}" for family, name in sorted(upstream)]
@@ -107,7 +107,7 @@ def document(
 
 
 def _chain(name: str, hook: str, rules: Iterable[str]) -> list[str]:
-    """:param hook: type, hook and priority of a base chain; "" for one that others jump to."""
+    """:param hook: type, hook and priority of a base chain; "" for any other chain."""
     head = [f"type {hook}; policy accept;"] if hook else []
     return [f"chain {name} {{", *head, *rules, "}"]
 
@@ -123,7 +123,7 @@ def _masquerade(rules: Rules) -> list[str]:
     return [
         f"meta mark & {KUBE_MARK:#x} == {KUBE_MARK:#x} return",
         f"ip saddr {network} ip daddr {network} return",
-        # From elsewhere to a container here: it sees who sends, and the answer comes by here.
+        # To a container here: it sees the sender's address, and the answer passes this host anyway.
         f"ip daddr {subnet} return",
         *([f"ip saddr {network} ip daddr {{ {exempt} }} return"] if exempt else []),
         f"ip saddr {network} ip daddr != {MULTICAST} {how}",
@@ -141,7 +141,8 @@ def _counters(names: Iterable[str], values: Mapping[str, Counter]) -> list[str]:
 
 _TYPES = {
     PEERS: "type ipv4_addr",
-    # 42 bytes into UDP: its header, VXLAN's, Ethernet's, and 12 of IPv4's (RFC 7348, 5).
+    # The inner source, at byte 42: after 8 of UDP, 8 of VXLAN, 14 of Ethernet, 12 of IPv4
+    # (RFC 7348, 5).
     LEASES: "typeof ip saddr . @th,336,32",
 }
 
@@ -156,27 +157,29 @@ def _sets(names: Iterable[str], elements: Collection[Element]) -> list[str]:
 
 
 def _receiving(rules: Rules, guard: Guard, abilities: Abilities) -> list[str]:
-    # The VNI: RFC 7348, 5; 8 bytes of UDP header and 4 of VXLAN's are before it.
+    # The VNI, after 8 bytes of UDP header and 4 of VXLAN's (RFC 7348, 5).
     ours = f"udp dport {guard.port} @th,96,24 {guard.vni}"
     inner = f"@th,336,32 & {int(rules.subnet.netmask):#x}"
     own = ", ".join(map(str, guard.addresses))
     uplinks = [f'"{each}"' for each in (guard.interface, *guard.siblings) if _NAME.fullmatch(each)]
     elsewhere = f"iifname != {{ {', '.join(uplinks)} }} " if uplinks else ""
     return [
-        # On every interface: the socket of a VXLAN link hears them all. Reassembled by here.
+        # On every interface, as the socket of a VXLAN link receives from all of them. Fragments are
+        # reassembled before this hook.
         *_chain("input", "filter hook input priority filter - 10", [f"{ours} jump received"]),
         *_chain(
             "received",
             "",
             [
-                # The Ethernet type within. A VLAN tag, too, would move what is looked at below.
+                # The inner Ethernet type. A VLAN tag would move the fields of the next rules.
                 _drop("@th,224,16 != 0x0800", "not_ipv4"),
                 f"ip saddr . ({inner}) != @{LEASES} jump stranger"
                 if abilities.pairs
                 else _drop(f"ip saddr != @{PEERS}", "unknown_peer"),
                 *([_drop(f"ip daddr != {{ {own} }}", "other_address")] if own else []),
-                # A container may forge a peer's address, but not the way by which it is reached. On
-                # two links to one network the kernel knows one way only, and peers may use both.
+                # A container can forge a peer's address, but not the interface of the route to the
+                # peer. If two links lead to one network, the kernel's route uses one of them, and
+                # peers may use both: hence the siblings.
                 _drop(f"{elsewhere}fib saddr . iif oif missing", "wrong_interface"),
             ],
         ),
@@ -185,7 +188,7 @@ def _receiving(rules: Rules, guard: Guard, abilities: Abilities) -> list[str]:
             "",
             [_drop(f"ip saddr != @{PEERS}", "unknown_peer"), _drop("", "spoofed")],
         ),
-        # Before conntrack, which a flood would fill.
+        # Before conntrack, whose table a flood would fill.
         *_chain(
             "overlay",
             "filter hook prerouting priority raw",
@@ -212,7 +215,7 @@ def _sending(rules: Rules, guard: Guard, abilities: Abilities) -> list[str]:
         *_chain(
             "forwarded",
             "",
-            # A container's source is reached by the interface that the container sends from.
+            # The route to a container uses the interface from which the container sends.
             [_drop("fib saddr . iif oif missing", "tx_spoofed")],
         ),
         *(_chain("by_link", "", _by_link(rules, guard)) if by_link else ()),
@@ -231,9 +234,9 @@ def _sending(rules: Rules, guard: Guard, abilities: Abilities) -> list[str]:
 
 
 def _to_port(guard: Guard) -> list[str]:
-    """Matches for datagrams to the tunnel's port on other hosts.
+    """Matches for the tunnel's datagrams to other hosts.
 
-    Others at that port belong to another tunnel, or to a client that happens to have the port.
+    Other datagrams to that port belong to another tunnel, or to a client that happens to have it.
     """
     if not guard.port:
         return []
@@ -241,8 +244,8 @@ def _to_port(guard: Guard) -> list[str]:
         return [f"udp dport {guard.port} ip daddr @{PEERS}"]
     return [
         f"udp dport {guard.port} @th,96,24 {guard.vni}",
-        # A first fragment too short to show its VNI: 60 bytes of IPv4 header, UDP's 8, VXLAN's 7.
-        # No stack makes such a fragment, for no link has so small an MTU.
+        # A first fragment too short to contain the VNI: IPv4 header of 60 bytes, 8 of UDP, 7 of
+        # VXLAN. No stack makes such a fragment, as no link has so small an MTU.
         f"ip frag-off & 0x2000 != 0 ip length < 76 udp dport {guard.port}",
     ]
 
@@ -253,8 +256,8 @@ def _sent(rules: Rules, guard: Guard) -> list[str]:
         return [f"{passes} accept", _drop("", "tx_injected")]
     return [
         f"{passes} accept",
-        # Matches whatever has a process' socket. What has none comes out of a VXLAN link, perhaps
-        # past the chain `leaving`, as packets do that a flowtable of nftables forwards.
+        # Matches datagrams from a process' socket. One without a socket comes from a VXLAN link; it
+        # may lack the mark, as packets that an nftables flowtable forwards skip `leaving`.
         _drop("meta skuid >= 0", "tx_injected"),
         _drop("@th,224,16 != 0x0800", "tx_not_ipv4"),
     ]
@@ -262,9 +265,9 @@ def _sent(rules: Rules, guard: Guard) -> list[str]:
 
 def _forwarded_to_port(network: IPv4Network) -> list[str]:
     return [
-        # Between containers, to which VXLAN is a protocol as any other.
+        # Between containers: VXLAN of their own.
         f"ip daddr {network} return",
-        # A peer's own, for which this host is a router.
+        # From a peer for which this host is a router.
         f"ip saddr @{PEERS} fib saddr . iif oif exists return",
         _drop(f"ip saddr @{PEERS}", "tx_injected"),
         _drop(f"ip daddr @{PEERS}", "tx_injected"),
@@ -275,12 +278,12 @@ def _forwarded_to_port(network: IPv4Network) -> list[str]:
 def _leaving_to_port(guard: Guard, abilities: Abilities) -> list[str]:
     rules = []
     if abilities.nat:
-        # Another destination has been translated to this one, after `output` had seen it.
+        # Sent to another port, which was translated to this one after `output` had seen it.
         rules.append(
             _drop(f"meta l4proto udp ct original proto-dst != {guard.port}", "tx_injected")
         )
-    # Forwarded from another link, and now with an address of ours. Before Linux 5.7 there is no iif
-    # here; since then what the VXLAN link has sent has that link for one.
+    # Forwarded from another link, and masqueraded to an address of ours. Before Linux 5.7 this hook
+    # has no iif; since then the iif of a packet that the VXLAN link sent is that link.
     forwarded = f'meta iif != 0 iifname != "{guard.device}"'
     return [*rules, _drop(f"{forwarded} fib saddr type local", "tx_injected")]
 

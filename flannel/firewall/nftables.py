@@ -1,17 +1,17 @@
-"""nftables: our one table, kept through the program ``nft``.
+"""Nftables: keeps our one nftables table, with the program ``nft``.
 
     nft = Nftables("nft")
     chains = await nft.list_chains()
     await nft.ensure(rules, elements, chains)      # the whole table, in one transaction
     await nft.change(wanted, gone)                 # some elements of its sets
 
-What is in the table `flannel.firewall.nft_table` says. Only this table is written, and upstream's
-(``flannel-ipv4``, ``flannel-ipv6``) removed. Accepting forwarded packets is not done here: in
-nftables an accept ends a chain, not the journey, and a drop in anybody's chain is final. See
+`flannel.firewall.nft_table` has the text of the table. This module writes only this table, and
+deletes upstream's (``flannel-ipv4``, ``flannel-ipv6``). It does not accept forwarded packets: in
+nftables an accept ends only one chain, and a drop in any other chain is final. See
 `flannel.firewall.iptables`.
 
-Whether anything has changed at all the kernel tells by the number of its ruleset's generation
-(`flannel.firewall.nfnetlink`), so that a look at 10,000 peers costs a system call, not a listing.
+The generation of the kernel's ruleset (`flannel.firewall.nfnetlink`) shows whether any rule has
+changed, so that a look at 10,000 peers costs one system call instead of a listing.
 """
 
 import json
@@ -30,15 +30,15 @@ from flannel.firewall.tools import TIMEOUT, legacy_tables
 log = logging.getLogger(__name__)
 
 OUR_TABLES = frozenset({("ip", TABLE)})
-"""By family and name: all that flanneld makes."""
+"""The tables that flanneld makes, by family and name."""
 UPSTREAM_TABLES = frozenset({("ip", "flannel-ipv4"), ("ip6", "flannel-ipv6")})
 
 _OWNER = "owner"
-"""A flag of a table: only the process that has made it may change it, as long as that runs."""
+"""A flag of a table: while the process that made the table runs, only that one may change it."""
 
 
 class Chain(NamedTuple):
-    """A chain of anybody's; all but the first three are "" for those that only others jump to."""
+    """Any chain. Its hook, policy and type are "" if it is not a base chain."""
 
     family: str
     table: str
@@ -52,9 +52,9 @@ class Chain(NamedTuple):
 class Found:
     """Our table as the kernel has it.
 
-    :ivar content: all but the elements and the counters' values, to be compared with another's.
-    :ivar elements: those of our sets.
-    :ivar owned: another program has made the table its own.
+    :ivar content: the table without elements and counter values, for comparisons.
+    :ivar elements: the elements of our sets.
+    :ivar owned: another program owns the table.
     """
 
     content: str
@@ -64,9 +64,9 @@ class Found:
 
 
 def parse(listing: bytes) -> Found:
-    """Read what ``nft -j list table ip flannel`` prints.
+    """Parse the output of ``nft -j list table ip flannel``.
 
-    :raises FirewallError: it cannot be read.
+    :raises FirewallError: it cannot be parsed.
     """
     content: list[Any] = []
     elements: set[Element] = set()
@@ -89,9 +89,9 @@ def parse(listing: bytes) -> Found:
 
 
 def _objects(listing: bytes) -> Iterable[tuple[str, dict[str, Any]]]:
-    """What is in a document of ``nft -j``, by kind.
+    """The kind and content of each object in the output of ``nft -j``.
 
-    :raises FirewallError: it is not such a document.
+    :raises FirewallError: it cannot be parsed.
     """
     try:
         objects = [each for one in json.loads(listing)["nftables"] for each in one.items()]
@@ -102,7 +102,7 @@ def _objects(listing: bytes) -> Iterable[tuple[str, dict[str, Any]]]:
 
 
 def _elements(name: str, listed: Iterable[Any]) -> tuple[set[Element], list[Any]]:
-    """Those that we can have made; and the others, such as those with a time limit."""
+    """The elements that we may have made; and all others, such as those with a timeout."""
     found, others = set(), []
     for each in listed:
         match each:
@@ -116,32 +116,32 @@ def _elements(name: str, listed: Iterable[Any]) -> tuple[set[Element], list[Any]
 
 
 def _stable(value: Any) -> Any:
-    """Without the numbers that the kernel gives to whatever is made."""
+    """Remove the kernel's handles, which differ for each rule and each table that is made."""
     if isinstance(value, dict):
         return {name: _stable(each) for name, each in value.items() if name != "handle"}
     return [_stable(each) for each in value] if isinstance(value, list) else value
 
 
 class Nftables:
-    """Our table, kept through the program ``nft``."""
+    """Keeps our table with the program ``nft``."""
 
     def __init__(self, program: str) -> None:
         self._program = program
         self._document = ""
-        """What was written last, without the elements."""
+        """The last written document, without the elements."""
         self._written: str | None = None
-        """What nft listed of it then."""
+        """The content that nft listed after the last write; None: nothing was written yet."""
         self._elements: set[Element] = set()
-        """Those of our sets, as we left them."""
+        """The elements of our sets, by our last look or write."""
         self._sets: frozenset[str] = frozenset()
         self._pairs: bool | None = None
-        """Whether this nft reads `Abilities.pairs`; None: not tried yet."""
+        """Whether this nft supports `Abilities.pairs`; None: not tried yet."""
 
     async def list_chains(self) -> list[Chain]:
         """Every chain of every table.
 
         :raises CannotRun: nft does not run.
-        :raises FirewallError: nft refuses, or prints what cannot be read.
+        :raises FirewallError: nft refuses, or its output cannot be parsed.
         """
         try:
             return [
@@ -156,11 +156,11 @@ class Nftables:
     async def ensure(
         self, rules: Rules, elements: Collection[Element], chains: Collection[Chain]
     ) -> str | None:
-        """Make the table match ``rules``; only what differs is written.
+        """Make the table match ``rules``; write only the differences.
 
-        :param elements: of all leases; those of sets that the table does not have are left out.
-        :param chains: what `list_chains` has just returned.
-        :return: what was amiss though it had been written before; None if nothing was.
+        :param elements: the elements of all leases; elements of absent sets are left out.
+        :param chains: the result of a `list_chains` just before.
+        :return: what somebody else had changed in the table; None: nothing.
         :raises CannotRun: nft does not run.
         :raises FirewallError: nft refuses, or the table belongs to another program.
         """
@@ -215,8 +215,8 @@ class Nftables:
             await self._replace(rules, elements, found, upstream, abilities._replace(pairs=False))
             self._pairs = False
             log.warning(
-                "this nft has no sets of raw payload: the source in a peer's VXLAN packets is held "
-                "against the network only, not against that peer's lease"
+                "this nft has no sets of raw payload: the source in a peer's VXLAN packets is "
+                "compared with the network only, not with that peer's lease"
             )
             return
         if LEASES in sets:
@@ -228,10 +228,10 @@ class Nftables:
         self._sets = sets
 
     async def change(self, wanted: Collection[Element], gone: Collection[Element]) -> None:
-        """Have these among the elements, and those not; on the word of the last `ensure`: quick.
+        """Add the ``wanted`` elements and delete the ``gone`` ones, without listing the table.
 
         :raises CannotRun: nft does not run.
-        :raises FirewallError: nft refuses, perhaps because the table is not what it was.
+        :raises FirewallError: nft refuses, perhaps because the table was changed since `ensure`.
         """
         add = {each for each in wanted if each.set in self._sets} - self._elements
         delete = self._elements.intersection(gone)
@@ -250,7 +250,7 @@ class Nftables:
         """Our table; None if there is none.
 
         :raises CannotRun: nft does not run.
-        :raises FirewallError: nft refuses, or prints what cannot be read.
+        :raises FirewallError: nft refuses, or its output cannot be parsed.
         """
         done = await programs.run(
             [self._program, "-j", "list", "table", "ip", TABLE], timeout=TIMEOUT
@@ -265,7 +265,7 @@ class Nftables:
         """The values of our counters; empty if there is no table.
 
         :raises CannotRun: nft does not run.
-        :raises FirewallError: nft refuses, or prints what cannot be read.
+        :raises FirewallError: nft refuses, or its output cannot be parsed.
         """
         words = ("list", "counters", "table", "ip", TABLE)
         done = await programs.run([self._program, "-j", *words], timeout=TIMEOUT)
@@ -289,7 +289,7 @@ class Nftables:
 
 
 class _BadSyntax(FirewallError):
-    """nft does not understand the document; it has asked the kernel nothing."""
+    """nft cannot parse the document, and has sent nothing to the kernel."""
 
 
 def _is_syntax(stderr: bytes) -> bool:
@@ -297,15 +297,15 @@ def _is_syntax(stderr: bytes) -> bool:
 
 
 def _has_nat(chains: Iterable[Chain]) -> bool:
-    """Whether anybody translates addresses."""
+    """Whether this host translates addresses."""
     if any(chain.type == "nat" and chain.family in ("ip", "inet") for chain in chains):
         return True
     try:
         return "nat" in (legacy_tables() or ())
     except FirewallError:
-        return True  # nobody knows, and to ask conntrack is never wrong, only slower
+        return True  # unknown; to ask conntrack is never wrong, only slower
 
 
 def _first_line(stderr: bytes) -> str:
-    """What nft complains of; below it is only where in the text that was."""
+    """nft's complaint; the further lines only show the place in the text."""
     return stderr.decode(errors="replace").strip().partition("\n")[0][:200] or "no reason given"

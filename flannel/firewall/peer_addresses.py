@@ -1,4 +1,4 @@
-"""Who may send: the elements of the guard's sets, kept up to date lease by lease."""
+"""PeerAddresses: which hosts may send. Updates the elements of the guard's sets lease by lease."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -12,14 +12,14 @@ PEERS, LEASES = "peers", "leases"
 
 
 class Element(NamedTuple):
-    """One element: of which set, and how nft writes it."""
+    """An element: the name of its set, and its text in nft."""
 
     set: str
     text: str
 
 
 def elements_of(lease: Lease) -> tuple[Element, ...]:
-    """The public address, and the pair of it and the subnet."""
+    """The public address, and the pair of public address and subnet."""
     address = lease.attrs.public_ip
     pair = f"{address} . {int(lease.subnet.network_address):#x}"
     return Element(PEERS, str(address)), Element(LEASES, pair)
@@ -28,7 +28,7 @@ def elements_of(lease: Lease) -> tuple[Element, ...]:
 class PeerAddresses:
     """The elements of all leases.
 
-    Where several leases have one address, it is removed with the last of them.
+    An address that several leases have is removed with the last of them.
     """
 
     def __init__(self) -> None:
@@ -37,21 +37,21 @@ class PeerAddresses:
 
     @property
     def all(self) -> Collection[Element]:
-        """Each once."""
+        """All elements, without duplicates."""
         return self._counts.keys()
 
     def __contains__(self, element: Element) -> bool:
         return element in self._counts
 
     def refresh(self, peers: Mapping[IPv4Network, Lease]) -> None:
-        """Look at every lease."""
+        """Replace all elements by those of ``peers``."""
         self._of = {subnet: elements_of(lease) for subnet, lease in peers.items()}
         self._counts = Counter(element for each in self._of.values() for element in each)
 
     def update(
         self, peers: Mapping[IPv4Network, Lease], changed: Iterable[IPv4Network]
     ) -> set[Element]:
-        """Look at the leases of these subnets; return the elements that may be new or removed."""
+        """Update the elements of these subnets; return those that may be new or removed."""
         touched: set[Element] = set()
         for subnet in changed:
             for element in self._of.pop(subnet, ()):

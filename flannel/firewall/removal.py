@@ -1,11 +1,11 @@
-"""What is ours of this host's firewall, and how it is taken away: for `flannel cleanup`.
+"""Finds and deletes our firewall rules, for `flannel cleanup`.
 
     found = await find_ours()
     for each in found.parts:
         print(each.what)
         await each.remove()
 
-flanneld itself uses the same names, chains and programs: `nftables.TABLE`, `iptables.changes`,
+flanneld uses the same names and programs: `nftables.OUR_TABLES`, `iptables_text`,
 `tools.find_iptables`.
 """
 
@@ -22,10 +22,10 @@ from flannel.firewall.tools import TIMEOUT, Iptables, find_iptables, unlisted_le
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One thing of ours.
+    """Our table, or our chains in one iptables.
 
     :ivar what: its name, for people.
-    :ivar remove: takes it away; raises `CannotRun` or `FirewallError`.
+    :ivar remove: deletes it; raises `CannotRun` or `FirewallError`.
     """
 
     what: str
@@ -34,12 +34,12 @@ class Part:
 
 @dataclass
 class Ours:
-    """All that is ours.
+    """All our rules.
 
-    :ivar parts: what can be removed.
+    :ivar parts: the parts that can be deleted.
     :ivar unread: one line for each part of the firewall that could not be read, with the reason.
-    :ivar foreign: the same for tables that no program of this host can list: flanneld, which uses
-        the same programs, has made nothing there since they were installed.
+    :ivar foreign: one line for the tables that no program of this host can list. They hold no rules
+        of a flanneld that ran with these programs.
     """
 
     parts: list[Part] = field(default_factory=list)
@@ -48,9 +48,9 @@ class Ours:
 
 
 async def find_ours(*, keep_forward: bool = False) -> Ours:
-    """Look at nf_tables and at both iptables.
+    """Find our rules in nf_tables and in both iptables.
 
-    :param keep_forward: leave out the chain that lets the overlay's packets through FORWARD.
+    :param keep_forward: leave out the chain that accepts the overlay's packets in FORWARD.
     """
     ours = Ours()
     try:

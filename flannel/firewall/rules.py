@@ -1,4 +1,4 @@
-"""What the firewall should do, as values; `nft_table` and `iptables_text` put it into words."""
+"""The wanted rules as values; `nft_table` and `iptables_text` write them as text."""
 
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -6,21 +6,21 @@ from ipaddress import IPv4Address, IPv4Network
 MULTICAST = "224.0.0.0/4"
 
 KUBE_MARK = 0x4000
-"""kube-proxy's mark of packets that it masquerades itself; upstream leaves them alone as well."""
+"""kube-proxy's mark of packets that it masquerades itself; like upstream, we leave them alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Guard:
     """How packets of the overlay reach this host and leave it.
 
-    :ivar device: the overlay's link; "" if all peers are reached by plain routes.
+    :ivar device: the overlay's link; "" if plain routes lead to all peers.
     :ivar interface: the name of the external interface.
     :ivar addresses: the addresses of this host that peers send to.
     :ivar port: the UDP port of the tunnel, the same on all hosts; 0: there is no tunnel.
-    :ivar vni: of a VXLAN tunnel, for which the kernel takes packets from any sender, and whose
-        port other tunnels of this host may share; None: no VXLAN.
+    :ivar vni: the VNI of a VXLAN tunnel; None: no VXLAN. The kernel accepts VXLAN packets of any
+        sender, and other tunnels of this host may share the port.
+    :ivar routed: plain routes lead to peers, or to some of them.
     :ivar siblings: other links on which packets of peers may arrive.
-    :ivar routed: peers, or some of them, are reached by plain routes.
     """
 
     device: str
@@ -34,17 +34,17 @@ class Guard:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """All of it. What is false or None is not only left out: rules for it are removed.
+    """All wanted rules. For a member that is False or None, existing rules are deleted.
 
     :ivar network: the overlay.
     :ivar subnet: this host's lease.
-    :ivar masquerade: what leaves the overlay gets an address of this host, and what enters it from
-        elsewhere one of the overlay, for otherwise answers would not come back this way.
+    :ivar masquerade: packets that leave the overlay get an address of this host as source; packets
+        that enter it from outside get one of the overlay, so that answers come back to this host.
     :ivar random_ports: masquerade with random source ports, against a race in conntrack that
-        drops packets of connections begun at the same time.
-    :ivar no_masquerade: networks that see containers with their own addresses; they do not overlap.
-    :ivar forward: let packets from and to the overlay pass, whatever the policy for others is.
-    :ivar mark: the bit of the packet mark that the guard gives to the tunnel's own packets.
+        drops packets of connections that start at the same time.
+    :ivar no_masquerade: networks that see the containers' own addresses; they do not overlap.
+    :ivar forward: accept packets from and to the overlay, whatever the policy of FORWARD is.
+    :ivar mark: the bit of the packet mark that the guard sets on the tunnel's own packets.
     """
 
     network: IPv4Network

@@ -1,13 +1,13 @@
-r"""Which iptables this host has, and how their rules are read and written.
+r"""Iptables: finds the iptables of this host, and reads and writes their rules.
 
     for tool in await find_iptables():       # the preferred one first
         text = await tool.save(("filter",))
         await tool.restore("*filter\n...\nCOMMIT\n")
 
 There are two iptables: one keeps its rules in nf_tables, the older one beside it ("legacy"), and
-the kernel obeys both. The name ``iptables`` can mean either (Debian's alternatives), and one host
+the kernel applies both. The name ``iptables`` can mean either (Debian's alternatives), and a host
 may have two or three names for the same one. flanneld, `flannel check`, `explain` and `cleanup` all
-ask here, so that all of them mean the same tables.
+use this module, so that all of them use the same tables.
 """
 
 import re
@@ -31,9 +31,9 @@ _LEGACY_TABLES = Path("/proc/thread-self/net/ip_tables_names")
 class Iptables:
     """One of the two iptables of a host.
 
-    :ivar name: the program.
+    :ivar name: the name of the program.
     :ivar legacy: its rules are not in nf_tables.
-    :ivar preferred: other programs that ask for ``iptables`` get this one.
+    :ivar preferred: other programs that run ``iptables`` get this one.
     :ivar version: such as (1, 8, 9).
     """
 
@@ -44,9 +44,9 @@ class Iptables:
         self.version = tuple(map(int, re.findall(r"\d+", version)[:3]))
 
     async def save(self, tables: Collection[str] | None = None, *, counters: bool = False) -> str:
-        """What ``iptables-save`` prints of these tables; None: of all.
+        """The output of ``iptables-save`` for these tables; None: for all.
 
-        Of the older kind only tables in use are read: to read another makes the kernel load it.
+        The older iptables is asked only for tables in use: the kernel loads a table that is read.
 
         :raises CannotRun: the program does not run.
         :raises FirewallError: the program refuses.
@@ -67,9 +67,9 @@ class Iptables:
         return done.stdout.decode(errors="surrogateescape")
 
     async def restore(self, text: str) -> None:
-        """Apply a document of ``iptables-restore``: one transaction for each table.
+        """Apply a document of ``iptables-restore``, in one transaction for each table.
 
-        It changes only the lines that it names.
+        Only the chains and rules that the document names change.
 
         :raises CannotRun: the program does not run.
         :raises FirewallError: the program refuses.
@@ -84,11 +84,11 @@ class Iptables:
 
 
 def legacy_tables() -> list[str] | None:
-    """The tables of the older iptables that are in use; None while ip_tables is not loaded.
+    """The tables of the older iptables that are in use; None if ip_tables is not loaded.
 
-    The kernel does not load that module on demand, as it does for each table, match and target
-    (xt_request_find_table_lock in net/netfilter/x_tables.c) and for all of nftables: the program
-    calls modprobe, for which flanneld has no CAP_SYS_MODULE any more.
+    The kernel loads the module of each table, match and target on demand
+    (xt_request_find_table_lock in net/netfilter/x_tables.c), but not ip_tables: the program calls
+    modprobe for that, which needs CAP_SYS_MODULE, and flanneld has dropped that capability.
 
     :raises FirewallError: this process may not read the list.
     """
@@ -101,7 +101,7 @@ def legacy_tables() -> list[str] | None:
 
 
 async def find_iptables(which: Callable[[str], str | None] = shutil.which) -> list[Iptables]:
-    """The iptables that this host has, at most one of each kind, the preferred one first.
+    """The iptables of this host, at most one of each kind, the preferred one first.
 
     :raises CannotRun: a program does not report its version.
     """
@@ -119,7 +119,7 @@ async def find_iptables(which: Callable[[str], str | None] = shutil.which) -> li
 
 
 def unlisted_legacy_tables(tools: Iterable[Iptables]) -> list[str]:
-    """Why tables of the older iptables cannot be listed; [] if a tool can, or none are in use."""
+    """Why no tool lists the older iptables' tables; [] if one does, or no table is in use."""
     if any(tool.legacy for tool in tools):
         return []
     try:

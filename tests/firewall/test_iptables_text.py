@@ -124,7 +124,7 @@ class TestIptables:
             (FILTER.format("-A INPUT -j DROP\n").replace("FORWARD DROP", "FORWARD ACCEPT"), True),
         ],
     )
-    def test_not_all_is_forwarded_where_the_forward_chain_drops(
+    def test_a_forward_chain_that_drops_does_not_forward_all(
         self, saved: str, expected: bool
     ) -> None:
         assert forwards_all(saved) is expected

@@ -40,7 +40,7 @@ def test_each_kind_of_iptables_is_read_once_and_nft_beside_it(
     )
 
 
-def test_what_iptables_shows_of_nf_tables_is_doubled_and_of_its_own_is_not() -> None:
+def test_tables_that_both_iptables_and_nft_list_are_doubled() -> None:
     nat = FILTER.replace("filter", "nat")
     listing = Listing([Saved("iptables", True, FILTER), Saved("iptables-nft", False, nat)])
     assert listing.doubled == {"nat"}
@@ -92,6 +92,6 @@ def test_tables_that_may_not_be_listed_are_unread(
     assert read().unread == ["cannot list the tables of nf_tables: Operation not permitted"]
 
 
-def test_bytes_that_are_no_text_can_be_printed(host: FakePrograms) -> None:
+def test_bytes_that_are_not_text_can_be_printed(host: FakePrograms) -> None:
     host.install_iptables("iptables", "nf_tables", prints='--comment "\udcff"')
     assert read().iptables[0].text == '--comment "\ufffd"'

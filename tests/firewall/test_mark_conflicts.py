@@ -26,7 +26,9 @@ MARK = {"meta": {"key": "mark"}}
         ("-A OUTPUT -p udp --dport 8472 -j ACCEPT", False),
     ],
 )
-def test_in_iptables_those_that_set_or_look_for_it(rule: str, conflicts: bool) -> None:
+def test_rules_of_iptables_that_set_or_match_the_bit_are_conflicts(
+    rule: str, conflicts: bool
+) -> None:
     saved = Saved("iptables", False, f"*mangle\n{rule}\nCOMMIT\n")
     assert in_iptables([saved], BIT) == ([f"iptables: {rule}"] if conflicts else [])
 
@@ -46,7 +48,9 @@ def test_in_iptables_those_that_set_or_look_for_it(rule: str, conflicts: bool) -
         ({"drop": None}, False),
     ],
 )
-def test_in_nft_those_that_set_or_look_for_it(expression: Any, conflicts: bool) -> None:
+def test_rules_of_nft_that_set_or_match_the_bit_are_conflicts(
+    expression: Any, conflicts: bool
+) -> None:
     def listed(table: str) -> str:
         rule = {"family": "ip", "table": table, "chain": "c", "expr": [expression]}
         return json.dumps({"nftables": [{"metainfo": {}}, {"rule": rule}]})

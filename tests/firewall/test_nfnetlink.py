@@ -82,7 +82,7 @@ def test_a_kernel_without_nf_tables_has_no_tables(
     assert nfnetlink.list_tables() == set()
 
 
-def test_a_refusal_is_no_empty_list(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_is_an_error_and_not_an_empty_list(monkeypatch: pytest.MonkeyPatch) -> None:
     for answer in (refusal(errno.EPERM), PermissionError(errno.EPERM, "Operation not permitted")):
         answering(monkeypatch, answer)
         with pytest.raises(FirewallError, match="tables of nf_tables: Operation not permitted"):

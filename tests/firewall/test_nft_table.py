@@ -36,11 +36,11 @@ class TestDocument:
             "delete table ip flannel-ipv4\ntable ip flannel {\n"
         )
 
-    def test_nothing_wanted_leaves_no_table(self) -> None:
+    def test_rules_without_content_leave_no_table(self) -> None:
         text = document(Rules(NETWORK, SUBNET, forward=True))
         assert text == "add table ip flannel\ndelete table ip flannel\n"
 
-    def test_counters_go_on(self) -> None:
+    def test_counters_keep_their_values(self) -> None:
         text = document(guarded(VXLAN), counters={"spoofed": Counter(7, 490)})
         assert "counter spoofed { packets 7 bytes 490 }" in text
         assert "counter not_mine { packets 0 bytes 0 }" in text
@@ -63,7 +63,7 @@ class TestMasquerade:
             "ip saddr != 10.1.0.0/16 ip daddr 10.1.0.0/16 masquerade fully-random",
         ]
 
-    def test_excepted_networks_come_before_and_ports_need_not_be_random(self) -> None:
+    def test_excepted_networks_come_first_and_random_ports_are_optional(self) -> None:
         excepted = IPv4Network("172.16.0.0/12"), IPv4Network("192.0.2.1")
         rules = Rules(NETWORK, SUBNET, masquerade=True, random_ports=False, no_masquerade=excepted)
         assert rules_of("postrouting", document(rules))[3:] == [
@@ -74,7 +74,7 @@ class TestMasquerade:
 
 
 class TestReceiving:
-    def test_it_is_for_one_port_and_one_vni(self) -> None:
+    def test_the_guard_is_for_one_port_and_one_vni(self) -> None:
         text = document(guarded(VXLAN))
         assert rules_of("input", text) == ["udp dport 4789 @th,96,24 7 jump received"]
         assert rules_of("overlay", text)[0] == 'iifname != "flannel.7" accept'
@@ -100,7 +100,7 @@ class TestReceiving:
             (("eth*",), "fib"),
         ],
     )
-    def test_peers_may_be_heard_on_each_link_to_their_network(
+    def test_peers_may_send_on_each_link_to_their_network(
         self, links: tuple[str, ...], expected: str
     ) -> None:
         guard = replace(VXLAN, interface=links[0], siblings=links[1:])
@@ -117,7 +117,7 @@ class TestReceiving:
         assert "set peers { type ipv4_addr;  }" in document(guarded(VXLAN))
 
     @pytest.mark.parametrize("guard", [UDP, HOST_GW], ids=["udp", "host-gw"])
-    def test_there_is_none_where_the_kernel_opens_no_port(self, guard: Guard) -> None:
+    def test_there_is_no_receiving_guard_if_the_kernel_opens_no_port(self, guard: Guard) -> None:
         text = document(guarded(guard))
         assert "chain input" not in text
         assert "chain overlay" not in text
@@ -137,7 +137,7 @@ class TestSending:
             "@th,224,16 != 0x0800 counter name tx_not_ipv4 drop",
         ]
 
-    def test_udp_wants_the_mark_at_the_port_of_peers_and_leaves_others_alone(self) -> None:
+    def test_udp_requires_the_mark_at_the_port_of_peers_only(self) -> None:
         text = document(guarded(UDP))
         assert rules_of("output", text) == ["udp dport 8285 ip daddr @peers goto sent"]
         assert rules_of("sent", text)[1:] == ["counter name tx_injected drop"]
@@ -151,13 +151,13 @@ class TestSending:
         assert "oifname" not in text
         assert "mark" not in text
 
-    def test_direct_routing_has_those_of_both(self) -> None:
+    def test_direct_routing_has_the_rules_of_vxlan_and_of_host_gw(self) -> None:
         text = document(guarded(replace(VXLAN, routed=True)))
         assert len(rules_of("leaving", text)) == 4
         assert "chain by_link" in text
         assert "chain by_route" in text
 
-    def test_conntrack_is_asked_only_where_somebody_translates_addresses(self) -> None:
+    def test_conntrack_is_asked_only_if_the_host_translates_addresses(self) -> None:
         rules = guarded(VXLAN)
         assert " ct " not in document(rules, abilities=Abilities(nat=False))
         assert " ct original proto-dst != 4789" in document(rules, abilities=Abilities(nat=True))

@@ -123,7 +123,7 @@ class TestOldNft:
     def ensure(self, nft: Nftables) -> None:
         asyncio.run(nft.ensure(RULES, ELEMENTS, ()))
 
-    def test_one_that_has_no_pairs_guards_by_addresses_and_that_is_logged(
+    def test_an_nft_without_pairs_guards_by_addresses_and_that_is_logged(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         fake = FakeNft(monkeypatch, [("typeof", self.SYNTAX)])
@@ -134,7 +134,7 @@ class TestOldNft:
         assert caplog.text.count("this nft has no sets of raw payload") == 1
 
     @pytest.mark.parametrize("refused", [("typeof", KERNEL), ("table", SYNTAX)])
-    def test_another_error_says_nothing_of_pairs(
+    def test_another_error_is_not_taken_for_a_lack_of_pairs(
         self,
         refused: tuple[str, str],
         monkeypatch: pytest.MonkeyPatch,

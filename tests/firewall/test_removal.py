@@ -40,7 +40,7 @@ class TestIptables:
             "COMMIT",
         ]  # fmt: skip
 
-    def test_jumps_out_of_other_chains_go_as_well(self) -> None:
+    def test_jumps_from_other_chains_are_removed_as_well(self) -> None:
         lines = removal(
             SAVED.replace("-A FORWARD -j DOCKER\n", "-A DOCKER -s 10.1.0.0/16 -g FLANNEL-FWD\n")
         ).splitlines()
@@ -86,7 +86,7 @@ def test_table_and_chains_are_found_and_removed(host: FakePrograms) -> None:
     assert host.stdin[-1] == REMOVAL
 
 
-def test_a_table_cannot_be_removed_without_nft_or_against_its_will(host: FakePrograms) -> None:
+def test_without_nft_or_if_nft_refuses_the_table_is_not_removed(host: FakePrograms) -> None:
     table = find().parts[0]
     with pytest.raises(FirewallError, match="cannot remove nftables table ip flannel: there is no"):
         asyncio.run(table.remove())

@@ -31,7 +31,7 @@ def find() -> list[tuple[str, bool, bool]]:
 
 
 class TestFind:
-    def test_no_iptables(self, host: FakePrograms) -> None:
+    def test_a_host_without_iptables_has_no_tools(self, host: FakePrograms) -> None:
         assert find() == []
 
     def test_two_names_of_one_kind_are_one_and_the_preferred_name_counts(
@@ -47,15 +47,13 @@ class TestFind:
         host.install_iptables("iptables-nft", "nf_tables")
         assert find() == [("iptables-nft", False, True), ("iptables-legacy", True, False)]
 
-    def test_a_version_that_names_no_kind_is_of_before_there_were_two(
-        self, host: FakePrograms
-    ) -> None:
+    def test_a_version_without_a_kind_is_the_older_kind(self, host: FakePrograms) -> None:
         host.install_iptables("iptables", "legacy")
         host.prints["iptables --version"] = "iptables v1.4.21\n"
         (only,) = asyncio.run(find_iptables())
         assert (only.legacy, only.version) == (True, (1, 4, 21))
 
-    def test_a_program_that_does_not_start_is_of_no_kind(self, host: FakePrograms) -> None:
+    def test_a_program_that_does_not_start_is_an_error(self, host: FakePrograms) -> None:
         host.install("iptables")
         with pytest.raises(CannotRun, match=r"cannot run iptables --version: iptables: refused"):
             find()
@@ -69,7 +67,7 @@ class TestLegacyTables:
         in_use.write_text("nat\nfilter\n")
         assert legacy_tables() == ["nat", "filter"]
 
-    def test_a_list_that_may_not_be_read_is_no_empty_one(self, in_use: Path) -> None:
+    def test_a_list_that_may_not_be_read_is_an_error_and_not_empty(self, in_use: Path) -> None:
         in_use.mkdir()
         with pytest.raises(FirewallError, match="cannot list the tables of iptables-legacy: Is a"):
             legacy_tables()
@@ -87,13 +85,13 @@ class TestLegacyTables:
 
 
 class TestSave:
-    def test_of_the_newer_kind_all_tables_are_read_at_once(self, host: FakePrograms) -> None:
+    def test_all_tables_of_the_newer_kind_are_read_at_once(self, host: FakePrograms) -> None:
         host.prints["iptables-save"] = "*filter\nCOMMIT\n"
         assert asyncio.run(NEWER.save()) == "*filter\nCOMMIT\n"
         host.prints["iptables-save -t nat"] = "*nat\nCOMMIT\n"
         assert asyncio.run(NEWER.save(("nat",))) == "*nat\nCOMMIT\n"
 
-    def test_of_the_older_kind_only_tables_in_use_are_read(
+    def test_only_tables_in_use_of_the_older_kind_are_read(
         self, host: FakePrograms, in_use: Path
     ) -> None:
         assert asyncio.run(LEGACY.save()) == asyncio.run(LEGACY.save(("filter",))) == ""
@@ -109,7 +107,7 @@ class TestSave:
         with pytest.raises(FirewallError, match="cannot list table nat with iptables: iptables-s"):
             asyncio.run(NEWER.save(("nat",)))
 
-    def test_bytes_that_are_no_text_survive_a_round(self, host: FakePrograms) -> None:
+    def test_bytes_that_are_not_text_survive_save_and_restore(self, host: FakePrograms) -> None:
         host.prints["iptables-save"] = '-A FORWARD -m comment --comment "\udcff" -j X\n'
         saved = asyncio.run(NEWER.save())
         assert saved == host.prints["iptables-save"]
