@@ -6,13 +6,14 @@
       chain overlay       drops packets out of the tunnel that are forged or not for this host
       chain output        drops datagrams to the tunnel's port that did not come from the tunnel
       chain forward       drops such datagrams of containers; forged sources in packets to peers
-      chain leaving       drops both again, when the source is final; marks the tunnel's packets
+      chain leaving       drops both again, when the source is final; marks this host's packets
       set peers           the public addresses of all leases
       set leases          the same with each lease's subnet: which inner source a peer may use
 
 **The mark.** The kernel's VXLAN link puts headers before the packet that was routed to the link,
-and keeps the packet's mark. `leaving` sets a bit of the mark on packets that leave by the link.
-`output` sees the same packet again, on its way to the underlay, clears the bit and lets it pass. A
+and keeps the packet's mark and socket. `leaving` sets a bit of the mark on packets that this host
+itself sends by the link. `output` sees the same packet again, on its way to the underlay, clears
+the bit and lets it pass; forwarded packets pass because they have no socket any more. A
 process without CAP_NET_ADMIN or CAP_NET_RAW in this network namespace cannot set the bit, so its
 own datagrams to the port do not pass. In the udp backend, flanneld's sockets set the bit (SO_MARK).
 
@@ -166,7 +167,7 @@ def _receiving(rules: Rules, guard: Guard, abilities: Abilities) -> list[str]:
     return [
         # On every interface, as the socket of a VXLAN link receives from all of them. Fragments are
         # reassembled before this hook.
-        *_chain("input", "filter hook input priority filter - 10", [f"{ours} jump received"]),
+        *_chain("input", "filter hook input priority filter - 10", [f"{ours} goto received"]),
         *_chain(
             "received",
             "",
@@ -207,10 +208,10 @@ def _sending(rules: Rules, guard: Guard, abilities: Abilities) -> list[str]:
     to_peers = [f"ip daddr {rules.network} ip daddr != {rules.subnet}"] if guard.routed else []
     to_port = _to_port(guard)
     forward = [f"{match} goto forwarded" for match in by_link + to_peers]
-    forward += [f"{match} jump forwarded_to_port" for match in to_port]
+    forward += [f"{match} goto forwarded_to_port" for match in to_port]
     leaving = [f"{match} goto by_link" for match in by_link]
     leaving += [f"{match} goto by_route" for match in to_peers]
-    leaving += [f"{match} jump to_port" for match in to_port]
+    leaving += [f"{match} goto to_port" for match in to_port]
     chains = [
         *_chain(
             "forwarded",
@@ -289,10 +290,15 @@ def _leaving_to_port(guard: Guard, abilities: Abilities) -> list[str]:
 
 
 def _by_link(rules: Rules, guard: Guard) -> list[str]:
-    mark = f"meta mark set meta mark | {rules.mark:#x} " if guard.vni is not None else ""
+    # Only what this host itself sends needs the mark: `sent` lets pass what has no socket, as
+    # forwarded packets. A packet with a mark cannot use the route that the link has at hand
+    # (ip_tunnel_dst_cache_usable). Before Linux 5.7 there is no iif here, and all are marked.
+    bit = f"meta mark set meta mark | {rules.mark:#x}"
+    mark = [f"meta iif == 0 {bit}"] if guard.vni is not None else []
     return [
-        f"ip saddr {rules.subnet} {mark}accept",
-        f"fib saddr type local {mark}accept",
+        *mark,
+        f"ip saddr {rules.subnet} accept",
+        "fib saddr type local accept",
         _drop("", "tx_spoofed"),
     ]
 

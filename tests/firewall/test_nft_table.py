@@ -76,7 +76,7 @@ class TestMasquerade:
 class TestReceiving:
     def test_the_guard_is_for_one_port_and_one_vni(self) -> None:
         text = document(guarded(VXLAN))
-        assert rules_of("input", text) == ["udp dport 4789 @th,96,24 7 jump received"]
+        assert rules_of("input", text) == ["udp dport 4789 @th,96,24 7 goto received"]
         assert rules_of("overlay", text)[0] == 'iifname != "flannel.7" accept'
 
     def test_each_peer_may_use_the_sources_of_its_leases(self) -> None:
@@ -127,8 +127,9 @@ class TestSending:
     def test_vxlan_marks_packets_of_its_link_and_requires_the_mark_at_the_port(self) -> None:
         text = document(guarded(VXLAN))
         assert rules_of("by_link", text) == [
-            "ip saddr 10.1.5.0/24 meta mark set meta mark | 0x100 accept",
-            "fib saddr type local meta mark set meta mark | 0x100 accept",
+            "meta iif == 0 meta mark set meta mark | 0x100",
+            "ip saddr 10.1.5.0/24 accept",
+            "fib saddr type local accept",
             "counter name tx_spoofed drop",
         ]
         assert rules_of("sent", text) == [
