@@ -99,7 +99,7 @@ FLAGS = (
     Flag(name="etcd-prefix", parse=values.etcd_prefix, metavar="KEY",
          default="/coreos.com/network",
          help="key of the network in etcd: KEY/config is its config, leases are below KEY/subnets"),
-    Flag(name="etcd-keyfile", parse=values.readable_file, metavar="FILE",
+    Flag(name="etcd-keyfile", parse=values.key_file, metavar="FILE",
          help="private key of -etcd-certfile, PEM"),
     Flag(name="etcd-certfile", parse=values.readable_file, metavar="FILE",
          help="client certificate to show to etcd, PEM"),

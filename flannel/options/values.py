@@ -167,6 +167,21 @@ def readable_file(text: str) -> Path | None:
     return path
 
 
+def key_file(text: str) -> Path | None:
+    """The same for a private key, in PEM, that needs no passphrase."""
+    path = readable_file(text)
+    try:
+        is_encrypted = path is not None and b"ENCRYPTED" in path.read_bytes()  # RFC 7468, 1421
+    except OSError as why:
+        raise ValueError(f"cannot read {text!r}: {why.strerror}") from None
+    if is_encrypted:
+        raise ValueError(
+            f"{text!r} is encrypted with a passphrase, and nobody can be asked: "
+            "`openssl pkey -in FILE -out FILE2` writes it without"
+        )
+    return path
+
+
 def networks(text: str) -> tuple[IPv4Network, ...]:
     """Networks like 192.168.0.0/16, or addresses, with commas between them."""
     return tuple(_network(each.strip()) for each in text.split(","))

@@ -4,6 +4,7 @@
     etcd_v2_nodes   translates etcd's nodes and events into leases
     etcd_endpoints  asks the members of an etcd cluster in turn, on python-etcd
     resolver        names of endpoints, resolved in a bounded time
+    tls_trouble     which side refuses which certificate, and why
     bounded         answers of bounded size and time
 
     store = open_store(options.etcd)

@@ -22,6 +22,7 @@ import urllib3
 from flannel.errors import StoreDenied, StoreUnavailable
 from flannel.lease import LAST_INDEX
 from flannel.stores import StoreHealth, bounded, resolver
+from flannel.stores.tls_trouble import TlsFiles, find_misfit, why_tls_failed
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +105,8 @@ class Endpoints:
         username: str = "",
         password: str = "",
     ) -> None:
+        self._files = TlsFiles(cafile, certfile, keyfile)
+
         def client(endpoint: str) -> Any:
             url = urlsplit(endpoint)
             made = etcd.Client(
@@ -148,7 +151,7 @@ class Endpoints:
             number = (first + turn) % len(self._clients)
             client = self._clients[number]
             try:
-                answer = _request(client, method, key, params, _REQUEST_TIMEOUT, bounds)
+                answer = self._request(client, method, key, params, _REQUEST_TIMEOUT, bounds)
             except Refused:
                 self._answered(number)
                 raise
@@ -183,7 +186,7 @@ class Endpoints:
         timeout = urllib3.Timeout(connect=_CONNECT, read=seconds)
         bounds = replace(_LISTING, seconds=seconds + _ANSWER.seconds)
         try:
-            answer = _request(
+            answer = self._request(
                 self._pollers[number], "GET", key, {**params, "wait": "true"}, timeout, bounds
             )
         except etcd.EtcdWatchTimedOut:
@@ -198,6 +201,12 @@ class Endpoints:
             raise failed(f"cannot {doing}: {self._endpoints[number]}: {why}") from None
         self._answered(number)
         return answer
+
+    def _request(self, client: Any, *request: Any) -> Answer:
+        try:
+            return _request(client, *request)
+        except etcd.EtcdConnectionFailed as error:
+            raise _connection_trouble(error.cause, self._files) from None
 
     @property
     def first(self) -> int:
@@ -279,8 +288,8 @@ def _request(
         if isinstance(_innermost(over.cause), bounded.TooLate):
             raise _Trouble(_NO_END) from None
         raise
-    except etcd.EtcdConnectionFailed as error:
-        raise _connection_trouble(error.cause) from None
+    except etcd.EtcdConnectionFailed:
+        raise
     except etcd.EtcdException as error:
         raise _outcome(error, error.payload or {}) from None
     except (ValueError, KeyError, TypeError, RecursionError):  # of whatever speaks there
@@ -339,15 +348,15 @@ def _innermost(error: object) -> object:
     return error
 
 
-def _connection_trouble(cause: object) -> Exception:
+def _connection_trouble(cause: object, files: TlsFiles) -> Exception:
     """The exception for an error that urllib3 wraps in several layers."""
     inner = _innermost(cause)
     if isinstance(inner, _WITHOUT_END):
         return _Trouble(_NO_END)
     if isinstance(cause, urllib3.exceptions.SSLError) or "SSL" in type(inner).__name__:
-        # E.g. "self-signed certificate", or OpenSSL's TLSV1_ALERT_UNKNOWN_CA.
-        why = getattr(inner, "verify_message", "") or getattr(inner, "reason", "") or "no TLS"
-        return _Denied(f"TLS: {str(why).lower().replace('_', ' ')}")
+        return _Denied(f"TLS: {why_tls_failed(inner, files)}")
+    if isinstance(inner, FileNotFoundError | PermissionError) and (misfit := find_misfit(files)):
+        return _Denied(f"TLS: {misfit}")
     if isinstance(inner, OSError) and inner.strerror:
         return _Trouble(inner.strerror.lower())
     if isinstance(cause, urllib3.exceptions.TimeoutError):

@@ -58,6 +58,13 @@ def test_tls_files_with_http_are_warned_of(tmp_path: Path) -> None:
     assert ca in warning
 
 
+def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked(tmp_path: Path) -> None:
+    cert, key = files(tmp_path, "cert", "key")
+    Path(key).write_text("-----BEGIN ENCRYPTED PRIVATE KEY-----\n")
+    text = refusal(f"-etcd-certfile={cert}", f"-etcd-keyfile={key}")
+    assert text.startswith(f"cannot use -etcd-keyfile: '{key}' is encrypted with a passphrase, ")
+
+
 def test_a_key_that_everybody_can_read_is_warned_of(tmp_path: Path) -> None:
     cert, key = files(tmp_path, "cert", "key")
     Path(key).chmod(0o640 | stat.S_IROTH)
