@@ -119,27 +119,42 @@ async def run(context: "Context", arguments: argparse.Namespace) -> int:
 
 
 async def _dispatch(context: "Context", arguments: argparse.Namespace) -> int:
-    from flannel.cli import check, cleanup, config, explain, hand_back, leases, peers, status
-
+    # Each command imports its own: most of a start of `flannel` is imports.
     match arguments.command:
         case "status":
+            from flannel.cli import status
+
             return await status.status(context, watch=arguments.watch)
-        case "leases":
+        case "leases" | "reserve" | "release" as command:
+            from flannel.cli import leases
+
+            if command == "reserve":
+                return await leases.reserve(context, arguments.host, arguments.subnet)
+            if command == "release":
+                return await leases.release(context, arguments.subnet)
             return await leases.leases(context)
         case "peers":
+            from flannel.cli import peers
+
             return await peers.peers(context)
         case "check":
+            from flannel.cli import check
+
             return await check.check(context)
         case "explain":
+            from flannel.cli import explain
+
             return await explain.explain(context, arguments.address, arguments.source)
-        case "reserve":
-            return await leases.reserve(context, arguments.host, arguments.subnet)
-        case "release":
-            return await leases.release(context, arguments.subnet)
         case "cleanup":
+            from flannel.cli import cleanup
+
             return await cleanup.cleanup(context)
         case "hand-back":
+            from flannel.cli import hand_back
+
             return await hand_back.hand_back(context)
+    from flannel.cli import config
+
     match arguments.action:
         case "get":
             return await config.get(context)

@@ -3,6 +3,7 @@
 doors         `Kernel`: the objects through which a backend reaches the kernel
 links         links and addresses as values
 netlink       links, addresses and single routes, on pyroute2
+pyroute2_part ... and what of that library is loaded
 entries       routes, nexthops, ARP and FDB entries as values, and their difference
 rtnetlink     such entries by the thousand: the socket
 rtmessages    ... and their bytes

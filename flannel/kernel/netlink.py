@@ -1,4 +1,4 @@
-"""Links and addresses of this host, over rtnetlink; the only user of pyroute2.
+"""Links and addresses of this host, over rtnetlink, by pyroute2.
 
 What a daemon does a few times in its life goes through here. What there is one of for every lease
 goes through `flannel.kernel.rtnetlink`, which is some hundred times quicker: reading 10,000 routes
@@ -17,14 +17,10 @@ from contextlib import asynccontextmanager
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any, Self
 
-from pyroute2 import AsyncIPRoute
-from pyroute2.netlink import NLM_F_REQUEST
-from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.rtnl import RTM_GETLINK, RTM_GETROUTE
-
 from flannel.errors import KernelError
 from flannel.kernel.entries import PROTOCOL
 from flannel.kernel.links import Address, Link, VxlanSettings, Way
+from flannel.kernel.rtlayout import NLM_F_REQUEST, RTM_GETLINK, RTM_GETROUTE
 
 _GET_LINK, _GET_ROUTE = (RTM_GETLINK, NLM_F_REQUEST), (RTM_GETROUTE, NLM_F_REQUEST)
 """What pyroute2 calls "get", but for NLM_F_ACK: the answer is the acknowledgement, or an error is.
@@ -68,6 +64,8 @@ class Netlink:
 
         Translates pyroute2's errors; the numbers in ``absent`` mean that there is nothing to do.
         """
+        from flannel.kernel import pyroute2_part
+
         async with self._lock:
             try:
                 if self._is_broken:
@@ -76,7 +74,7 @@ class Netlink:
                     self._is_broken = False
                 async with asyncio.timeout(_PATIENCE):
                     yield
-            except NetlinkError as error:
+            except pyroute2_part.NetlinkError as error:
                 if error.code not in absent:
                     raise KernelError(doing, error.code, _words(error)) from error
             except TimeoutError as error:
@@ -247,10 +245,12 @@ class Netlink:
 
 def _open() -> Any:
     """A socket of pyroute2's that gets the kernel's own explanations (NETLINK_EXT_ACK)."""
-    return AsyncIPRoute(ext_ack=True)
+    from flannel.kernel import pyroute2_part
+
+    return pyroute2_part.AsyncIPRoute(ext_ack=True)
 
 
-def _words(error: NetlinkError) -> str:
+def _words(error: Any) -> str:
     """The kernel's own explanation; "" if it gave none: pyroute2 has the number's text then."""
     text = str(error.args[1])
     return text if text != os.strerror(error.code) else ""

@@ -16,13 +16,16 @@ from time import monotonic
 from typing import Any, NamedTuple, TypeGuard
 from urllib.parse import urlsplit
 
-import etcd
 import urllib3
 
 from flannel.errors import StoreDenied, StoreUnavailable
+from flannel.imports import deferred
 from flannel.lease import LAST_INDEX
 from flannel.stores import StoreHealth, bounded, resolver
 from flannel.stores.tls_trouble import TlsFiles, find_misfit, why_tls_failed
+
+with deferred("dns.resolver"):  # for python-etcd's ``srv_domain``
+    import etcd
 
 log = logging.getLogger(__name__)
 

@@ -83,7 +83,7 @@ class World:
         self.calls: list[tuple[str, Any, dict[str, Any]]] = []
         self.answers: list[Any] = []
         self.open_errors: list[OSError] = []
-        monkeypatch.setattr(module, "AsyncIPRoute", self._open)
+        monkeypatch.setattr("flannel.kernel.pyroute2_part.AsyncIPRoute", self._open)
 
     def _open(self, *, ext_ack: bool) -> Socket:
         if self.open_errors:

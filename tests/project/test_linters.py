@@ -100,7 +100,7 @@ def test_the_c_compiler_has_no_warning_for(path: Path, compiler: str) -> None:
     ("statement", "door"),
     [
         ("import etcd", "flannel/stores/etcd_endpoints.py"),
-        ("from pyroute2 import AsyncIPRoute", "flannel/kernel/netlink.py"),
+        ("from pyroute2 import AsyncIPRoute", "flannel/kernel/pyroute2_part.py"),
         ("from flannel.backends.udp._dataplane import lib", "flannel/backends/udp/dataplane.py"),
         ("import subprocess", "flannel/programs.py"),
         ("from asyncio import create_subprocess_exec", "flannel/programs.py"),
