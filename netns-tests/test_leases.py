@@ -205,7 +205,7 @@ class TestConfigChanges:
         one, other = start(world, VXLAN, 2)
         leases = world.leases().keys()
         world.configure("{")
-        one.daemon.wait_log("it is not JSON.*serving on with the one that was")
+        one.daemon.wait_log("it is not JSON.*still serving the previous one")
         world.configure('{"Network":"127.0.0.0/8"}')
         one.daemon.wait_log("must not overlap 127.0.0.0/8.*serving on")
         world.configure('{"Network":"192.0.0.0/16"}')

@@ -75,7 +75,7 @@ def test_with_a_config_that_makes_no_sense_it_serves_on_until_there_is_another(
     one, other, near, far = pair.one, pair.other, pair.near, pair.far
     before = one.subnet
     world.configure("{")
-    one.daemon.wait_log("it is not JSON.*serving on with the one that was")
+    one.daemon.wait_log("it is not JSON.*still serving the previous one")
     one.daemon.kill()
     one.start_flanneld("-iface=eth0").wait_ready()
     # On a busy machine the store's answer may be too late to be the reason.

@@ -1,18 +1,18 @@
-"""One flanneld on one host: the story, and the parts of it that last for as long as it runs.
+"""One flanneld on one host: its runs of the network, and the parts that outlive a run.
 
 daemon           one run of the network after another
-reactions        what each error leads to that ends a run: a table
+reactions        what follows an error that ends a run: a table
 life             one run of the network: its tasks
 range_check      whether the network's range is free on this host
 lasting          a task that outlives errors of resources
-preparation      what a run of the network is about: interface, config, backend
-config_follower  the network config in the store: waited for, then watched
-lease_keeper     our lease renewed, the peers' leases followed and saved
+preparation      waits for what a run of the network needs: interface, config, backend
+config_follower  waits for the network config in the store, then watches it
+lease_keeper     renews our lease, follows and saves the peers' leases
 peer_news        which peers have joined, changed or left, for the log
-underlay         the external interface: waited for, then watched
+underlay         waits for the external interface, then watches it
 upkeep           compares the kernel with what it should hold
-schedule         when it does that next; pure
-identity         who this host is, in `-state-dir`
-saved_state      what was served last, as JSON
-state_file       that kept in `-state-dir`
+schedule         when the next comparison is due; pure
+identity         the NodeID of this host, stored in `-state-dir`
+saved_state      the state served last, as JSON
+state_file       the file of it in `-state-dir`
 """

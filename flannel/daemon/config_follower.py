@@ -1,10 +1,10 @@
-"""ConfigFollower: the network config in the store, waited for, then watched while it is served.
+"""ConfigFollower: waits for the network config in the store, then watches it while it is served.
 
     follower = ConfigFollower(store, key, conditions)
     network = await follower.wait(read, patience)     # None: the store has not answered
-    await follower.watch(text, changed)                     # for as long as it is served
+    await follower.watch(text, changed)               # for as long as it is served
 
-A document that cannot be used is said once, and changes nothing.
+A document that cannot be used is logged once, and changes nothing.
 """
 
 import asyncio
@@ -22,13 +22,13 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _LONGEST_PAUSE = 1.0
-"""Seconds; at most one and a half times that after its return the store is asked again."""
+"""Seconds between two requests to an unreachable store; with jitter, up to half as much again."""
 
 
 class ConfigFollower:
-    """One key of the store, for all lives of the daemon.
+    """Follows one key of the store, for all runs of the network.
 
-    :ivar seen_since: since when (monotonic) the store has been answering; None: it is not.
+    :ivar seen_since: the time (monotonic) since which the store has answered; None: it does not.
     """
 
     def __init__(self, store: Store, key: str, conditions: Conditions) -> None:
@@ -38,13 +38,12 @@ class ConfigFollower:
         self._conditions = conditions
 
     async def wait(self, read: Callable[[str], T], patience: float | None = None) -> T | None:
-        """What ``read`` makes of the first document that it can use.
+        """The result of ``read`` for the first document that can be used.
 
         :param read: raises `BadNetworkConfig` for a document that cannot be used.
-        :param patience: seconds to wait for a document, or the answer that there is none; None:
-            for ever.
-        :return: None if there was no such answer in that time, or no document of use: see
-            `seen_since`.
+        :param patience: seconds to wait for a usable document, or for the answer that there is no
+            document; None: for ever.
+        :return: None if neither came in that time; `seen_since` shows whether the store answered.
         """
         backoff = Backoff(0.1, _LONGEST_PAUSE)
         deadline = asyncio.timeout(patience)
@@ -63,7 +62,7 @@ class ConfigFollower:
                                 deadline.reschedule(None)
                     except StoreUnreachable as why:
                         self.seen_since = None
-                        # One that is away says so in many ways: refused, reset, no answer.
+                        # An unreachable store gives many reasons: refused, reset, no answer.
                         self._conditions.report(
                             Condition.STORE, f"{why}; trying again", about=type(why)
                         )
@@ -79,7 +78,7 @@ class ConfigFollower:
         try:
             found = read(text)
         except BadNetworkConfig as why:
-            # The text makes the same mistake in another document news.
+            # The same mistake in a different document is logged again.
             message = f"{why} ({self._key}); waiting for another"
             self._conditions.report(Condition.CONFIG, message, about=(str(why), text))
             return None
@@ -87,7 +86,7 @@ class ConfigFollower:
         return found
 
     async def watch(self, served: str, changed: Callable[[str], Awaitable[None]]) -> None:
-        """Call ``changed`` with each new text, the first being that in the store if not ``served``.
+        """Call ``changed`` with each text that differs from the one before, first from ``served``.
 
         ``changed`` may raise `BadNetworkConfig` or `NetworkInUse` for a text that cannot be used;
         any other exception ends the watch.
@@ -105,17 +104,17 @@ class ConfigFollower:
                     if text is None:
                         message = f"there is no network config at {self._key} any more"
                         self._conditions.report(
-                            Condition.CONFIG, f"{message}; serving on with the one that was"
+                            Condition.CONFIG, f"{message}; still serving the previous one"
                         )
                         continue
                     try:
                         await changed(text)
                         self._conditions.clear(Condition.CONFIG)
                     except (BadNetworkConfig, NetworkInUse) as why:
-                        message = f"{why} ({self._key}); serving on with the one that was"
+                        message = f"{why} ({self._key}); still serving the previous one"
                         self._conditions.report(Condition.CONFIG, message, about=(str(why), text))
             except StoreUnreachable as why:
-                # Not said: who follows the leases meets the same.
+                # Not reported: `LeaseKeeper.follow` meets the same error and reports it.
                 log.debug("%s", why)
                 self.seen_since = None
             await backoff.wait()

@@ -1,15 +1,14 @@
-"""Daemon: one run of the network after another, until somebody ends the process.
+"""Daemon: one run of the network after another, until the process is ended.
 
     Daemon.run
-      Preparation.wait     interface, network config, backend; what is not there yet is waited for
+      Preparation.wait     waits for interface, network config and backend
       Life.take_lease
-      Life.serve           ended by an error
-      reaction_to(error)   what is done before the next run, and how soon that begins
+      Life.serve           until an error
+      reaction_to(error)   what is done before the next run, and how soon it starts
 
-An error ends the run it is met in, never the process: a store that does not answer is waited for,
-and what was served last is served meanwhile. What is in the kernel stays there between two runs,
-and when the process ends: packets flow on. Only where another flanneld serves the network already
-does the first run end the process.
+An error ends one run, not the process; only if another flanneld already serves the network, the
+first run ends the process. While the store does not answer, the state served last is served again.
+Entries in the kernel stay there between two runs, and when the process ends: packets flow on.
 """
 
 import asyncio
@@ -25,7 +24,7 @@ from flannel.backoff import Backoff
 from flannel.conditions import Condition
 from flannel.daemon import identity
 from flannel.daemon.config_follower import ConfigFollower
-from flannel.daemon.lasting import reason, shortage_in
+from flannel.daemon.lasting import first, reason, shortage_in
 from flannel.daemon.life import Life, Shared
 from flannel.daemon.preparation import Preparation
 from flannel.daemon.reactions import After, Pause, Reaction, reaction_to
@@ -50,9 +49,9 @@ from flannel.systemd import FdStore
 log = logging.getLogger(__name__)
 
 _RELEASE = 0.7
-"""Seconds for the store to take our lease back at the end."""
+"""Seconds that the store has to release our lease at the end."""
 _GOOD_RUN = 10.0
-"""Seconds; after a run that has lasted longer, the pauses begin to grow anew."""
+"""Seconds; after a run that lasted longer, the pauses are short again."""
 
 
 async def run(options: Options, store: Store, status: Status) -> None:
@@ -70,7 +69,7 @@ async def run(options: Options, store: Store, status: Status) -> None:
 
 
 async def _open(stack: AsyncExitStack, status: Status) -> tuple[Netlink, RtNetlink]:
-    """Open both doors to the kernel, as soon as it has descriptors for them."""
+    """Open both sockets to the kernel, as soon as there are descriptors for them."""
     backoff = Backoff()
     while True:
         try:
@@ -118,10 +117,10 @@ class Daemon:
         self._node_id = identity.load(options.state_dir)
         self._pauses = {Pause.SHORT: Backoff(0.1, 1.0), Pause.LONG: Backoff(0.5, 10.0)}
         self._leased: SubnetManager | None = None
-        """The one of the last run that had a lease."""
+        """The leases of the last run that had one; None: no run had one yet."""
 
     def _remember_interface(self) -> None:
-        """Tell the underlay what is known of this host's lease before the store is asked."""
+        """Give the underlay what is known of this host's lease before the store is asked."""
         shared, state = self._shared, self._shared.state.current
         lease = state.lease if state is not None else None
         subnets = [shared.hand_over.subnet, lease.subnet if lease is not None else None]
@@ -130,7 +129,7 @@ class Daemon:
             shared.underlay.prefer([lease.attrs.public_ip])
 
     async def _published(self, interface: ExternalInterface) -> Collection[IPv4Address]:
-        """Those of the interface's addresses that leases of this host have published.
+        """The interface's addresses that leases of this host have published.
 
         A lease without a NodeID is upstream's, perhaps of this host; a floating address may have
         been published by the host that it came from.
@@ -164,10 +163,12 @@ class Daemon:
         try:
             await asyncio.create_task(self._without_shortage())
         except* FlannelError as group:
-            error = _first(group)
-        # Before Python 3.13 a `TaskGroup` with an error of its own forgets that its task was
-        # cancelled meanwhile, and miscounts it as well (CPython issue 116720). So a run has a
-        # task of its own, and whether this one was cancelled can be told.
+            found = first(group)
+            assert isinstance(found, FlannelError)
+            error = found
+        # Before Python 3.13 a `TaskGroup` that has an error itself loses a cancellation of its
+        # task (CPython issue 116720). So a run has its own task, and this one sees whether it was
+        # cancelled.
         if this.cancelling():
             raise asyncio.CancelledError
         if isinstance(error, AlreadyRunning) and self._leased is None:
@@ -205,7 +206,7 @@ class Daemon:
             log.warning("%s", text)
 
     async def _prepare_next(self, after: After) -> None:
-        """Do what comes before the next run."""
+        """Do what the reaction wants before the next run."""
         shared, state = self._shared, self._shared.state
         if After.RENEW_IDENTITY in after:
             self._node_id = identity.renew(shared.options.state_dir)
@@ -214,11 +215,11 @@ class Daemon:
         if After.DISTRUST_STORE in after:
             shared.config.seen_since = None
         if After.GIVE_UP_LEASE in after and state.current is not None:
-            # Saved now: there may be no other subnet before this host boots again.
+            # Saved now: this host may boot again before it has another subnet.
             await state.keep(replace(state.current, lease=None))
 
     async def _pause(self, pause: Pause, lasted: float) -> None:
-        """Wait before the next run, after one that has lasted so many seconds."""
+        """Wait before the next run, after one that lasted ``lasted`` seconds."""
         if lasted > _GOOD_RUN:
             for each in self._pauses.values():
                 each.reset()
@@ -226,22 +227,13 @@ class Daemon:
             await self._pauses[pause].wait()
 
     async def _release(self, subnets: SubnetManager) -> None:
-        """Give the lease up at the end; a store that does not answer lets it expire later."""
+        """Release the lease at the end; if the store does not answer, the lease expires later."""
         try:
-            # Not by asyncio.timeout(): this task is being cancelled, and before Python 3.11.3, such
-            # as in Debian 12, it lets that out instead of a TimeoutError (CPython issue 102780).
+            # Not asyncio.timeout(): this task is being cancelled, and before Python 3.11.3, as in
+            # Debian 12, it raises that instead of TimeoutError (CPython issue 102780).
             await asyncio.wait_for(subnets.release(), _RELEASE)
             log.info("released lease %s", subnets.own)
             self._shared.state.remove()
         except (FlannelError, TimeoutError, OSError) as why:
             reason = str(why) or "no answer in time"
             log.warning("cannot release lease %s: %s", subnets.own, reason)
-
-
-def _first(group: BaseExceptionGroup[FlannelError]) -> FlannelError:
-    """The first error of a group, which may hold groups."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, FlannelError)
-    return error

@@ -19,12 +19,12 @@ log = logging.getLogger(__name__)
 
 FILE_NAME = "node-id"
 
-# A copy of a disk has a different product_uuid; and a different machine-id, if it was made anew.
+# A machine with a copy of this disk has a different product_uuid, and often a new machine-id.
 _MACHINE = (Path("/etc/machine-id"), Path("/sys/class/dmi/id/product_uuid"))
 
 
 def load(directory: Path) -> str:
-    """The NodeID of this host; it is made if there is none that can be used.
+    """The NodeID of this host; made if there is no usable one.
 
     If it cannot be stored, that is logged and the result is "": with a NodeID that differs at each
     start, our own lease would look like another host's.

@@ -1,8 +1,8 @@
-"""Lasting: a task that outlives errors of resources: no descriptor, no memory, no thread left.
+"""Lasting: restarts a task that a shortage ended: no descriptor, no memory, no thread left.
 
-Such errors pass, and any system call may fail with one, so no place can deal with all of them. The
-places that expect one translate it (`KernelError`, `CannotRun`, ...) and go on by themselves. What
-none expects ends a task of the run, and that task alone begins again, after growing pauses.
+A shortage is temporary, and any system call may fail because of one. Code that expects one
+translates it (`KernelError`, `CannotRun`, ...) and goes on. An unexpected one ends a task of the
+run; only that task starts again, after growing pauses.
 """
 
 import asyncio
@@ -15,31 +15,36 @@ from flannel.conditions import Condition, Conditions
 log = logging.getLogger(__name__)
 
 _HEALED = 15.0
-"""Seconds without an error, after which a task is taken for healed; longer than any pause."""
+"""Seconds without an error after which a task counts as healed; longer than any pause."""
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Whether it is an error of the system's resources, and not one of ours."""
+    """Whether the system lacks a resource; other errors are bugs of ours."""
     no_thread = isinstance(error, RuntimeError) and str(error).startswith("can't start new thread")
     return isinstance(error, OSError | MemoryError) or no_thread
 
 
 def shortage_in(error: Exception) -> Exception | None:
-    """The first shortage in an error or a group; None if there is something else in it."""
+    """The first shortage in an error or a group; None if it contains any other error."""
     if not isinstance(error, ExceptionGroup):
         return error if is_shortage(error) else None
     shortages, rest = error.split(is_shortage)
     if shortages is None or rest is not None:
         return None
-    first: BaseException = shortages
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    assert isinstance(first, Exception)
-    return first
+    found = first(shortages)
+    assert isinstance(found, Exception)
+    return found
+
+
+def first(error: BaseException) -> BaseException:
+    """The first error in a group, which may contain groups."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def reason(shortage: Exception) -> str:
-    """In words, what is missing."""
+    """What is missing, for messages."""
     if isinstance(shortage, OSError) and shortage.strerror:
         return shortage.strerror
     return str(shortage) or "no memory"
@@ -53,7 +58,7 @@ class Lasting:
         self._healing: dict[str, asyncio.TimerHandle] = {}
 
     async def run(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Run ``work`` to its end, again and again while it ends by a shortage.
+        """Run ``work``; run it again each time that a shortage ends it.
 
         :param name: what ``work`` does, for the message: ``cannot <name>: <why>``.
         """

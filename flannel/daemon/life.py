@@ -1,19 +1,20 @@
 """Life: one run of the network, from a lease to the error that ends it.
 
     life = Life(shared, plan, node_id)
-    await life.take_lease()        # SubnetManager: ours, or a new one, or the one of before
+    await life.take_lease()        # SubnetManager: our lease of before, or a new one
     await life.serve()
-      ├── HandOver.keep          subnet.env for docker, the hook, systemd
-      ├── LeaseKeeper.run        our lease is kept; store -> SubnetManager.peers
-      ├── Upkeep.run             SubnetManager.peers -> kernel, at each change and whenever others
-      │                          may have changed it; watches the external interface
-      ├── Firewall.keep          masquerade, forwarding, who may send
-      ├── network.run            for a backend that carries packets itself
-      ├── blackhole.keep         for packets to addresses of our subnet that nobody has
-      ├── answer_peers           tells other hosts that ask whether this flanneld is ready
-      └── ConfigFollower.watch   the network config; a different one ends the run
+      ├── HandOver.keep          writes subnet.env for docker, runs the hook, notifies systemd
+      ├── LeaseKeeper.run        keeps our lease; store -> SubnetManager.peers
+      ├── Upkeep.run             SubnetManager.peers -> kernel, at each change and when others may
+      │                          have changed entries; watches the external interface
+      ├── Firewall.keep          masquerade, forwarding, which hosts may send
+      ├── network.run            carries packets, in a backend that does so itself
+      ├── blackhole.keep         drops packets to unused addresses of our subnet
+      ├── answer_peers           answers other hosts that ask whether this flanneld is ready
+      └── ConfigFollower.watch   watches the network config; a different one ends the run
 
-`flannel.daemon.daemon` starts one run after another and decides what an error leads to.
+`flannel.daemon.daemon` starts one run after another; `flannel.daemon.reactions` has what follows an
+error.
 """
 
 import asyncio
@@ -55,7 +56,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What lasts for as long as the daemon runs, and all runs of the network use."""
+    """The parts that all runs of the network share."""
 
     options: Options
     store: Store
@@ -72,7 +73,7 @@ class Shared:
 class Life:
     """One run of the network.
 
-    :ivar subnets: our lease, after `take_lease`, and the peers'.
+    :ivar subnets: our lease, after `take_lease`, and the peers' leases.
     """
 
     def __init__(self, shared: Shared, plan: Plan, node_id: str) -> None:
@@ -89,9 +90,9 @@ class Life:
         )
 
     async def take_lease(self) -> None:
-        """Have a lease to serve.
+        """Get the lease to serve.
 
-        :raises FlannelError: there is none, or the network cannot be served on this host.
+        :raises FlannelError: there is none, or this host cannot serve the network.
         """
         shared, plan, subnets = self._shared, self._plan, self.subnets
         await self._check_range(plan.config)
@@ -105,7 +106,7 @@ class Life:
                 shared.hand_over.subnet,
                 before=state.lease if state is not None else None,
                 seen_since=shared.config.seen_since,
-                # Behind NAT the packets may go to the other host, for all that we know.
+                # Behind NAT, packets to the public address may go to the other host.
                 adoption=shared.adoption if interface.public_ip == interface.address else None,
             )
             shared.status.conditions.clear(Condition.RESUMED)
@@ -120,7 +121,7 @@ class Life:
     async def serve(self) -> None:
         """Serve the lease until cancelled.
 
-        :raises FlannelError: in groups: what has ended the run.
+        :raises FlannelError: in an exception group; it ended the run.
         """
         shared, plan, lease = self._shared, self._plan, self.subnets.own
         kernel, status = shared.kernel, shared.status

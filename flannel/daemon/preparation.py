@@ -21,13 +21,13 @@ from flannel.once import Once
 log = logging.getLogger(__name__)
 
 _PATIENCE = 0.5
-"""Seconds for the store to answer with a config that can be used; after that, the saved state is
-served until it does."""
+"""Seconds that the store has to answer with a usable config; after that, the saved state is served
+until it does."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that one run needs.
+    """All that one run of the network needs.
 
     :ivar text: the text of the network config.
     :ivar resume: the saved lease, to be served without the store; None: get one from the store.
@@ -41,7 +41,7 @@ class Plan:
 
 
 class Preparation:
-    """One for all runs of the network.
+    """Prepares all runs of the network.
 
     :param published: returns the addresses of an interface that this host's leases publish.
     """
@@ -127,6 +127,6 @@ class Preparation:
             reason, until = "the store does not answer", "until it does"
         else:
             reason, until = "the network config cannot be used", "until there is another"
-        what = f"serving lease {saved.lease} and {len(saved.peers)} peers as they were"
+        what = f"serving lease {saved.lease} and {len(saved.peers)} peers as saved"
         self._conditions.report(Condition.RESUMED, f"{reason}: {what}, {until}")
         return replace(plan, resume=saved.lease_now())

@@ -1,8 +1,8 @@
-"""Reactions: what an error leads to that has ended a run of the network, as a table.
+"""Reactions: what follows an error that ended a run of the network, as a table.
 
-Nothing that can pass ends the process: every `FlannelError` starts another run, but for
-`AlreadyRunning` at a start, when the process must not begin to serve. Errors without a
-row of their own share that of the class they derive from, which `INHERITED` states for each.
+Each `FlannelError` is followed by another run, with one exception: `AlreadyRunning` at a start ends
+the process. An error without its own row has the row of the class that it derives from; `INHERITED`
+lists these.
 """
 
 import enum
@@ -38,14 +38,14 @@ from flannel.errors import (
 
 
 class Pause(enum.Enum):
-    """How long to wait before the next run; see `flannel.daemon.daemon` for the seconds."""
+    """How long to wait before the next run; `flannel.daemon.daemon` has the seconds."""
 
     NONE = enum.auto()
-    """Packets may be lost until the next run has begun."""
+    """Packets may be lost until the next run starts."""
     SHORT = enum.auto()
-    """The next run can succeed as soon as it asks."""
+    """The next run can succeed at once."""
     LONG = enum.auto()
-    """It may take somebody to repair what is wrong."""
+    """An operator may have to repair something first."""
 
 
 class After(enum.Flag):
@@ -53,24 +53,24 @@ class After(enum.Flag):
 
     NOTHING = 0
     GIVE_UP_LEASE = enum.auto()
-    """Another host has our subnet: it is not served again, and not asked for."""
+    """Another host has our subnet: do not serve it again, and do not ask for it."""
     RENEW_IDENTITY = enum.auto()
-    """Another host has our NodeID: this one begins with a new one."""
+    """Another host has our NodeID: make a new one."""
     CLOSE_CONNECTIONS = enum.auto()
-    """Connections to the store from an address that is gone would hang."""
+    """Connections to the store from an address that was removed would hang."""
     DISTRUST_STORE = enum.auto()
-    """How long the store has been answering begins to count anew."""
+    """The time for which the store has answered is counted from zero."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reaction:
-    """A row.
+    """A row of the table.
 
     :ivar text: the line in the log; ``%s`` is the error.
-    :ivar is_condition: `Condition.RUN` holds until the next run has begun; it is logged once,
-        not each time. False: it is news, and the next run deals with it.
-    :ivar is_about_class: its wording varies, and a different one is not logged again: a store
-        that does not answer refuses, resets or ignores the connection.
+    :ivar is_condition: `Condition.RUN` holds until the next run starts, and the error is logged
+        once. False: the error is logged each time.
+    :ivar is_about_class: errors of this class with different texts are logged once, together: an
+        unreachable store may refuse, reset or ignore the connection.
     """
 
     text: str
@@ -97,12 +97,12 @@ REACTIONS: dict[type[FlannelError], Reaction] = {
         "%s; adapting to it", Pause.NONE, After.CLOSE_CONNECTIONS, is_condition=False
     ),
 }
-"""By class of error; the most special one counts."""
+"""By class of error; the most derived class counts."""
 
 INHERITED: dict[type[FlannelError], type[FlannelError]] = {
     StoreUnavailable: StoreUnreachable,
     StoreDenied: StoreUnreachable,
-    # What a run begins with fails.
+    # The start of a run fails with these.
     AddressTaken: FlannelError,
     AlreadyRunning: FlannelError,  # at a start it ends the process
     BadNetworkConfig: FlannelError,
@@ -113,7 +113,7 @@ INHERITED: dict[type[FlannelError], type[FlannelError]] = {
     NoInterface: FlannelError,
     Shortage: FlannelError,
     NoFreeSubnet: FlannelError,
-    # The place that meets one of these deals with it: none of them ends a run.
+    # These are handled where they occur, and never end a run.
     BadLease: FlannelError,
     BadOption: FlannelError,
     CannotRun: FlannelError,

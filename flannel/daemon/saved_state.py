@@ -1,4 +1,4 @@
-"""SavedState: what this host served last, saved for a start while the store is unreachable.
+"""SavedState: the state served last, for a start while the store is unreachable.
 
 It is one JSON document in a private file; leases have the same form as in the store:
 
@@ -36,13 +36,13 @@ _too_long = Once(log)
 FILE_NAME = "state.json"
 _VERSION = 1
 _MAX_BYTES = 32 << 20
-"""At two hundred bytes a peer, room for more peers than any network has."""
+"""Enough for more peers than any network has, at 200 bytes each."""
 _MAX_VALUES = 15 << 20
-"""Characters of all peers: in the file each is escaped once more, which doubles them at most."""
+"""Characters of all peers. In the file they are escaped again, which at most doubles them."""
 _LAST_SECOND = 1 << 40
-"""Of an end, in seconds since 1970: a clock may be wrong, a number without bounds is an error."""
+"""The largest end of a lease, in seconds since 1970, even if the clock was wrong."""
 _MAX_VALUE = 6 * MAX_CHARS
-"""Characters of a lease: one character in the store may be six here, where all is ASCII."""
+"""Characters of a lease: one character in the store may be six here (``\\u00e9``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class SavedState:
     :ivar prefix: of the network's keys in the store.
     :ivar config: the text of the network config.
     :ivar lease: this host's own lease; None after it was lost or released.
-    :ivar peers: the leases of others.
+    :ivar peers: the leases of other hosts.
     :ivar ends: when the lease ends by the store's last report, in seconds since 1970; 0: unknown.
     """
 
@@ -168,7 +168,7 @@ def write(path: Path, state: SavedState) -> None:
 def read(path: Path, prefix: str) -> SavedState | None:
     """The state of the network at ``prefix`` that an earlier run has saved.
 
-    None if there is no file, or it is of a different network; and, with a warning, if it is bad.
+    None if there is no file, if it is of a different network, or, with a warning, if it is damaged.
     """
     try:
         state = SavedState.from_json(atomic_file.read(path, _MAX_BYTES).decode())

@@ -1,8 +1,8 @@
-"""Schedule: when the kernel is compared next with what it should hold. Pure: it has no clock.
+"""Schedule: when the kernel's entries are compared next with the wanted ones. Pure: has no clock.
 
-A comparison costs CPU time proportional to the number of peers. So what each one has cost decides
-how soon the next one may be (`EARLIEST_SHARE`) and has to be (`RESYNC_SHARE`). Time in which this
-process did not run, as on a busy host or while its virtual machine was paused, costs nothing.
+A comparison costs CPU time proportional to the number of peers. The cost of one decides how soon
+the next one may start (`EARLIEST_SHARE`) and how soon it must (`RESYNC_SHARE`). Time in which this
+process does not run, as on a busy host or while its virtual machine is paused, does not count.
 
     schedule = Schedule()
     if now >= schedule.due(is_disturbed=...):
@@ -15,30 +15,30 @@ All moments are seconds of one monotonic clock; costs are seconds of a CPU.
 from math import inf
 
 RESYNC = 10.0
-"""Seconds between two comparisons that nothing calls for, as upstream's host-gw has it..."""
+"""Seconds between two regular comparisons, as in upstream's host-gw..."""
 RESYNC_SHARE = 50
-"""...but at least this many times what the last one has cost: no more than 2 % of a CPU..."""
+"""...but at least this many times the cost of the last one: at most 2 % of a CPU..."""
 LONGEST = 60.0
-"""...and no more seconds than this: 60,000 peers, of which a comparison costs 2.5 s, get 4 %. It is
-half of what `flannel.health.status` takes for the silence of a task that hangs."""
+"""...and at most this many seconds: 4 % of a CPU for 60,000 peers, whose comparison costs 2.5 s. It
+is half the time after which `flannel.health.status` says that a task hangs."""
 EARLIEST_SHARE = 10
-"""Comparisons that hints call for get one part in so many of a CPU in the long run..."""
+"""Comparisons after hints get at most one part in this many of a CPU in the long run..."""
 BURST = 10.0
-"""...of which that of so many seconds may be taken at once: damage seldom comes alone."""
+"""...and may use the share of this many seconds at once, as damage often comes in series."""
 RETRY = 1.0
-"""Seconds after a comparison that has failed."""
+"""Seconds from a failed comparison to the next."""
 
 
 class Schedule:
-    """The moments between which the next comparison begins; at first, both have come."""
+    """The earliest and the latest time of the next comparison; the first one is due at once."""
 
     def __init__(self) -> None:
         self._earliest = self._resync = 0.0
         self._paid = 0.0
-        """Until when the share of the CPU is spent."""
+        """The time until which the share of the CPU is used up."""
 
     def due(self, *, is_disturbed: bool) -> float:
-        """Return when the next comparison is to begin.
+        """Return when the next comparison is due.
 
         :param is_disturbed: something in the kernel may have changed since the last one.
         """
@@ -47,10 +47,10 @@ class Schedule:
     def succeeded(
         self, ended: float, cost: float, *, pause: float = 0.0, look_at: float = inf
     ) -> None:
-        """A comparison is over.
+        """Record a comparison that succeeded.
 
-        :param pause: seconds for which the device is left alone, since somebody fights over it.
-        :param look_at: when the first of the entries that somebody fights over is to be repaired.
+        :param pause: seconds for which the device is not repaired, as somebody keeps changing it.
+        :param look_at: when the first entry that somebody keeps changing is to be repaired.
         """
         self._pay(ended, cost)
         self._earliest = max(self._paid - BURST, ended + pause)
@@ -58,7 +58,7 @@ class Schedule:
         self._resync = min(resync, max(look_at, self._earliest))
 
     def failed(self, ended: float, cost: float) -> None:
-        """A comparison has ended with an error: the next one is a second attempt."""
+        """Record a comparison that failed; the next one is its retry."""
         self._pay(ended, cost)
         self._earliest = min(max(self._paid - BURST, ended + RETRY), ended + LONGEST)
         self._resync = max(self._resync, self._earliest)

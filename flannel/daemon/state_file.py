@@ -11,14 +11,14 @@ from flannel.errors import CannotWrite
 from flannel.threads import NoThread, in_thread
 
 _LAST_WRITE = 5.0
-"""Seconds that a write has for its end when it is not waited for any more."""
+"""Seconds that a write has to finish after the run was cancelled."""
 
 
 class StateFile:
     """The file in `-state-dir`, for as long as the daemon runs.
 
     :ivar current: the state served last, by this process or the one before; None if unknown.
-    :param prefix: of the network's keys in the store; the state of a different network is ignored.
+    :param prefix: the prefix of the network's keys; the state of a different network is ignored.
     """
 
     def __init__(self, directory: Path, prefix: str, conditions: Conditions) -> None:
@@ -61,7 +61,7 @@ class StateFile:
             raise
 
     def _write(self) -> None:
-        # A run that is over may still be writing: what it wanted to write must not be the last.
+        # A write of an earlier run may still be under way: its state must not be written last.
         with self._writing:
             if self.current is not None:
                 saved_state.write(self._path, self.current)

@@ -1,8 +1,8 @@
-"""Underlay: the external interface: waited for at the start, then watched for changes.
+"""Underlay: waits for the external interface at the start, then watches it.
 
-What works is kept. While the link in use is up and has its address, a default route that leads
-elsewhere, as a VPN brings, is reported and not followed: peers know this host by that address.
-When link or address go, the best of what is there is used; when they return, they are used again.
+A working interface is kept. While the link in use is up and has its address, a default route over
+another link, such as a VPN's, is reported but not followed: peers know this host by that address.
+When the link or the address is lost, the best remaining one is used, until the lost one returns.
 """
 
 import asyncio
@@ -25,29 +25,30 @@ from flannel.kernel.surroundings import Surroundings, look_around
 log = logging.getLogger(__name__)
 
 _POLL = 1.0
-"""Seconds between two looks while there is no interface to use, or the kernel refuses to answer."""
+"""Seconds between two looks while no interface is usable, or the kernel refuses to answer."""
 
 _RECHECK = 10.0
 """Seconds between two looks without a hint."""
 
 _SETTLED = 1.0
-"""Seconds that a different choice has to stay the same before it is followed. While a DHCP client
-renews, or a link restarts, addresses and default routes differ for a moment, or are absent..."""
+"""Seconds for which a different choice must stay the same before it is followed. While a DHCP
+client renews, or a link restarts, addresses and default routes differ or are absent for a moment.
+"""
 _DOUBTFUL = 10.0
-"""...and the same while the interface in use may well return by itself, or its successor leave:
-a cable without a carrier, an address that is floating or link-local."""
+"""The same if the interface in use is likely to return, or the new one to leave: a link without
+carrier, an address that is floating or link-local."""
 
 _FLAP = 300.0
-"""Seconds for which an address that went from its link is returned to, should it be back beside one
-that is no worse. A DHCP client needs a minute or two after a link has restarted; an address that
-was away for longer may be one that moves between hosts."""
+"""Seconds. An address that returns within this time is used again, even if the present one is no
+worse. A DHCP client needs a minute or two after a link has restarted; an address that was absent
+for longer may be one that moves between hosts."""
 
 
 class Underlay:
     """The external interface of this host, for as long as the daemon runs.
 
-    :param choice: what the operator asked for.
-    :ivar overlay: what belongs to the overlay on this host.
+    :param choice: the operator's options.
+    :ivar overlay: the addresses of this host that belong to the overlay.
     """
 
     def __init__(self, kernel: Kernel, choice: InterfaceChoice, conditions: Conditions) -> None:
@@ -58,9 +59,9 @@ class Underlay:
         self._hint = asyncio.Event()
         self._used: ExternalInterface | None = None
         self._homes: dict[IPv4Address, None] = {}
-        """The addresses that our lease has published; earlier ones are returned to."""
+        """The addresses that our lease has published; the host returns to earlier ones."""
         self._left: dict[IPv4Address, float] = {}
-        """When they were left; those of an earlier process, when this one began."""
+        """When each was given up. An absent one was given up before this process started."""
         self._began = monotonic()
 
     def look(self) -> None:
@@ -72,7 +73,7 @@ class Underlay:
         self._homes |= dict.fromkeys(addresses)
 
     def is_settled(self, interface: ExternalInterface) -> bool:
-        """Whether what has become known since ``interface`` was chosen leaves it the choice."""
+        """Whether ``interface`` is still the choice, now that overlay and lease are known."""
         of_overlay = any(map(self.overlay.covers, (interface.address, interface.public_ip)))
         others = {each.ip for each in interface.networks} - {interface.address}
         return not of_overlay and others.isdisjoint(self._homes)
@@ -89,17 +90,17 @@ class Underlay:
     async def find(self) -> ExternalInterface:
         """Return the external interface.
 
-        :raises NoInterface: there is none that can be used now.
+        :raises NoInterface: none is usable now.
         """
         found = self._choose(await self._look_around(), self._used)
         self._conditions.clear(Condition.INTERFACE)
         return found
 
     async def watch(self, used: ExternalInterface, on_return: Callable[[], None]) -> NoReturn:
-        """Compare ``used`` with what would be chosen now, until they differ.
+        """Compare ``used`` with the present choice, until they differ.
 
-        :param on_return: called when there is an interface to use again after there was none.
-        :raises UnderlayChanged: the network has to be served over a different interface or address.
+        :param on_return: called when an interface is usable again after none was.
+        :raises UnderlayChanged: the choice is a different interface or address now.
         """
         self._used = used
         self.prefer([used.address])
@@ -125,7 +126,7 @@ class Underlay:
         try:
             async with asyncio.timeout(pause):
                 await self._hint.wait()
-            if due is not None:  # something has changed again: let it settle
+            if due is not None:  # another change: wait until it settles
                 await asyncio.sleep(_SETTLED)
         except TimeoutError:
             pass
@@ -134,7 +135,7 @@ class Underlay:
     async def _look(
         self, used: ExternalInterface, on_return: Callable[[], None]
     ) -> tuple[ExternalInterface | None, float]:
-        """What to use now, None while that is unknown; and for how long it has to stay so."""
+        """The present choice, or None if it is unknown; and for how long it must stay the same."""
         try:
             host = await self._look_around()
             found = self._choose(host, used)
@@ -164,7 +165,7 @@ class Underlay:
         return await look_around(kernel.netlink, kernel.tables, self._choice.can_reach)
 
     def _choose(self, host: Surroundings, used: ExternalInterface | None) -> ExternalInterface:
-        """What to use now: ``used`` if it works, unless an earlier address has returned."""
+        """The present choice: ``used`` if it works, unless an earlier address has returned."""
         homes = list(self._homes)
         found = self._fresh(host, Past(used, self._with_links(homes), homes))
         if used is None or not _is_same(found, used):
@@ -189,7 +190,7 @@ class Underlay:
         return choose(host, self._choice, self.overlay, past)
 
     def _with_links(self, homes: Sequence[IPv4Address]) -> Sequence[IPv4Address]:
-        """Those of ``homes`` whose link is chosen wherever routes lead.
+        """The addresses of ``homes`` whose link is chosen independently of routes.
 
         -iface and -iface-regex name the link. -iface-can-reach decides at the start.
         """
@@ -198,7 +199,7 @@ class Underlay:
         return () if choice.names or choice.patterns or is_asked_for else homes
 
     def _compare(self, host: Surroundings, used: ExternalInterface) -> None:
-        """Report when a choice without a past would be a different link."""
+        """Report if a choice without regard to the past would be a different link."""
         try:
             other = self._fresh(host, Past())
         except NoInterface:
@@ -226,7 +227,7 @@ def _standing(host: Surroundings, ip: IPv4Address) -> tuple[bool, bool]:
 
 
 def _patience(host: Surroundings, used: ExternalInterface, found: ExternalInterface) -> float:
-    """For how long ``found``, a different link or address, has to stay the choice."""
+    """For how long ``found``, a different link or address, must stay the choice."""
     here, there = (_standing(host, each.address) for each in (used, found))
     link, has_address = host.links.get(used.link), bool(host.having(used.address))
     is_better = found.link == used.link and has_address and there < here
@@ -237,7 +238,7 @@ def _patience(host: Surroundings, used: ExternalInterface, found: ExternalInterf
 
 
 def _reachable(interface: ExternalInterface) -> set[IPv4Network]:
-    """The networks where peers may be: no floating addresses, and as a rule no link-local ones."""
+    """The networks where peers may be; link-local ones only if the address in use is one."""
     return {
         each.network
         for each in interface.networks

@@ -1,11 +1,11 @@
-"""Upkeep: one life of a network in the kernel: peers programmed, damage repaired.
+"""Upkeep: programs the peers into the kernel and repairs damage, during one run of the network.
 
-All that may call for work ends in one place. A lease that has changed, a hint from the kernel
-(`flannel.kernel.monitor`) and the clock each say only that it is time to look:
+Three causes lead to the same work: a changed lease, a hint from the kernel
+(`flannel.kernel.monitor`), and the clock.
 
-    pending.add(subnets)      leases have changed: these peers' entries are brought up to date
-    pending.disturb()         something else may have: everything is read and compared
-    every `RESYNC` seconds    the same, should a hint never have come
+    pending.add(subnets)      leases have changed: update these peers' entries
+    pending.disturb()         anything may have changed: read and compare all entries
+    every `RESYNC` seconds    the same, in case a hint was lost
 
 Comparisons cost time proportional to the number of peers: `flannel.daemon.schedule` says when the
 next one is due.
@@ -29,11 +29,11 @@ from flannel.kernel.monitor import Hint, Monitor, Watched
 from flannel.lease import Peers
 
 _BEAT = 30.0
-"""Seconds between two signs of life, at most, while there is nothing to do."""
+"""The most seconds between two signs of life while there is nothing to do."""
 
 
 class Pending:
-    """What the kernel has not been told of, or may have forgotten."""
+    """Changes that are not yet in the kernel, and entries that may have been lost there."""
 
     def __init__(self) -> None:
         self.is_everything = True
@@ -42,7 +42,7 @@ class Pending:
         self._peers_known = asyncio.Event()
 
     def add(self, subnets: set[IPv4Network]) -> None:
-        """The leases of these subnets have changed; the first call says that all are known."""
+        """The leases of these subnets have changed; after the first call all leases are known."""
         self._subnets |= subnets
         self._some.set()
         self._peers_known.set()
@@ -53,7 +53,7 @@ class Pending:
         self._some.set()
 
     def take(self, *, everything: bool) -> set[IPv4Network]:
-        """The subnets to bring up to date."""
+        """Return the subnets to update, and forget them."""
         taken, self._subnets = self._subnets, set()
         if everything:
             self.is_everything = False
@@ -61,7 +61,7 @@ class Pending:
         return taken
 
     async def wait_for_peers(self) -> None:
-        """Wait for the first `add`: until then nothing is known of what the kernel should hold."""
+        """Wait for the first `add`: until then the wanted entries are unknown."""
         await self._peers_known.wait()
 
     async def wait(self, seconds: float) -> None:
@@ -72,11 +72,11 @@ class Pending:
 
 
 class Upkeep:
-    """Keeps the kernel as ``network`` wants it.
+    """Keeps the kernel's entries as ``network`` wants them.
 
     :param underlay: watches ``interface``.
     :param peers: the peers as they are now.
-    :param on_ready: called after each comparison that has succeeded.
+    :param on_ready: called after each successful comparison.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Upkeep:
         """Work until cancelled.
 
         :param range_: the overlay network.
-        :raises UnderlayChanged: the network has to be served in another way from now on.
+        :raises UnderlayChanged: the network must be served over a different interface or address.
         """
         with Monitor(self._kernel.tables.port) as monitor:
             watched = Watched(
@@ -138,14 +138,14 @@ class Upkeep:
             await pending.wait(min(max(0.0, due - monotonic()), _BEAT))
 
     async def _compare(self, monitor: Monitor) -> None:
-        """Compare all that the kernel holds with what it should hold."""
+        """Compare all entries in the kernel with the wanted ones, and repair them."""
         repairs, began, used = self._kernel.repairs, monotonic(), thread_time()
         if not await self._apply(None):
             return
         if self._has_compared:
             repairs.commit(self._name, monitor.last_port, began)
         else:
-            repairs.discard()  # at the start things are as somebody else has left them
+            repairs.discard()  # differences at the start are not repairs
         self._has_compared = True
         cost = thread_time() - used
         self._schedule.succeeded(monotonic(), cost, pause=repairs.pause, look_at=repairs.due)
@@ -153,7 +153,7 @@ class Upkeep:
         self._on_ready()
 
     async def _apply(self, changed: set[IPv4Network] | None) -> bool:
-        """Let the network follow the peers; return whether it could. If not, all is compared."""
+        """Apply the peers' changes; return whether that succeeded. If not, all is compared next."""
         used = thread_time()
         try:
             await self._network.apply(self._peers(), changed)

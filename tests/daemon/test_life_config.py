@@ -75,7 +75,7 @@ def test_a_config_that_cannot_be_used_does_not_end_it(made: OneLife, text: str) 
         made.store.configure(text)
         await asyncio.sleep(1)
         assert made.status.conditions.text(Condition.CONFIG).endswith(
-            "; serving on with the one that was"
+            "; still serving the previous one"
         )
         assert made.backend.network.is_running
 

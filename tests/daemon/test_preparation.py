@@ -154,7 +154,7 @@ def test_the_saved_state_is_served_while_the_store_does_not_answer(made: Made) -
     assert (plan.resume, plan.text) == (OWN, HOST_GW)
     assert seconds == pytest.approx(0.5)
     assert made.resumed() == (
-        f"the store does not answer: serving lease {OWN} and 1 peers as they were, until it does"
+        f"the store does not answer: serving lease {OWN} and 1 peers as saved, until it does"
     )
 
 
