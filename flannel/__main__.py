@@ -23,17 +23,18 @@ _IGNORED = (
     *(signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2),
     *(signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGIO, signal.SIGPWR),
 )
-"""Signals that mean nothing to flanneld, and would end it; a reload is what SIGHUP asks for."""
+"""Signals that flanneld ignores, as each would end it; SIGHUP usually asks for a reload."""
 _START = 10.0
-"""Seconds, after which a start is over as a rule."""
+"""Seconds after which a start is normally over."""
 _GARBAGE_AT_START = 100_000
-"""Objects made before the collector looks for cycles among them. Entries for 10,000 peers are some
-100,000 objects without a cycle, and at the default, 700, they would be walked through again and
-again while they are made."""
+"""New objects after which the garbage collector runs. Entries for 10,000 peers are 100,000 objects
+without a cycle; with Python's default, 700, the collector would walk through them again and again
+while they are made."""
 _GARBAGE = (2_000, 1, 1)
-"""Afterwards cycles come with every dump of the kernel's links and every run of nft, and many live
-for a second: young garbage grows old. What serves us is frozen by then, so to look at all the rest
-costs next to nothing. With Python's own 10 and 10, old garbage would wait for 200,000 objects."""
+"""The same after the start. Each dump of the kernel's links and each run of nft makes cycles, many
+of which live for a second and so become old garbage. The objects of the start are frozen by then,
+so a collection of all others costs little. With Python's own 10 and 10, old garbage would wait for
+200,000 objects."""
 
 
 def main() -> int:
@@ -60,9 +61,9 @@ def main() -> int:
 
 
 def _open_standard_descriptors() -> None:
-    """Open those that were closed when this program was started.
+    """Open each of stdin, stdout and stderr that was closed when this program started.
 
-    A log line would otherwise go to the first file or socket that gets the number of stderr.
+    Otherwise a log line would go to the first file or socket that gets the number of stderr.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:

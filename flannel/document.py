@@ -1,8 +1,8 @@
 """JSON documents from the store, read the way Go's encoding/json reads them into a struct.
 
-Members are matched without regard to case, unknown ones are ignored, of duplicates the last
-wins. A document comes from whoever may write to etcd: it is size-limited, and reading it raises
-nothing but `BadDocument`.
+The names of members may be in any case, unknown members are ignored, and the last of duplicates
+counts. Any program with access to etcd can write a document: its size is limited, and reading it
+raises only `BadDocument`.
 """
 
 import json
@@ -13,10 +13,10 @@ from typing import Any
 from flannel.printable import as_json, printable
 
 MAX_CHARS = 64 * 1024
-"""Far above any real config or lease (some hundred bytes); keeps one bad value cheap."""
+"""Characters; real configs and leases have some hundred. The limit keeps one bad value cheap."""
 _MAX_DEPTH = 20
-"""Of values in values; real ones are three deep. What the decoder takes just before it runs out of
-stack would let the next one run out of it who compares, copies or writes the value."""
+"""Levels of nested values; real documents have three. A document that the decoder can just read
+without exhausting the stack could exhaust it when the value is compared, copied or written."""
 
 
 class BadDocument(Exception):
@@ -29,7 +29,9 @@ def _refuse_constant(name: str) -> Any:
 
 def _finite(digits: str) -> float:
     value = float(digits)
-    if not math.isfinite(value):  # 1e999 is JSON; what was read could not be written again
+    if not math.isfinite(
+        value
+    ):  # 1e999 is JSON, but becomes an infinity, which cannot be written as JSON
         raise BadDocument(f"{printable(digits, 20)} in it is too large a number")
     return value
 
@@ -52,7 +54,7 @@ def parse_object(text: str, max_chars: int = MAX_CHARS) -> dict[str, Any]:
         raise BadDocument(f"it is not JSON: {error}") from None
     if not isinstance(document, dict):
         raise BadDocument(f"it is {shown(document)}, not an object")
-    # To count brackets is quick; most documents have fewer of them altogether.
+    # Counting brackets is quick, and most documents have fewer than the limit.
     if text.count("[") + text.count("{") > _MAX_DEPTH and _is_deeper(document, _MAX_DEPTH):
         raise BadDocument("it is nested too deeply")
     return document
@@ -73,7 +75,7 @@ def shown(value: Any) -> str:
 class Members:
     """Typed access to an object's members; every complaint names the key, its value and the rule.
 
-    :param where: what stands before a member's name in messages: ``""`` or ``"Backend."``.
+    :param where: the text before a member's name in messages: ``""`` or ``"Backend."``.
     """
 
     def __init__(self, members: Mapping[str, Any], where: str = "") -> None:
@@ -81,7 +83,7 @@ class Members:
         self._where = where
 
     def get(self, name: str) -> Any:
-        """The member as it is; None when it is absent."""
+        """The member's value; None if it is absent."""
         return self._members.get(name.lower())
 
     def __contains__(self, name: str) -> bool:
@@ -95,7 +97,7 @@ class Members:
         return BadDocument(f"{self._where}{name} is {value}: it {rule}")
 
     def text(self, name: str, rule: str) -> str:
-        """The string ``name``, which must be there; ``rule`` says what is expected of it."""
+        """The string ``name``, which must exist; ``rule`` is for the message if it does not."""
         value = self.get(name)
         if not isinstance(value, str):
             raise self.bad(name, rule)
@@ -120,7 +122,7 @@ class Members:
         return value
 
     def mapping(self, name: str) -> dict[str, Any]:
-        """The object ``name``, which must be there."""
+        """The object ``name``, which must exist."""
         value = self.get(name)
         if not isinstance(value, dict):
             raise self.bad(name, "must be an object")

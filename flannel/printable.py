@@ -1,13 +1,13 @@
-"""Foreign text, made fit for a terminal, a line of the log, and JSON.
+"""Makes foreign text safe for a terminal, a log line, and JSON.
 
-A lease, the name of a link or the message of a program can hold characters that a terminal obeys
-(ECMA-48), that begin a new line, that change the direction of writing, or lone surrogates, which no
-encoding has. Everything that flanneld and `flannel` print passes here:
+A lease, the name of a link or the message of a program can contain characters that control a
+terminal (ECMA-48), start a new line or change the direction of writing, and lone surrogates, which
+no encoding has. All output of flanneld and `flannel` passes through this module:
 
-    printable(text)         on one line, cut
-    printable_json(text)    a JSON document as it was written, whole
-    as_json(document)       always JSON, whatever the document holds
-    say(line, ...)          printed, each on one line; complain() to stderr
+    printable(text)         text on one line, cut
+    printable_json(text)    a JSON document with its own formatting, not cut
+    as_json(document)       JSON of any document
+    say(line, ...)          prints lines to stdout; complain() to stderr
 """
 
 import json
@@ -18,21 +18,21 @@ from contextlib import suppress
 from typing import Any, TextIO
 
 LONGEST = 1500
-"""Characters of a line, at most. The longest honest ones, findings with an error that names every
-endpoint of etcd with its reason, have half of that."""
+"""The most characters of a line. The longest real ones, findings with an error for each endpoint of
+etcd, have half of that."""
 
 _CUT = "..."
 _LONGEST_ESCAPE = len(r"\U0001f600")
 
 
 class CannotPrint(OSError):
-    """stdout does not take what is printed: its disk is full, or it is an error of the device."""
+    """stdout cannot be written, for example because the disk is full."""
 
 
 def printable(text: str, longest: int = LONGEST) -> str:
-    r"""``text`` on one line: what is no printable character becomes an escape such as ``\x1b``.
+    r"""``text`` on one line; other than printable characters become escapes such as ``\x1b``.
 
-    :param longest: characters of the result; the end of a longer one is cut, and shown to be.
+    :param longest: the most characters of the result; a longer one is cut and marked as cut.
     """
     text = text[: longest + 1]
     if not text.isprintable():
@@ -45,32 +45,32 @@ def _escape(character: str) -> str:
 
 
 def say(*lines: str) -> None:
-    """Print ``lines`` to stdout; each becomes one line, whatever it holds.
+    """Print ``lines`` to stdout; each becomes exactly one line.
 
     :raises BrokenPipeError: the reader of the output has ended.
     :raises CannotPrint: another error of the output.
 
-    It and the next four functions are the only ones that print.
+    Only this and the next four functions print.
     """
     _write(map(printable, lines), sys.stdout)
 
 
 def complain(*lines: str) -> None:
-    """Print ``lines`` to stderr; each becomes one line, whatever it holds.
+    """Print ``lines`` to stderr; each becomes exactly one line.
 
-    It never raises: there is nobody else to tell.
+    It never raises, as there is no other place for an error.
     """
     with suppress(OSError):
         _write(map(printable, lines), sys.stderr)
 
 
 def say_whole(text: str) -> None:
-    """Print a text of several lines, of which none is cut, such as a document, to stdout."""
+    """Print a text of several lines, such as a document, to stdout, without cutting any line."""
     _write((printable(line, len(line) * _LONGEST_ESCAPE) for line in text.split("\n")), sys.stdout)
 
 
 def ask(question: str) -> str:
-    """Print a question to stderr, where it disturbs no document, and return the line typed."""
+    """Print a question to stderr, so that stdout has only the document; return the typed line."""
     if sys.stderr is not None:
         sys.stderr.write(_encodable(f"{printable(question)} ", sys.stderr))
         sys.stderr.flush()
@@ -102,10 +102,10 @@ def _encodable(text: str, stream: TextIO) -> str:
 
 
 def printable_json(text: str) -> str:
-    r"""A JSON document as it was written, fit for a terminal, and still the same document.
+    r"""A JSON document with its own formatting, safe for a terminal, and still the same document.
 
-    What is no printable character can stand in strings only, and becomes ``\u...`` there. Nothing
-    is cut: the text may go into a file.
+    Characters that are not printable can only be in strings, and become ``\u...`` there. Nothing
+    is cut, as the text may go into a file.
     """
     if text.isprintable():
         return text
@@ -122,15 +122,17 @@ def _json_escape(character: str) -> str:
 def as_json(document: Any, indent: int | None = None) -> str:
     """``document`` as JSON in ASCII; on one line, if no ``indent`` is given.
 
-    It is JSON for every reader: a number that JSON cannot write (NaN, infinities) becomes null,
-    and an object of Python's its text.
+    Every JSON reader can parse it: a number that JSON lacks (NaN, infinities) becomes null, and a
+    Python object becomes its text.
     """
     options: dict[str, Any] = {"indent": indent, "default": str, "allow_nan": False}
     try:
         text = json.dumps(document, **options)
     except ValueError:
         text = json.dumps(_without_infinities(document), **options)
-    return text.replace("\x7f", "\\u007f")  # of ASCII, the one that json leaves as it is
+    return text.replace(
+        "\x7f", "\\u007f"
+    )  # the only control character of ASCII that json does not escape
 
 
 def _without_infinities(value: Any) -> Any:

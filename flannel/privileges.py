@@ -1,10 +1,10 @@
-"""Giving up what a network daemon has no use for, while no one has got hold of it yet.
+"""Drops the capabilities that flanneld does not need, before an attacker could use them.
 
 flanneld keeps CAP_NET_ADMIN, for links, routes, the TUN device and the firewall, and CAP_NET_RAW,
-which iptables wants. Programs that it starts cannot get back what is gone: the bounding set is cut
-as well, and no_new_privs set (capabilities(7), prctl(2)).
+which iptables needs. Programs that flanneld starts cannot regain the others: they are removed from
+the bounding set too, and no_new_privs is set (capabilities(7), prctl(2)).
 
-Capabilities belong to a thread: `drop` comes before there is a second one.
+Capabilities belong to a thread: call `drop` before a second thread starts.
 """
 
 import ctypes
@@ -31,11 +31,11 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def drop(secrets: Iterable[Path] = ()) -> None:
-    """Give up all but `KEPT`, for this process and what it will start.
+    """Drop all capabilities but `KEPT`, for this process and the programs that it starts.
 
-    :param secrets: files that must stay readable. Root without CAP_DAC_READ_SEARCH reads what
-        belongs to root or is everybody's; for another user's file that capability is kept.
-    :raises KernelError: the kernel does not let us.
+    :param secrets: files that must stay readable. Without CAP_DAC_READ_SEARCH, root can read only
+        files of root or readable by all; for a file of another user that capability is kept.
+    :raises KernelError: the kernel refuses.
     """
     kept = KEPT
     effective, permitted, inheritable = _get()
@@ -47,13 +47,13 @@ def drop(secrets: Iterable[Path] = ()) -> None:
             log.warning("keeping CAP_DAC_READ_SEARCH: root does not own %s", unreadable[0])
         _set(effective, permitted, inheritable)
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "set no_new_privs")
-    # Without CAP_SETPCAP, as where systemd has started us as another user, this cannot be cut.
+    # Without CAP_SETPCAP, as when systemd started us as another user, this cannot be changed.
     capability = 0
     while (bound := _libc.prctl(_PR_CAPBSET_READ, capability, 0, 0, 0)) >= 0:
         if bound and not kept & 1 << capability and effective & 1 << _CAP_SETPCAP:
             _check(_libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0), "cut the bounding set")
         capability += 1
-    # Not if there is nothing to give up: a filter of system calls may not let us ask.
+    # Only if there is something to drop: a filter of system calls may forbid the call.
     if (effective | permitted | inheritable) & ~kept:
         _set(effective & kept, permitted & kept, inheritable & kept)
 

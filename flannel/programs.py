@@ -1,11 +1,11 @@
-"""The one door to other programs: nft and the like, and what the operator lets flanneld call.
+"""Runs other programs: nft, iptables and the operator's hook. No other file of flanneld does.
 
     done = await programs.run(["nft", "-j", "-f", "-"], stdin=document, timeout=10)
     if done.status != 0:
         ...
 
-Never by a shell: a program gets its words as they are. It is alone in its process group, so that
-what it has started ends with it when its time is over or nobody waits for it any more.
+No shell is used: a program gets its arguments unchanged. It has its own process group, so that its
+child processes end with it after a timeout or a cancellation.
 """
 
 import asyncio
@@ -20,9 +20,9 @@ from flannel.errors import CannotRun
 
 
 def wait_without_threads() -> None:
-    """Have the end of a program reported by a descriptor of the kernel (Linux 5.3).
+    """Learn of the end of a program by a pidfd (Linux 5.3).
 
-    Python 3.11 starts a thread for each program; later ones do this by themselves.
+    Python 3.11 would start a thread for each program; later versions use a pidfd by themselves.
     """
     if sys.version_info < (3, 12):
         with suppress(OSError):
@@ -42,7 +42,7 @@ class Done(NamedTuple):
 
     @property
     def complaint(self) -> str:
-        """For messages: what it said last, on one line, or else its status."""
+        """For messages: its last words on one line, or else its status."""
         lines = (self.stderr.strip() or self.stdout.strip()).decode(errors="replace").splitlines()
         if lines:
             return lines[-1][:200]
@@ -52,14 +52,14 @@ class Done(NamedTuple):
 async def run(
     argv: Sequence[str],
     *,
-    timeout: float,  # noqa: ASYNC109 # whose end takes the program along
+    timeout: float,  # noqa: ASYNC109 # its end kills the program
     stdin: bytes = b"",
     environ: Mapping[str, str] | None = None,
 ) -> Done:
-    """Run a program to its end, which is when it has closed its output as well.
+    """Run a program until it has ended and closed its output.
 
-    :param argv: the program, looked for in $PATH if there is no slash in it, and its arguments.
-    :param timeout: seconds until it is killed, with all that it has started.
+    :param argv: the program, searched for in $PATH if it has no slash, and its arguments.
+    :param timeout: seconds after which it and its child processes are killed.
     :param environ: its whole environment; None: that of this process.
     :raises CannotRun: it cannot be started, or did not end in time.
     """

@@ -1,14 +1,14 @@
-"""RunLock: one flanneld for each directory of its files, and who runs.
+"""RunLock: allows one flanneld for each directory of its files, and shows which one runs.
 
     lock = RunLock(subnet_file.parent, state_dir)
     lock.take()                    # AlreadyRunning: another flanneld has one of them
-    await lock.keep()              # lock files that somebody removes are made again
+    await lock.keep()              # makes lock files again that somebody removes
     lock.release()
 
-    find_holder(directory)         # who runs there; "" for nobody
+    find_holder(directory)         # the flanneld that runs there; "" if none does
 
-A lock is flock(2) on ``flanneld.lock`` in the directory. The kernel takes it back when the process
-ends, however it ends; the file stays, with the process, the systemd unit and the host of the last
+A lock is flock(2) on ``flanneld.lock`` in the directory. The kernel releases it when the process
+ends for any reason. The file stays; it names the process, the systemd unit and the host of the last
 holder. Hosts may share a directory, and a process may be in a container.
 """
 
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 FILE_NAME = "flanneld.lock"
 
 _PATIENCE = 1.0
-"""Seconds for another flanneld that is just ending, which may release its lease first."""
+"""Seconds to wait for another flanneld that is about to end; it may release its lease first."""
 _POLL = 0.1
 _LOOK = 2.0
 """Seconds between two looks at the lock files."""
@@ -40,7 +40,7 @@ _MAX_BYTES = 200
 
 
 class RunLock:
-    """Locks on the directories of one flanneld, which are made; they may be the same.
+    """Locks the directories of one flanneld, and makes them; both may be the same.
 
     :param run: for files that others read.
     :param state: for files that nobody else reads.
@@ -67,15 +67,15 @@ class RunLock:
                 sleep(_POLL)
 
     async def keep(self) -> None:
-        """Keep the locks until cancelled: a file that somebody has removed is made and locked."""
+        """Keep the locks until cancelled: make and lock a file again that somebody has removed."""
         while True:
             await asyncio.sleep(_LOOK)
-            with suppress(NoThread):  # next time, then
-                # In a thread, for a file server that does not answer lets a process wait for ever.
+            with suppress(NoThread):  # the next look tries again
+                # In a thread: if a file server does not answer, the call never returns.
                 await in_thread(self._look)
 
     def release(self) -> None:
-        """Give all locks back; the files stay."""
+        """Release all locks; the files stay."""
         for fd in self._held.values():
             os.close(fd)
         self._held.clear()
@@ -91,7 +91,7 @@ class RunLock:
     def _take(self, path: Path) -> str:
         """Lock one directory; return the holder if that is another flanneld.
 
-        Where no file can be made or locked there is no lock.
+        If the file cannot be made or locked, there is no lock.
         """
         try:
             make_directory(path.parent, self._paths[path])
@@ -113,7 +113,7 @@ class RunLock:
             self._problems.warn(path, f"cannot lock {path}: {why.strerror}")
             return ""
         if path in self._held:
-            os.close(self._held[path])  # the lock on a file that was removed
+            os.close(self._held[path])  # this lock is on a file that was removed
         self._held[path] = fd
         _sign(fd)
         self._problems.forget(path)
@@ -130,12 +130,12 @@ def find_holder(directory: Path) -> str:
     except (FileNotFoundError, NotADirectoryError):
         return ""
     try:
-        # Shared: two who ask do not take each other for a flanneld, and NFS wants no write access.
+        # Shared: two processes that ask are not taken for a flanneld, and NFS needs no write access.
         flock(fd, LOCK_SH | LOCK_NB)
     except BlockingIOError:
         return _holder(fd)
     except OSError:
-        return ""  # where files cannot be locked, nobody has locked them
+        return ""  # files that cannot be locked are not locked by a flanneld either
     finally:
         os.close(fd)
     return ""
@@ -144,7 +144,7 @@ def find_holder(directory: Path) -> str:
 def describe(pid: int) -> str:
     """A process for messages, with the systemd unit that it belongs to.
 
-    :param pid: 0 for one that this PID namespace does not show.
+    :param pid: 0 if this PID namespace does not show the process.
     """
     if not pid:
         return "a process of another PID namespace"
@@ -173,9 +173,9 @@ def _open(path: Path, flags: int) -> int:
 
 
 def _sign(fd: int) -> None:
-    """Write into a lock file who holds it. The lock counts without: the disk may be full."""
+    """Write the holder into its lock file. The lock counts without: the disk may be full."""
     with suppress(OSError):
-        # Nobody else may open it: who can read it can lock it.
+        # Only for root: any process that can read it can lock it.
         os.fchmod(fd, 0o600)
     with suppress(OSError):
         os.ftruncate(fd, 0)

@@ -1,14 +1,14 @@
-"""Messages to systemd, and the descriptors that systemd keeps for the next flanneld.
+"""Notifies systemd, and lets it keep descriptors for the next flanneld.
 
-`notify` is sd_notify(3), one datagram. `FdStore` is about descriptors: systemd holds them open and
-passes them to the next flanneld, so packets wait in the queue of a TUN device or socket meanwhile,
-and are carried late instead of lost. See FDSTORE=1 in sd_notify(3), FileDescriptorStoreMax= in
+`notify` is sd_notify(3), one datagram. `FdStore` holds descriptors: systemd keeps them open and
+passes them to the next flanneld, so that packets wait in the queue of a TUN device or socket
+meanwhile, and are late instead of lost. See FDSTORE=1 in sd_notify(3), FileDescriptorStoreMax= in
 systemd.service(5) and sd_listen_fds(3). Without systemd, descriptors are kept from one run of the
 network to the next.
 
     store = FdStore(os.environ)
     store.retain("flannel0/udp", is_usable)         # close those that do not pass the check
-    fds = store.fill("flannel0/udp", n, make)       # make those that are missing
+    fds = store.fill("flannel0/udp", n, make)       # make the missing ones
 
 A name is that of a link, ``/``, and the kind of descriptor. The store owns the descriptors and
 closes them.
@@ -30,7 +30,7 @@ _PATIENCE = 1.0
 
 
 def notify(state: str, environ: Mapping[str, str], fds: Sequence[int] = ()) -> None:
-    """Send ``state``, e.g. ``READY=1``, to $NOTIFY_SOCKET; nothing if that is not set.
+    """Send ``state``, e.g. ``READY=1``, to $NOTIFY_SOCKET, if that is set.
 
     It never raises: flanneld goes on without systemd.
 
@@ -65,7 +65,7 @@ def watchdog_interval(environ: Mapping[str, str]) -> float | None:
 
 
 class FdStore:
-    """Holds at first the descriptors that systemd has kept; see the head of this file.
+    """Starts with the descriptors that systemd has kept; see the head of this file.
 
     :param environ: of this process; the variables about descriptors are removed, so that programs
         started later do not get them.
@@ -89,7 +89,7 @@ class FdStore:
         return tuple(self._kept.get(name, ()))
 
     def retain(self, name: str, fits: Callable[[int], bool]) -> bool:
-        """Close the descriptors of a name that do not fit; return whether any are left."""
+        """Close the descriptors of a name that are not usable; return whether any are left."""
         kept = self._kept.get(name, [])
         self._reduce(name, [fd for fd in kept if fits(fd)])
         return bool(self._kept.get(name))
@@ -97,7 +97,7 @@ class FdStore:
     def fill(self, name: str, n: int, make: Callable[[], int]) -> tuple[int, ...]:
         """Exactly ``n`` descriptors of a name: the kept ones, and new ones; extra ones are closed.
 
-        An exception of ``make`` is passed on; descriptors that it has made before are kept.
+        If ``make`` raises, the descriptors that it has made before are kept.
         """
         self._reduce(name, self._kept.get(name, [])[:n])
         fds = self._kept.setdefault(name, [])

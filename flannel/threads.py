@@ -1,7 +1,7 @@
-"""Blocking work in threads that do not keep the process from ending.
+"""Runs blocking work in threads that do not delay the end of the process.
 
-They are started by `_thread`, not by `threading`: a thread for which there is no memory ends before
-its first line, and `threading.Thread.start` would wait for that line for ever.
+`_thread` starts them, not `threading`: if there is no memory for a thread, it ends before its first
+line, and `threading.Thread.start` would wait for that line for ever.
 """
 
 import _thread
@@ -13,16 +13,16 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _BEGIN, _MOMENT = 5.0, 1.0
-"""Seconds for a thread to reach its first line, until the first look and from it to the second."""
+"""Seconds that a thread has to reach its first line; it gets this time twice."""
 _RETRY = 0.1
 
 
 class NoThread(Exception):
-    """The kernel has no thread, or no memory for one, left for this process."""
+    """The kernel cannot start a thread for this process, or lacks the memory."""
 
 
 def start(run: Callable[[], None]) -> None:
-    """Call ``run`` in a thread that ends with the process at the latest.
+    """Call ``run`` in a thread that ends at the latest with the process.
 
     :raises NoThread: the kernel refuses.
     """
@@ -33,9 +33,9 @@ def start(run: Callable[[], None]) -> None:
 
 
 async def in_thread(work: Callable[[], T]) -> T:
-    """The result of blocking ``work``. Cancelling leaves the thread to its end, unheard.
+    """The result of blocking ``work``. A cancellation does not stop the thread.
 
-    :raises NoThread: and whatever ``work`` raises.
+    :raises NoThread: the kernel refuses; exceptions of ``work`` are passed on.
     """
     loop = asyncio.get_running_loop()
     result: asyncio.Future[T] = loop.create_future()
@@ -55,7 +55,7 @@ async def in_thread(work: Callable[[], T]) -> T:
         value, error = None, None
         try:
             value = work()
-        except BaseException as raised:  # whatever it is, it belongs to whoever awaits
+        except BaseException as raised:  # any exception goes to the awaiting task
             error = raised
         while True:
             try:
@@ -68,7 +68,7 @@ async def in_thread(work: Callable[[], T]) -> T:
                 return
 
     def look() -> None:
-        """Look twice: after a pause of this process its threads have to be given a moment."""
+        """Look twice: after a pause of this process, its threads need a moment."""
         if not begun:
             looks.append(loop.call_later(_MOMENT, look_again))
 

@@ -46,7 +46,7 @@ def rival(leases: Iterable[Lease], own: LeaseAttrs) -> Lease | None:
     """The first lease of another host that publishes this host's address; None if there is none.
 
     After two hosts have exchanged their addresses there is one for a moment. That is harmless: a
-    host that has its own lease writes that one, whatever the other lease contains.
+    host that has its own lease writes that one, and ignores the other lease.
     """
     for lease in leases:
         if lease.attrs.public_ip == own.public_ip and not is_of(lease.attrs, own):

@@ -127,7 +127,7 @@ class SubnetManager:
 
         The lease of a live host is never touched. A reservation of ours stays one.
 
-        :param before: our lease as it was in the store at our last look.
+        :param before: our lease in the store at our last look.
         :param seen_since: the time (monotonic) since which the store has answered.
         :param adoption: decides whether the holder of a lease with our public address is dead;
             None: it counts as alive.

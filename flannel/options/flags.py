@@ -1,8 +1,8 @@
 """The command line as Go's package flag reads it, for any table of flags.
 
 * ``-flag`` and ``--flag``; ``-flag=value`` and ``-flag value``. The next word is the value, even if
-  it begins with a dash. argparse takes such a word for a flag, and the ``--`` in ``-flag=--`` for a
-  separator: here it prints the help and does no more.
+  it begins with a dash. argparse would take such a word for a flag, and the ``--`` in ``-flag=--``
+  for a separator, so it only prints the help here.
 * A boolean stands alone or has ``=true`` or ``=false``; the next word is never its value.
 * No abbreviations, and unlike upstream's, no words that belong to no flag.
 """

@@ -1,4 +1,4 @@
-"""From the text of an option to its value, strictly: a mistake ends the start, not a later request.
+"""Parses the text of an option strictly, so that a mistake ends the start, not a later request.
 
 Each function raises ValueError with a phrase that shows the text and what it should be. A text that
 may hold a password is not shown.

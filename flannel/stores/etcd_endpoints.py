@@ -63,9 +63,9 @@ class Answer(NamedTuple):
 
 
 class Refused(StoreUnavailable):
-    """etcd carried nothing out: the root of the four below.
+    """etcd did not do what the request asks: the root of the four classes below.
 
-    Where a refusal makes no sense, such as a conflict for a read, the answer cannot be trusted.
+    An impossible refusal, such as a conflict for a read, makes the answer untrustworthy.
     """
 
     def __init__(self, index: int = 0) -> None:
@@ -295,7 +295,7 @@ def _request(
         raise
     except etcd.EtcdException as error:
         raise _outcome(error, error.payload or {}) from None
-    except (ValueError, KeyError, TypeError, RecursionError):  # of whatever speaks there
+    except (ValueError, KeyError, TypeError, RecursionError):  # the answer is not etcd's
         raise _Trouble(_NO_V2) from None
 
 

@@ -243,7 +243,7 @@ def test_one_that_cannot_be_used_is_reported_until_there_is_a_better_one(
         made.verdict = verdict
         made.store.configure("two")
         await asyncio.sleep(0.1)
-        assert made.text(Condition.CONFIG).startswith(f"{verdict} (/config); serving on")
+        assert made.text(Condition.CONFIG).startswith(f"{verdict} (/config); still serving")
         made.verdict = None
         made.store.configure("three")
         await asyncio.sleep(0.1)
@@ -280,4 +280,4 @@ def test_the_watch_outlives_the_store_and_catches_up(
         assert made.follower.seen_since is not None
 
     made.watch("one", work())
-    assert caplog.messages == []  # whoever follows the leases reports it
+    assert caplog.messages == []  # the task that follows the leases reports it
