@@ -130,7 +130,7 @@ def find_holder(directory: Path) -> str:
     except (FileNotFoundError, NotADirectoryError):
         return ""
     try:
-        # Shared: two processes that ask are not taken for a flanneld, and NFS needs no write access.
+        # Shared: processes that ask are not taken for a flanneld, and NFS needs no write access.
         flock(fd, LOCK_SH | LOCK_NB)
     except BlockingIOError:
         return _holder(fd)

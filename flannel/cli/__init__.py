@@ -1,4 +1,4 @@
-"""`flannel`, the operator's command: the state of the network, and what to do about it.
+"""`flannel`, the operator's command: shows the state of the network and repairs it.
 
     main         command line, errors, exit status
     context      what every command receives: options, the store, the daemon, this host, output
@@ -8,19 +8,19 @@
     check        check: whether the network is healthy; here flanneld and the store
     check_host   this host: firewall, devices, docker, addresses
     check_peers  the other hosts
-    facts        what one examination of `check` finds out for the next
+    facts        what `check` knows of this host, shared by its examinations
     findings     the table of all findings
-    explain      explain: what happens to a packet, hop by hop
+    explain      explain: the way of a packet, hop by hop
     config       config get, check, set; `range_report` compares its range with hosts' addresses
-    cleanup      cleanup: remove all that is ours from this host
-    hand_back    hand-back: leave this host to upstream's daemon
-    running      whether a flanneld runs that would undo these two
+    cleanup      cleanup: removes everything of flannel's from this host
+    hand_back    hand-back: leaves this host to upstream's daemon
+    running      refuses these two while a flanneld runs that would undo them
 
-    probe        echoes through the overlay and beside it
-    host_view    what this host has: links, addresses, the firewall
-    rulesets     what a firewall does with a packet: rules of nft and iptables, read and judged
+    probe        sends echoes through the overlay and beside it
+    host_view    this host: links, addresses, the firewall
+    rulesets     parses rules of nft and iptables, and decides what they do with a packet
 
-flanneld needs none of this. Each command works while flanneld or etcd is down, as far as it can,
-and names what it could not see. The commands reach the world through their `Context` alone: tests
-hand in another one.
+flanneld does not import this wing. Each command works as far as possible while flanneld or etcd is
+down, and names what it could not see. The commands do all I/O through their `Context`; tests pass a
+different one.
 """

@@ -1,4 +1,4 @@
-"""flannel check: whether the overlay is healthy, as far as this host can tell.
+"""flannel check: whether the overlay is healthy, as seen from this host.
 
 Each examination looks at one thing and returns findings; what it cannot see is a finding too. Here
 are those of flanneld and of the store. `check_host` and `check_peers` have the others; `facts` is
@@ -19,7 +19,7 @@ from flannel.handover import subnet_env
 from flannel.lease import Lease
 
 _OVERDUE = -600
-"""Seconds until the renewal of the lease, below which something keeps it from being renewed."""
+"""Seconds until the lease's renewal; when it is overdue by this, renewals fail."""
 _CONDITIONS = {
     Condition.NFT: "firewall",
     Condition.IPTABLES: "firewall",
@@ -29,11 +29,11 @@ _CONDITIONS = {
     Condition.RESOURCES: "resources",
     Condition.STATE: "resources",
 }
-"""flanneld's conditions that no examination here would find, and their findings."""
+"""The findings for flanneld's conditions that no examination here would find."""
 
 
 async def check(context: Context) -> int:
-    """Print the findings; exit status 1 if there is a fault."""
+    """Print the findings; return exit status 1 if there is a fault."""
     findings = await examine(context)
     faults = [each for each in findings if KINDS[each.kind].severity == "fault"]
     lines = [str(each) for each in findings] or ["all is well"]
@@ -43,7 +43,7 @@ async def check(context: Context) -> int:
 
 
 async def examine(context: Context) -> list[Finding]:
-    """All findings; causes come before what they cause."""
+    """All findings; causes come before their effects."""
     facts = Facts(env=subnet_env.read(context.options.subnet_file), mark=context.options.guard_mark)
     findings = await _ask_daemon(context, facts)
     findings += await _ask_store(context, facts)

@@ -14,15 +14,15 @@ from flannel.kernel.host import Claim, find_overlap
 
 _BRIDGE = docker_bridge.NAME
 _MOST_JUDGED = 50
-"""Peers whose packets are judged by the rules for input, which seldom differ."""
+"""The number of peers for which the rules for input are evaluated; results seldom differ."""
 _MOST_CONFLICTS = 5
-"""Rules that are named for the use of the guard's bit."""
+"""The most rules that a finding names for using the guard's bit."""
 
 
 async def examine_host(facts: Facts, host: Host) -> AsyncIterator[Finding]:
-    """Everything about this host.
+    """All findings about this host.
 
-    :raises KernelError: something cannot be read; the findings before that are out already.
+    :raises KernelError: something cannot be read; the findings before that were yielded.
     """
     for finding in (*_forwarding(facts, host), *_marks(facts, host), *_device(facts, host)):
         yield finding
@@ -48,7 +48,7 @@ def _forward_drop(facts: Facts, host: Host) -> list[Finding]:
     peer = next(iter(_peer_subnets(facts)), None)
     far = first_container(peer) if peer is not None else network.broadcast_address - 1
     near = first_container(subnet)
-    for protocol in ("tcp", "icmp"):  # ufw lets pings pass, whatever else it drops
+    for protocol in ("tcp", "icmp"):  # ufw accepts pings even if it drops all else
         for packet in (
             Packet(near, far, _BRIDGE, device, protocol),
             Packet(far, near, device, _BRIDGE, protocol),

@@ -1,4 +1,4 @@
-"""flannel explain ADDRESS: what happens to a packet, hop by hop."""
+"""flannel explain ADDRESS: the way of a packet, hop by hop."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace

@@ -15,8 +15,8 @@ class Facts:
     """This host's part in the overlay, as far as it is known.
 
     :ivar status: flanneld's document; None: it does not answer.
-    :ivar config: the network config in the store; None: not known, or of no use.
-    :ivar leases: all that are in the store; None: not known.
+    :ivar config: the network config in the store; None: unknown or unusable.
+    :ivar leases: all leases in the store; None: unknown.
     :ivar env: the content of subnet.env.
     :ivar mark: the guard's bit of the packet mark.
     """

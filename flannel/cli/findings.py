@@ -6,7 +6,7 @@ from typing import Literal
 from flannel.printable import printable
 
 _LONGEST = 800
-"""Characters of what was found; why it matters and what to do about it follow."""
+"""The most characters of `Finding.what`, which the reason and the cure follow."""
 
 Severity = Literal["fault", "warning"]
 

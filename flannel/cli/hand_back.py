@@ -1,9 +1,10 @@
 """flannel hand-back: leave this host to upstream's daemon, while packets flow on.
 
-Upstream's daemon cannot remove a route over a nexthop object, finds flannel0 taken by our TUN
-device, and knows nothing of the guard, which drops its datagrams and lets no host join. Its own
-form of a route replaces ours in one step. What it uses as well stays: flannel.<VNI>, subnet.env,
-the lease, and the chain that lets the overlay's packets through FORWARD.
+Upstream's daemon cannot remove a route over a nexthop object, cannot use flannel0 while our TUN
+device has that name, and does not update the guard, which drops its datagrams and those of new
+hosts. So each of our routes is replaced by one in upstream's form, in one step. The things that
+upstream uses too stay: flannel.<VNI>, subnet.env, the lease, and the chain that accepts the
+overlay's packets in FORWARD.
 """
 
 from functools import partial
@@ -23,7 +24,7 @@ _BOOT = 3
 
 
 async def hand_back(context: Context) -> int:
-    """Do it; exit status 1 if something is left as it was.
+    """Hand this host back; return exit status 1 if something could not be changed.
 
     :raises BadOption: flanneld is running.
     """
@@ -53,9 +54,9 @@ def _routes(tables: RtNetlink) -> list[Part]:
     hops = [each for each in entries if isinstance(each, Nexthop)]
 
     async def rewrite() -> None:
-        # A route of the same destination and metric is replaced: none is missing for a moment.
+        # This replaces the route with the same destination and metric: no route is ever missing.
         failures = tables.put([each._replace(nexthop=0, protocol=_BOOT) for each in routes])
-        # The end of a nexthop would be the end of a route that still names it.
+        # Last, as the kernel removes the routes of a removed nexthop.
         kept = {failure.entry.dst for failure in failures if isinstance(failure.entry, Route)}
         failures += tables.delete([hop for hop in hops if hop.id.to_bytes(4, "big") not in kept])
         for entry, number, words in failures:

@@ -17,12 +17,12 @@ from flannel.kernel.rtnetlink import RtNetlink
 
 @dataclass
 class Host:
-    """Links and addresses, and the doors to ask for more.
+    """Links and addresses of this host, and the means to read more.
 
     :ivar tables: routes, ARP and FDB entries.
     :ivar chains: the firewall's, by table.
-    :ivar drops_forged: whether flanneld's guard looks at the sources of forwarded packets.
-    :ivar marking: the rules of others that use the guard's bit of the packet mark.
+    :ivar drops_forged: whether flanneld's guard checks the sources of forwarded packets.
+    :ivar marking: other programs' rules that use the guard's bit of the packet mark.
     :ivar unseen: the parts of the firewall that could not be read, and why.
     :ivar sysctls: the directory of the kernel's settings for IPv4.
     """

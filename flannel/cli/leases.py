@@ -81,7 +81,7 @@ async def reserve(context: Context, public_ip: IPv4Address, subnet: IPv4Network 
 async def release(context: Context, subnet: IPv4Network) -> int:
     """Release the lease or reservation of a subnet, after asking.
 
-    :raises BadOption: the subnet has none, or nobody can be asked.
+    :raises BadOption: the subnet has none, or stdin is not a terminal and --yes is missing.
     """
     lease = await context.store.find(subnet)
     if lease is None:

@@ -1,7 +1,7 @@
 """The command line of `flannel`.
 
-Exit status: 0 if all is well, 1 if a check failed or something could not be done, 2 for an
-operator's mistake.
+Exit status: 0 for success, 1 if a check failed or something could not be done, 2 for a wrong
+command line or option.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def main() -> int:
     # would leave its table behind.
     os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     argv = sys.argv[1:]
-    if argv[:1] == ["docker-opts"]:  # it has upstream's command line
+    if argv[:1] == ["docker-opts"]:  # mk-docker-opts has upstream's command line
         return docker_opts.main(argv[1:], "flannel docker-opts")
     return exit_status(_run(argv, os.environ))
 
@@ -104,7 +104,7 @@ async def _run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 async def run(context: "Context", arguments: argparse.Namespace) -> int:
     """Run the command that ``arguments`` name; return its exit status.
 
-    :raises FlannelError: among others, flanneld is of a version whose documents are different.
+    :raises FlannelError: for example, flanneld has a version with different documents.
     """
     try:
         return await _dispatch(context, arguments)
@@ -175,7 +175,7 @@ def _options(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Optio
 
 
 def parser() -> argparse.ArgumentParser:
-    """The whole command line; the man page and the completion are made of it as well."""
+    """The whole command line; `dist/generate.py` makes man page and completion from it."""
     common = _common()
     top = _Parser(
         prog="flannel",

@@ -16,7 +16,7 @@ from flannel.lease import Lease, LeaseAttrs
 from flannel.network_config import NetworkConfig
 
 _SEARCHES = 8
-"""Peers whose path MTU is searched for, a second each; if one is too small, many tend to be."""
+"""The most peers whose path MTU is searched for, which takes a second each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +26,11 @@ class Peer:
     :ivar address: its own address in the overlay; without a tunnel, its public one.
     :ivar is_ours: it runs this flanneld; upstream's answers no probes.
     :ivar rtt: milliseconds through the overlay; None: no answer.
-    :ivar underlay_rtt: the same at its public address, beside the overlay; only measured where
-        the overlay is silent.
-    :ivar mtu: bytes of the largest packet that gets there and back through the overlay; None: not
-        known.
-    :ivar full_size: packets of the overlay's MTU get there and back; None: not known.
+    :ivar underlay_rtt: the same to its public address, beside the overlay; measured only if there
+        is no answer through the overlay.
+    :ivar mtu: bytes of the largest packet that gets there and back through the overlay; None:
+        unknown.
+    :ivar full_size: packets of the overlay's MTU get there and back; None: unknown.
     :ivar probe: the answer of its flanneld; None: it was not asked.
     """
 
@@ -132,7 +132,7 @@ async def _agreed_backend(context: Context) -> str:
 
 
 async def _probe(context: Context, leases: list[Lease], mtu: int | None) -> list[Peer]:
-    # Without a tunnel, the way to the host is the way to its containers.
+    # Without a tunnel, packets to the host and to its containers take the same way.
     addresses = [overlay_address(lease) or lease.attrs.public_ip for lease in leases]
     answering = {overlay_address(lease) for lease in leases}
     with context.pinger() as pinger:

@@ -1,9 +1,9 @@
-"""Probes of other hosts: ICMP echo, and questions to UDP ports.
+"""Probes other hosts: by ICMP echo, and by datagrams to UDP ports.
 
 The echoes show whether an address answers, how quickly, and the size of the largest packet that
-gets there and back. One raw socket asks many addresses at once. Don't-fragment is set, and the path
-MTU that this host has cached is ignored, so that the path itself answers. An answer proves both
-directions.
+gets there and back. One raw socket probes many addresses at once. Don't-fragment is set, and the
+path MTU that this host has cached is ignored, so that the path itself is measured. An answer proves
+both directions.
 """
 
 import asyncio
@@ -25,14 +25,14 @@ _HEADERS = 28
 """Bytes of IPv4 and ICMP around the payload of an echo."""
 
 PATIENCE = 1.0
-"""Seconds for an answer; within a data centre it takes a thousandth of that."""
+"""Seconds to wait for an answer; within a data centre one takes a thousandth of that."""
 _TRIES = 2
 _SIZES = 16
-"""Packets under way at a time in the search for a path's MTU."""
+"""Packets sent at a time in the search for a path's MTU."""
 _RECEIVE_BUFFER = 1 << 20
 _MAX_QUEUED = 4096
-"""Packets that are read after the time is over: more than can have come before. The kernel doubles
-the buffer (socket(7)), and counts at least 512 bytes for each."""
+"""The most packets that are read after the time is over: more than the buffer can hold. The kernel
+doubles the buffer (socket(7)), and counts at least 512 bytes for each packet."""
 
 
 def open_icmp_socket() -> socket.socket:
@@ -104,8 +104,8 @@ class Pinger:
     async def path_mtu(self, address: IPv4Address, low: int, high: int) -> int:
         """The size of the largest packet from ``low``, which is answered, to ``high``.
 
-        Many sizes are asked at a time: a lost one brings no answer, and to wait for each in turn
-        would take long.
+        Many sizes are probed at a time: each lost packet costs a wait, and waits in turn would take
+        long.
         """
         while low < high:
             step = max(1, (high - low) // _SIZES)
@@ -131,14 +131,14 @@ class Pinger:
         packet = _echo(self._id, sequence, max(0, size - _HEADERS))
         try:
             self._socket.sendto(packet, (str(address), 0))
-        except OSError:  # no route, or too big for the link: no answer either
+        except OSError:  # no route, or too large for the link: the same as no answer
             return False
         return True
 
     async def _answers(self, seconds: float) -> AsyncIterator[tuple[IPv4Address, int]]:
         """The sources of answers, with the number of their echo, until the time is over.
 
-        Answers that are in the socket by then count, even if this process was paused meanwhile.
+        Answers in the socket's buffer count, even if this process was paused meanwhile.
         """
         deadline, n_left = monotonic() + seconds, _MAX_QUEUED
         while n_left > 0:
@@ -163,7 +163,7 @@ class Pinger:
 async def _wait_readable(sock: socket.socket, seconds: float) -> None:
     """Wait until ``sock`` can be read, at most ``seconds``, and read nothing.
 
-    `loop.sock_recvfrom` loses what it has read when its time is over at that moment.
+    `loop.sock_recvfrom` loses a datagram that it reads at the moment of the timeout.
     """
     loop, readable = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(sock, readable.set)
@@ -195,7 +195,7 @@ def _checksum(data: bytes) -> int:
 class PortAnswer:
     """The outcome of a question to a UDP port.
 
-    :ivar ready: whether flanneld there reports that it is ready; None: nothing came back.
+    :ivar ready: whether flanneld there reports that it is ready; None: no answer.
     :ivar refused: the kernel there reports that nothing listens at the port.
     """
 
@@ -206,7 +206,7 @@ class PortAnswer:
 async def ask_peers(addresses: Collection[IPv4Address], port: int) -> dict[IPv4Address, PortAnswer]:
     """Ask the flannelds at these addresses of the overlay whether they are ready.
 
-    :param port: 0: nobody is asked, and the result is empty.
+    :param port: a UDP port; 0: send nothing, and return an empty result.
     """
     if port == 0:
         return {}
@@ -227,7 +227,7 @@ async def ask_peers(addresses: Collection[IPv4Address], port: int) -> dict[IPv4A
 async def ask_port(address: IPv4Address, port: int, mark: int) -> PortAnswer:
     """Ask whether a UDP port of a host is closed, which its kernel reports; silence proves nothing.
 
-    :param mark: of the packet, for the guard, which drops other packets to that port.
+    :param mark: the mark of the datagram; the guard drops those to that port without it.
     """
     return await _ask(address, port, mark)
 
@@ -239,7 +239,7 @@ async def _ask(address: IPv4Address, port: int, mark: int = 0) -> PortAnswer:
         try:
             if mark:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("=I", mark))
-            # Connected: the kernel reports an unreachable port, and drops what others send.
+            # Connected: the kernel reports a closed port, and drops datagrams of other senders.
             sock.connect((str(address), port))
             sock.send(peer_probe.question(nonce))
             async with asyncio.timeout(PATIENCE):

@@ -1,4 +1,4 @@
-"""Whether the range of a network config fits the addresses that hosts have already."""
+"""Whether the range of a network config fits the present addresses of hosts."""
 
 from collections.abc import Iterable
 from typing import Any

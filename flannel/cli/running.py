@@ -1,4 +1,4 @@
-"""Whether a flanneld runs on this host, for the commands that take away what it would restore."""
+"""Whether a flanneld runs on this host, for commands that delete what it would restore."""
 
 from flannel.cli.context import Context, DaemonDown
 from flannel.errors import BadOption
@@ -9,8 +9,8 @@ from flannel.run_lock import FILE_NAME, find_holder
 async def refuse_while_running(context: Context, doing: str) -> None:
     """Return if no flanneld uses the files, or a device or network of this host.
 
-    :param doing: what is not done then, for the message.
-    :raises BadOption: one does, or nobody can tell.
+    :param doing: the work that is refused otherwise, for the message.
+    :raises BadOption: a flanneld does, or that cannot be found out.
     """
     holder = await _find_daemon(context, doing)
     if holder:
@@ -35,4 +35,4 @@ async def _find_daemon(context: Context, doing: str) -> str:
         await context.ask_daemon("/status")
     except DaemonDown:
         return ""
-    return "flanneld"  # one without locks: of an earlier version, or on files that take none
+    return "flanneld"  # one without locks: an earlier version, or files that cannot be locked

@@ -44,7 +44,7 @@ async def _once(context: Context) -> int:
 
 
 async def _without_daemon(context: Context) -> dict[str, Any]:
-    """The members of the document that can be found out while flanneld is down."""
+    """The members of the document that are known while flanneld is down."""
     env = subnet_env.read(context.options.subnet_file)
     found: dict[str, Any] = {"subnet_env": None, "device": None, "lease": None, "etcd_error": ""}
     if env is not None:
@@ -58,7 +58,7 @@ async def _without_daemon(context: Context) -> dict[str, Any]:
         async with context.kernel() as kernel:
             ours = [link for link in await kernel.netlink.list_links() if is_ours(link)]
         found["device"] = [
-            # Only flanneld carries the packets of a TUN device.
+            # Without flanneld, a TUN device carries no packets.
             {"name": link.name, "mtu": link.mtu, "up": link.up, "carries": link.kind != "tun"}
             for link in ours
         ]
@@ -121,7 +121,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
 def _unguarded(backend: str) -> str:
     check = traits(backend).sender_check
     if check is SenderCheck.FIREWALL:
-        return "no guard: whoever reaches the port can send"
+        return "no guard: every host that reaches the port can send"
     if check is SenderCheck.PACKET_LOOP:
         return "no guard, for the packet loop has its own"
     return "no guard"

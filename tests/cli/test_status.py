@@ -63,7 +63,7 @@ class TestWithFlanneld:
     @pytest.mark.parametrize(
         ("backend", "text"),
         [
-            ("vxlan", "no guard: whoever reaches the port can send"),
+            ("vxlan", "no guard: every host that reaches the port can send"),
             ("udp", "no guard, for the packet loop has its own"),
             ("host-gw", "no guard"),
         ],

@@ -1,9 +1,9 @@
 """What a firewall does with a packet.
 
 verdict      chains and rules as values, and what they do with a packet
-matches      the matches that both kinds of rules have
-iptables     reads what `iptables-save` prints
-nft          reads what `nft -j list ruleset` prints: chains, statements, verdict maps
-nft_matches  the matches in it
-own_guard    leaves flanneld's own guard out
+matches      the matches that rules of nft and of iptables have in common
+iptables     parses the output of `iptables-save`
+nft          parses the output of `nft -j list ruleset`: chains, statements, verdict maps
+nft_matches  parses the matches in it
+own_guard    flanneld's own guard, which is not evaluated
 """

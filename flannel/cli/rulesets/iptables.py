@@ -1,6 +1,6 @@
-"""Read what iptables-save prints, as chains that `verdict` understands.
+"""Parses the output of iptables-save into chains for `verdict`.
 
-Every line is read, or makes a rule that may apply; none is an error.
+A line that is not understood becomes a rule that may apply; no line is an error.
 """
 
 import shlex
@@ -34,7 +34,7 @@ _CHANGES: dict[str, frozenset[Change]] = {
     "NOTRACK": frozenset({"tracked"}),
 }
 _PRIORITIES = {"raw": -300, "mangle": -150, "filter": 0, "security": 50, "nat": 100}
-"""Of the tables where both have a chain (linux/netfilter_ipv4.h)."""
+"""The order of the tables at one hook (linux/netfilter_ipv4.h)."""
 
 
 def parse(text: str, program: str) -> dict[str, dict[str, Chain]]:
@@ -73,7 +73,7 @@ def _chain(text: str, where: str, table: str) -> Chain:
 def _rule(text: str, line: str) -> Rule:
     try:
         words = _Words(shlex.split(text))
-    except ValueError:  # a quotation without an end
+    except ValueError:  # an open quotation
         return Rule((matches.unknown,), "unknown", line)
     found: list[Match] = []
     negated = False
@@ -81,7 +81,7 @@ def _rule(text: str, line: str) -> Rule:
         if word == "!":
             negated = True
             continue
-        if word in ("-j", "-g"):  # what follows its name belongs to the target
+        if word in ("-j", "-g"):  # the words after its name are the target's options
             name = words.next() or ""
             target = _target(name, "goto" if word == "-g" else "jump")
             return Rule(tuple(found), target, line, _CHANGES.get(name, frozenset()))
@@ -104,7 +104,7 @@ class _Words:
         self._rest = iter(words)
 
     def next(self) -> str | None:
-        """The next one; None at the end."""
+        """The next word; None at the end."""
         return next(self._rest, None)
 
 
@@ -207,4 +207,4 @@ _MODULES = {
     "addrtype", "comment", "connmark", "conntrack", "icmp", "iprange", "mark", "multiport", "state",
     "tcp", "udp",
 }  # fmt: skip
-"""Whose options are all that they check."""
+"""Match extensions that check nothing beyond their options."""

@@ -1,6 +1,6 @@
-"""Matches that both kinds of rules have: addresses, links, protocols, conntrack, marks.
+"""Matches that rules of nft and iptables have: addresses, links, protocols, conntrack, marks.
 
-Each function makes a `Match`. `unknown` stands for one that is not understood.
+Each function makes a `Match`. `unknown` stands for a match that is not understood.
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -52,7 +52,7 @@ def protocol(name: str) -> Match:
 
 
 def links(wanted: Iterable[str]) -> Callable[[str], bool]:
-    """Whether a name is among these; a + or * at the end of one stands for anything."""
+    """Whether a name is among these; a + or * at the end of one stands for any text."""
     patterns = tuple(wanted)
 
     def fits(name: str) -> bool:
@@ -86,7 +86,7 @@ def mark(wanted: int, mask: int = ALL_BITS) -> Match:
 
 
 def address_type(packet: Packet, side: Literal["source", "destination"]) -> str:
-    """What the routing table makes of an address: local, unicast, multicast or broadcast."""
+    """The type of an address in the routing table: local, unicast, multicast or broadcast."""
     found: IPv4Address = getattr(packet, side)
     if found.is_multicast:
         return "multicast"

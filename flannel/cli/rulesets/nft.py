@@ -1,6 +1,6 @@
-"""Read what ``nft -j list ruleset`` prints (libnftables-json(5)), as chains that `verdict` judges.
+"""Parses the output of ``nft -j list ruleset`` (libnftables-json(5)) into chains for `verdict`.
 
-A statement that is not understood makes a rule that may apply; none is an error.
+A statement that is not understood becomes a rule that may apply; no statement is an error.
 """
 
 import json
@@ -38,9 +38,9 @@ class NotARuleset(Exception):
 
 
 def parse(text: str, *, skip: Collection[str] = ()) -> Chains:
-    """The chains that IPv4 packets meet by name, by ``nft <family> <table>``.
+    """The chains that IPv4 packets pass, by name, by ``nft <family> <table>``.
 
-    :param skip: tables of family ip to leave out: iptables-save shows its own better than nft.
+    :param skip: tables of family ip to leave out, as iptables-save shows them better.
     :raises NotARuleset: it is not such a document.
     """
     tables: Chains = {}
@@ -98,7 +98,7 @@ def _chain(body: dict[str, Any], table: str, name: str) -> Chain:
 
 
 def _rules(statements: list[Any], elements: Elements) -> list[Rule]:
-    """A rule; several that stand for it where it looks a verdict up in a map."""
+    """A rule as one `Rule`, or as several if it looks up a verdict in a map."""
     found: list[Match] = []
     target = "continue"
     changes: set[Change] = set()
@@ -172,13 +172,13 @@ def _mangled(body: Any) -> tuple[str, Any]:
 
 
 def _rewrites(body: Any) -> bool:
-    """Whether the packet goes to or comes from somewhere else afterwards."""
+    """Whether the statement changes the packet's destination or source."""
     kind, name = _mangled(body)
     return not (kind in ("meta", "ct", "tcp option") or name in ("dscp", "ttl", "ecn"))
 
 
 def _text(statements: list[Any]) -> str:
-    """A rule in few words, for messages."""
+    """A short text of a rule, for messages."""
     words = []
     for each in statements:
         kind, body = item(each)

@@ -1,7 +1,7 @@
-"""The matches in what nft prints as JSON (libnftables-json(5)).
+"""Parses the matches in the JSON output of nft (libnftables-json(5)).
 
 A match reads a field of the packet (`_field`) and compares it with values (`_is_value`). Where a
-packet has no such field, nft ends the rule, whatever the operator: `ABSENT`.
+packet has no such field, nft ends the rule, with any operator: `ABSENT`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ from flannel.cli.rulesets import matches
 from flannel.cli.rulesets.verdict import Match, Sight
 
 Elements = Mapping[str, Sequence[Any]]
-"""Of the sets and maps of a table, by name."""
+"""The elements of the sets and maps of a table, by name."""
 
 ABSENT: Final = object()
 
@@ -23,7 +23,7 @@ Test = Callable[[Any], bool | None]
 
 
 def item(expression: Any) -> tuple[str, Any]:
-    """The name of an expression or statement, and what it is about, which some do without."""
+    """The name of an expression or statement, and its content, which some lack."""
     if isinstance(expression, dict) and len(expression) == 1:
         ((name, body),) = expression.items()
         return str(name), body
@@ -61,7 +61,7 @@ def _comparison(operator: Any, right: Any, sets: Elements) -> Test | None:
     if operator in ("<", ">", "<=", ">="):
         return _order(operator, right)
     if operator not in ("==", "!=", "in") or (operator != "in" and isinstance(right, list)):
-        return None  # a list is of flags: == wants all of them and no other
+        return None  # a list of flags: == means exactly these
     values = _values(right, sets)
     if values is None:
         return None
@@ -114,7 +114,7 @@ def _is_value(value: Any) -> Test:
             return _all_of([_is_value(part) for part in parts])
     if isinstance(value, dict | list):
         return lambda _: None
-    if value == "*":  # whatever is in no other element
+    if value == "*":  # the wildcard: values in no other element
         return lambda _: True
 
     def is_it(found: Any) -> bool | None:
@@ -174,7 +174,7 @@ def _like(found: Any, value: Any) -> Any:
         case _LinkName(), str():
             return found if matches.links([value])(found) else ""
         case _LinkName(), int():
-            return ""  # of a link that is gone
+            return ""  # the index of a removed link
         case str(), str() | int():
             return matches.PROTOCOLS.get(str(value), str(value))
     return None
@@ -199,7 +199,7 @@ def _field(left: Any) -> Field | None:
         case "fib", {"result": "type", "flags": ["daddr"]}:
             return lambda sight: matches.address_type(sight.packet, "destination")
         case "fib", {"result": "oif", "flags": ["saddr", "iif"]}:
-            # An honest packet comes in by the link that leads to its source.
+            # A packet with its true source comes in by the link that leads to that source.
             return lambda _: True
         case "payload", {"protocol": str(protocol), "field": str(field)}:
             return _payload(protocol, field)
@@ -240,7 +240,7 @@ _META: dict[str, Field] = {
 }
 _CT: dict[str, Field] = {
     "state": _state,
-    "status": _of_connection("none"),  # no address of it has been translated
+    "status": _of_connection("none"),  # its addresses are not translated yet
     "direction": _of_connection("original"),
     "mark": lambda sight: sight.packet.mark,
 }

@@ -1,9 +1,8 @@
-"""flanneld's own guard, which is left out where it is asked what others' rules do with a packet.
+"""Leaves flanneld's own guard out of a ruleset, and decides separately what it drops.
 
-By what it tells packets apart, the mark, bytes within the packet and the way back to its source, a
-`Packet` does not have, so every verdict would be unsure. What it does with a forwarded packet is
-answered by `forged` instead, which knows its rules. Whether the whole guard is in force is in
-`flannel status`.
+The guard matches the mark, bytes in the packet, and the route to its source. A `Packet` has none of
+these, so every verdict with the guard would be unsure. `forged` decides what the guard does with a
+forwarded packet. `flannel status` shows whether the whole guard is in force.
 """
 
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ _OF_FORGED = {"forwarded", "FLANNEL-IN"}
 
 
 def without_guard(tables: Mapping[str, Mapping[str, Chain]]) -> dict[str, dict[str, Chain]]:
-    """The same tables; the guard's chains in them have neither hook nor rules."""
+    """The same tables, with the guard's chains made empty and without hooks."""
     return {
         table: {
             name: _empty(chain) if _is_guard(table, chain) else chain
@@ -30,7 +29,7 @@ def without_guard(tables: Mapping[str, Mapping[str, Chain]]) -> dict[str, dict[s
 
 
 def drops_forged(tables: Mapping[str, Mapping[str, Chain]]) -> bool:
-    """Whether the guard's rules for forwarded packets with a forged source are there."""
+    """Whether the guard's rules for forwarded packets with a forged source exist."""
     return any(
         chain.name in _OF_FORGED and bool(chain.rules) and _is_guard(table, chain)
         for table, chains in tables.items()
@@ -43,7 +42,7 @@ def forged(
 ) -> str:
     """Why the guard drops a packet of a container that leaves towards a peer; "" if it passes.
 
-    :param source: as it is after masquerade.
+    :param source: the source address after masquerade.
     :param by_tunnel: whether the packet leaves by the overlay's own device.
     """
     if source in subnet or (not by_tunnel and source not in network):

@@ -4,9 +4,9 @@
     verdict.outcome    # "accept" or "drop"; "masquerade" of rules for nat
     verdict.sure       # False: a rule on the way could not be understood
 
-`iptables` and `nft` make `Chain`s of what the host's programs print. They do not understand every
-match and every target; a rule with one that they do not understand *may* apply. A verdict is as
-sure as the rules on the way to it, and says so.
+`iptables` and `nft` make `Chain`s from the output of the host's programs. A rule with a match or
+target that they do not understand *may* apply. `Verdict.sure` is True only if all rules on the way
+were understood.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,14 +20,14 @@ FORWARDED = "ingress", "prerouting", "forward", "postrouting", "egress"
 RECEIVED = "ingress", "prerouting", "input"
 SENT = "output", "postrouting", "egress"
 TRANSLATED = ("postrouting",)
-"""The hooks on the way of a packet, in order; the last for chains of kind nat."""
+"""The hooks that a packet passes, in order; the last one for chains of kind nat."""
 
 _DECIDING = {"forward", "input", "output"}
-"""The hooks whose rules say who may send; those of others are about special packets."""
+"""The hooks whose rules decide who may send; rules at others are for special packets."""
 
 
 OTHER_PORT = 9
-"""Of the discard service (RFC 863): stands for services that no rule names."""
+"""The port of the discard service (RFC 863): stands for services that no rule names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +37,9 @@ class Packet:
     :ivar came_in: the link; "" if this host sends the packet.
     :ivar goes_out: the link; "" if the packet is for this host.
     :ivar protocol: by its name in /etc/protocols.
-    :ivar port: the destination's, of udp and tcp.
-    :ivar mark: the packet's and its connection's; None: a rule on the way has set one of them.
-    :ivar tracked: whether conntrack sees the packet; None: a rule on the way may have said no.
+    :ivar port: the destination port of udp and tcp.
+    :ivar mark: the mark of packet and connection; None: a rule on the way may have set one.
+    :ivar tracked: whether conntrack sees the packet; None: a rule on the way may have prevented it.
     """
 
     source: IPv4Address
@@ -56,8 +56,8 @@ class Packet:
 class Sight:
     """A packet as a hook sees it.
 
-    :ivar link_in: the link it came in by; :ivar link_out: the link it leaves by; None: the hook
-        has none, or does not know it yet.
+    :ivar link_in: the link by which it came in.
+    :ivar link_out: the link by which it leaves; for both, None: the hook does not have it.
     """
 
     packet: Packet
@@ -78,7 +78,7 @@ class Rule:
     :ivar target: accept, drop, masquerade, return, continue, ``jump X``, ``goto X``; or unknown,
         which may be any of them.
     :ivar text: for messages.
-    :ivar changes: what of the packet the rule sets.
+    :ivar changes: the members of the packet that the rule sets.
     """
 
     matches: tuple[Match, ...]
@@ -119,9 +119,9 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What happens.
+    """The fate of a packet.
 
-    :ivar by: the rule or policy that decided; "" if none did.
+    :ivar by: the rule or policy that decided; "" if there is none.
     :ivar sure: every rule on the way was understood.
     """
 
@@ -135,9 +135,9 @@ Chains = Mapping[str, Mapping[str, Chain]]
 
 
 def judge(chains: Chains, hooks: tuple[str, ...], packet: Packet, kind: str = "filter") -> Verdict:
-    """What all base chains at ``hooks`` together do: one that drops is enough.
+    """What all base chains at ``hooks`` do together: the packet is dropped if one of them drops it.
 
-    Of chains for nat the first that translates decides.
+    Among nat chains the first one that translates decides.
     """
     walk = _Walk(packet)
     accepted, weight = Verdict("accept"), 0
@@ -166,7 +166,7 @@ def judge(chains: Chains, hooks: tuple[str, ...], packet: Packet, kind: str = "f
 
 
 def _weight(base: Chain, is_by_rule: bool) -> int:
-    """How much it explains that a base chain has accepted a packet."""
+    """How much a base chain explains that a packet was accepted."""
     return 2 * (base.hook in _DECIDING) + is_by_rule
 
 
@@ -186,21 +186,21 @@ def _sight(hook: str, packet: Packet) -> Sight:
 
 
 _DEEPEST = 16
-"""Jumps within jumps; both kinds refuse loops, and nft more than this."""
+"""The most nested jumps; nft refuses more, and both refuse loops."""
 
 _MOST_RULES = 200_000
-"""Looked at for one verdict. Rules that may apply and jump let the ways through them multiply."""
+"""The most rules evaluated for one verdict: rules that may apply and jump multiply the ways."""
 
 
 class _Walk:
-    """The way of one packet, which rules may change, through chains."""
+    """Takes one packet, which rules may change, through chains."""
 
     def __init__(self, packet: Packet) -> None:
         self._packet = packet
         self._n_rules = 0
 
     def through(self, chains: Mapping[str, Chain], base: Chain) -> Verdict:
-        """What a base chain does, but for its policy."""
+        """The result of a base chain without its policy."""
         return self._chain(chains, base, base.hook, 0)
 
     def _chain(self, chains: Mapping[str, Chain], chain: Chain, hook: str, depth: int) -> Verdict:
