@@ -133,6 +133,14 @@ class Lease:
     def __str__(self) -> str:
         return f"{self.subnet} of {self.attrs.public_ip}"
 
+    @property
+    def has_no_host_yet(self) -> bool:
+        """A reservation as an operator makes it: its host has not written anything into it.
+
+        Upstream's udp writes nothing into it either.
+        """
+        return self.ttl is None and self.attrs == LeaseAttrs(self.attrs.public_ip)
+
 
 Peers = Mapping[IPv4Network, Lease]
 """The other hosts' leases, by subnet."""

@@ -9,6 +9,19 @@ from flannel.document import BadDocument, Members, parse_object
 from flannel.errors import BadNetworkConfig
 
 DEFAULT_BACKEND = "udp"
+BACKEND_TYPE = "Type"
+"""The member of the Backend object that names it."""
+MEMBERS = (
+    "Network",
+    "SubnetLen",
+    "SubnetMin",
+    "SubnetMax",
+    "Backend",
+    "EnableIPv4",
+    "EnableIPv6",
+    "EnableNFTables",
+)
+"""Those that are read."""
 
 # Addresses that cannot be used for an overlay: "this network", loopback, link-local, multicast and
 # reserved space (RFC 6890).
@@ -107,7 +120,7 @@ def _parse(members: Members) -> NetworkConfig:
     if "Backend" not in members:
         return NetworkConfig(network, subnet_len, low, high)
     backend = members.mapping("Backend")
-    kind = Members(backend, "Backend.").text("Type", "must name a backend").lower()
+    kind = Members(backend, "Backend.").text(BACKEND_TYPE, "must name a backend").lower()
     return NetworkConfig(network, subnet_len, low, high, kind, backend)
 
 

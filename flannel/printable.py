@@ -70,11 +70,17 @@ def say_whole(text: str) -> None:
 
 
 def ask(question: str) -> str:
-    """Print a question to stderr, so that stdout has only the document; return the typed line."""
+    """Print a question to stderr, so that stdout has only the document; return the typed line.
+
+    "" at the end of the input, and if there is none.
+    """
     if sys.stderr is not None:
         sys.stderr.write(_encodable(f"{printable(question)} ", sys.stderr))
         sys.stderr.flush()
-    return sys.stdin.readline()
+    try:
+        return sys.stdin.readline() if sys.stdin is not None else ""
+    except (OSError, ValueError):  # it is a directory; not UTF-8
+        return ""
 
 
 def clear() -> None:

@@ -345,30 +345,6 @@ class TestCommands:
         wait_for(lambda: "10.1.77.0-24" not in world.leases(), 30, "the release")
         assert flannel(one, "release", "10.1.77.0/24", "--yes").returncode == 2
 
-    def test_a_config_is_checked_shown_and_swapped(self, world: World) -> None:
-        (host,) = start(world, VXLAN, 1)
-        world.configure(VXLAN)
-        before = json.dumps(VXLAN)
-        assert json.loads(flannel(host, "config", "get").stdout) == VXLAN
-        network = '"Network": "10.1.0.0/16"'
-        for wrong in ('{"Network": "10.1.0.0/33"}', "/no/such/file",
-                      f'{{{network}, "Backend": {{"Type": "vxlan", "VNI": "x"}}}}',
-                      f'{{{network}, "Backend": {{"Type": "y"}}}}'):  # fmt: skip
-            done = flannel(host, "config", "set", "--yes", wrong)
-            assert done.returncode == 2
-            assert len(done.stderr.splitlines()) == 1
-        assert json.loads(flannel(host, "config", "get").stdout) == json.loads(before)
-        new = '{"Network": "10.9.0.0/16", "Backend": {"Type": "vxlan", "Port": 4789}}'
-        shown = flannel(host, "config", "check", new).stdout
-        assert 'Network: "10.1.0.0/16" -> "10.9.0.0/16"' in shown
-        assert f"no longer fits, gets another subnet: lease {host.subnet} of 192.0.2.11" in shown
-        assert "NOT FOR THIS HOST" not in shown
-        shown = flannel(host, "config", "check", '{"Network": "192.0.0.0/16"}').stdout
-        assert "NOT FOR THIS HOST: it has address 192.0.2.11/24 of eth0, in that network" in shown
-        host.daemon.stop()
-        assert flannel(host, "config", "set", "--yes", new).returncode == 0
-        assert json.loads(flannel(host, "config", "get").stdout) == json.loads(new)
-
     def test_cleanup_removes_what_is_ours_and_nothing_else(self, world: World) -> None:
         one, _ = start(world, VXLAN, 2, "-ip-blackhole-route")
         one.ip("route add 198.51.100.0/24 via 192.0.2.1")

@@ -44,6 +44,7 @@ class Traits:
     :ivar sender_check: which part refuses packets of hosts without a lease.
     :ivar takes_every_lease: it reaches peers whose lease names another backend.
     :ivar has_one_route: one route leads to all peers, instead of one to each.
+    :ivar members: those of the config's Backend object that it reads, beside ``Type``.
     """
 
     type: str
@@ -55,6 +56,7 @@ class Traits:
     sender_check: SenderCheck = SenderCheck.NOBODY
     takes_every_lease: bool = False
     has_one_route: bool = False
+    members: tuple[str, ...] = ()
 
 
 ALLOC = Traits(
@@ -78,6 +80,7 @@ UDP = Traits(
     sender_check=SenderCheck.PACKET_LOOP,
     takes_every_lease=True,
     has_one_route=True,
+    members=("Port", "MTU", "Threads", "SourceCheck", "ECN"),
 )
 VXLAN = Traits(
     "vxlan",
@@ -87,6 +90,7 @@ VXLAN = Traits(
     port=8472,  # upstream's, and that of Linux' VXLAN before IANA gave it 4789
     has_tunnel_address=True,
     sender_check=SenderCheck.FIREWALL,
+    members=("VNI", "Port", "MTU", "GBP", "Learning", "DirectRouting"),
 )
 
 BACKENDS: Mapping[str, Traits] = {each.type: each for each in (ALLOC, HOST_GW, UDP, VXLAN)}

@@ -12,6 +12,8 @@
     findings     the table of all findings
     explain      explain: the way of a packet, hop by hop
     config       config get, check, set; `range_report` compares its range with hosts' addresses
+    unknown_members  misspelled members of a network config
+    followers    the hosts that have followed a change of it
     cleanup      cleanup: removes everything of flannel's from this host
     hand_back    hand-back: leaves this host to upstream's daemon
     running      refuses these two while a flanneld runs that would undo them

@@ -7,12 +7,15 @@ from typing import Any
 
 from flannel import backends
 from flannel.cli.context import Context
+from flannel.cli.followers import Change, Followers, wait_for_hosts
 from flannel.cli.range_report import range_lines, range_report
+from flannel.cli.unknown_members import Unknown, find_unknown
 from flannel.document import BadDocument, parse_object, shown
 from flannel.errors import BadNetworkConfig, BadOption, StoreError
 from flannel.lease import Lease
 from flannel.network_config import NetworkConfig
 from flannel.printable import complain, printable, printable_json, say, say_whole
+from flannel.stores import ConfigDocument
 
 
 async def get(context: Context) -> int:
@@ -45,13 +48,16 @@ async def check(context: Context, source: str | None) -> int:
     except StoreError as why:
         context.show({"valid": True, "note": str(why)}, f"right; {why}")
         return 0
-    context.show({"valid": True, **report}, "right", *_lines(report))
-    return 0
+    is_fit = is_for_all(report)
+    head = "right" if is_fit else "right, but not for all hosts"
+    context.show({"valid": True, "fit": is_fit, **report}, head, *_lines(report))
+    return 0 if is_fit else 1
 
 
-async def set_config(context: Context, source: str) -> int:
+async def set_config(context: Context, source: str, *, wait: bool = True) -> int:
     """Write a document after checking it and showing its consequences.
 
+    :param wait: see which hosts follow, for some seconds; exit status 1 if one has not.
     :raises BadOption: a host would refuse the document.
     :raises ConfigConflict: the document in the store has changed meanwhile; nothing is written.
     """
@@ -69,9 +75,25 @@ async def set_config(context: Context, source: str) -> int:
         say(*_lines(report))
     if not context.confirm("Write it?"):
         return 1
+    holders = (await context.store.snapshot()).leases if wait else ()
     await context.store.write_config(text, before)
-    context.show({"written": True, **report}, "written")
-    return 0
+    if not context.as_json:
+        say("written")
+    followers = await _followers(context, text, before, holders) if wait else None
+    document = {"written": True, "hosts": followers.document() if followers else None, **report}
+    context.show(document, *(followers.lines() if followers else ()))
+    return 0 if is_for_all(report) and (followers is None or followers.have_all) else 1
+
+
+async def _followers(
+    context: Context, text: str, before: ConfigDocument | None, holders: tuple[Lease, ...]
+) -> Followers:
+    written = await context.config_document()
+    if written is None or written.text != text:
+        return Followers()  # somebody has written another one meanwhile: nobody follows this one
+    former = before.text if before is not None else ""
+    change = Change(former, NetworkConfig.from_json(text), written.version)
+    return await wait_for_hosts(context.store, holders, change)
 
 
 def validate(text: str) -> NetworkConfig:
@@ -106,6 +128,11 @@ async def _report(context: Context, text: str) -> dict[str, Any]:
     return {**found, **await range_report(context, NetworkConfig.from_json(text), leases)}
 
 
+def is_for_all(report: dict[str, Any]) -> bool:
+    """Whether this host and those that hold leases can be served. Pure."""
+    return not report["overlap"] and not report["refused"] and report["subnets"] >= report["leases"]
+
+
 def report(before: str, after: str, leases: Iterable[Lease]) -> dict[str, Any]:
     """The difference of two documents. Pure.
 
@@ -117,6 +144,7 @@ def report(before: str, after: str, leases: Iterable[Lease]) -> dict[str, Any]:
     others = [lease for lease in leases if lease.attrs.backend != config.backend_type]
     return {
         "changes": _changes(before, after),
+        "unknown": [each._asdict() for each in find_unknown(after)],
         "subnets": config.n_subnets,
         "leases": len(leases),
         "losing": [str(lease) for lease in misfits],
@@ -155,6 +183,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
         f"  {printable(each['member'], 60)}: {shown(each['before'])} -> {shown(each['after'])}"
         for each in report["changes"]
     ] or ["  no change"]
+    lines += [f"  WARNING: {Unknown(**each)}" for each in report["unknown"]]
     lines.append(f"  room for {report['subnets']} hosts; {report['leases']} have a lease")
     if report["subnets"] < report["leases"]:
         lines.append("  NOT ENOUGH: some hosts would be left without a subnet")

@@ -137,15 +137,16 @@ class Context:
             say(*filter(None, lines))
 
     def confirm(self, question: str) -> bool:
-        """Ask the operator, unless --yes was given.
+        """Ask the operator, unless --yes was given; another program may answer by a pipe.
 
-        :raises BadOption: stdin is not a terminal.
+        :raises BadOption: nobody answers: stdin is no terminal, and is at its end.
         """
         if self.yes:
             return True
-        if not sys.stdin.isatty():
+        answer = ask(f"{question} [y/N]")
+        if not answer and (sys.stdin is None or not sys.stdin.isatty()):
             raise BadOption("cannot ask whether to go on: this is no terminal; --yes says so")
-        return ask(f"{question} [y/N]").strip().lower() in ("y", "yes")
+        return answer.strip().lower() in ("y", "yes")
 
 
 def _ask(path: Path, page: str) -> Any:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -161,7 +161,7 @@ async def _dispatch(context: "Context", arguments: argparse.Namespace) -> int:
         case "check":
             return await config.check(context, arguments.document)
         case _:
-            return await config.set_config(context, arguments.document)
+            return await config.set_config(context, arguments.document, wait=arguments.wait)
 
 
 def _options(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Options:
@@ -216,16 +216,7 @@ def parser() -> argparse.ArgumentParser:
         "config", help="the network config of the cluster", allow_abbrev=False
     )
     actions = config.add_subparsers(dest="action", metavar="ACTION", required=True)
-    add("get", "print the network config", actions)
-    document = "JSON, the name of a file, or - for standard input"
-    check = add(
-        "check", "check whether a network config is valid, and what it would change", actions
-    )
-    check.add_argument(
-        "document", metavar="DOCUMENT", nargs="?", help=f"{document}; default: what is in etcd"
-    )
-    set_config = add("set", "write the network config, after a check", actions)
-    set_config.add_argument("document", metavar="DOCUMENT", help=document)
+    set_config = _add_actions(lambda name, text: add(name, text, actions))
     cleanup = add("cleanup", "remove everything of flannel's from this host, after asking")
     add("hand-back", "leave this host to CoreOS's flanneld, while packets flow on")
     for each in (release, set_config, cleanup):
@@ -233,6 +224,23 @@ def parser() -> argparse.ArgumentParser:
     add("docker-opts", "make options for docker from subnet.env; it has its own flags, see -h")
     add("version", "print the version")
     return top
+
+
+def _add_actions(add: Callable[[str, str], _Parser]) -> _Parser:
+    """Those of ``flannel config``; return ``set``."""
+    add("get", "print the network config")
+    document = "JSON, the name of a file, or - for standard input"
+    check = add("check", "check whether a network config is valid, and what it would change")
+    check.add_argument(
+        "document", metavar="DOCUMENT", nargs="?", help=f"{document}; default: what is in etcd"
+    )
+    set_config = add("set", "write the network config, after a check")
+    set_config.add_argument("document", metavar="DOCUMENT", help=document)
+    set_config.add_argument(
+        "--no-wait", dest="wait", action="store_false",
+        help="do not wait, for at most 10 s, until all hosts have followed",
+    )  # fmt: skip
+    return set_config
 
 
 def _common() -> _Parser:

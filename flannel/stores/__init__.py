@@ -32,7 +32,10 @@ from flannel.lease import Lease, LeaseAttrs, LeaseEvent
 
 @dataclass(frozen=True, slots=True)
 class ConfigDocument:
-    """The text at ``<prefix>/config`` and a number that differs for every write to it."""
+    """The text at ``<prefix>/config``, and the store's number of the last write to it.
+
+    A lease with a larger ``index`` was written later.
+    """
 
     text: str
     version: int

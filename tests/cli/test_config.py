@@ -40,6 +40,7 @@ class TestCheck:
             "right",
             '  Backend.Type: "vxlan" -> "host-gw"',
             "  Backend.VNI: null -> 7",
+            "  WARNING: Backend.VNI is unknown and has no effect",
             "  room for 255 hosts; 2 have a lease",
             "  2 of the leases are of another backend: those hosts change over, and are not "
             "reached by the others until both sides have",
@@ -50,11 +51,14 @@ class TestCheck:
         world.lease(78)
         small = '{"Network": "10.1.9.0/24", "SubnetLen": 26, "Backend": {"Type": "vxlan"}}'
         lines = world.run("config", "check", small).lines
+        assert lines[0] == "right, but not for all hosts"
         assert "  NOT ENOUGH: some hosts would be left without a subnet" in lines
         assert "  no longer fits, gets another subnet: lease 10.1.9.0/24 of 192.0.2.9" in lines
 
     def test_addresses_of_this_host_in_the_range_are_named(self, world: World) -> None:
-        document = world.run("config", "check", '{"Network": "192.0.0.0/16"}', "--json").document
+        done = world.run("config", "check", '{"Network": "192.0.0.0/16"}', "--json")
+        document = done.document
+        assert (done.status, document["valid"], document["fit"]) == (1, True, False)
         assert document["overlap"] == "address 192.0.2.1/24 of eth0"
         assert document["refused"] == ["10.1.5.0/24 of 192.0.2.1", "10.1.9.0/24 of 192.0.2.9"]
 
@@ -121,11 +125,36 @@ class TestSet:
     def test_a_document_is_written_after_a_yes(self, world: World) -> None:
         world.terminal = "y\n"
         done = world.run("config", "set", OTHER)
-        assert done.status == 0
-        assert done.lines == ["  Backend.VNI: null -> 7", "  room for 255 hosts; 2 have a lease",
-                              "written"]  # fmt: skip
+        assert done.status == 1  # no host has followed
+        shown = ["  Backend.VNI: null -> 7", "  room for 255 hosts; 2 have a lease", "written"]
+        assert done.lines[:3] == shown
         assert "Write it?" in done.err
         assert json.loads(world.run("config", "get").out) == json.loads(OTHER)
+
+    def test_a_yes_may_come_through_a_pipe(self, world: World) -> None:
+        world.stdin = io.StringIO("y\n")
+        assert world.run("config", "set", OTHER, "--no-wait").status == 0
+        world.stdin = io.StringIO("")
+        done = world.run("config", "set", CONFIG)
+        assert (done.status, "this is no terminal; --yes says so" in done.err) == (2, True)
+
+    def test_the_hosts_that_have_not_followed_are_named(self, world: World) -> None:
+        done = world.run("config", "set", OTHER, "--yes")
+        assert done.status == 1
+        assert done.lines[-3:] == [
+            "0 of 2 hosts have followed",
+            "  NOT FOLLOWED: the host of lease 10.1.5.0/24 of 192.0.2.1; see flannel status there",
+            "  NOT FOLLOWED: the host of lease 10.1.9.0/24 of 192.0.2.9; see flannel status there",
+        ]
+        done = world.run("config", "set", CONFIG, "--yes", "--json", "--no-wait")
+        assert (done.status, done.document["hosts"]) == (0, None)
+
+    def test_a_network_that_is_not_for_this_host_is_written_and_status_1(
+        self, world: World
+    ) -> None:
+        overlapping = '{"Network": "192.0.0.0/16"}'
+        done = world.run("config", "set", overlapping, "--yes", "--no-wait")
+        assert (done.status, done.lines[-1]) == (1, "written")
 
     def test_nothing_is_written_after_a_no(self, world: World) -> None:
         world.terminal = "n\n"

@@ -157,7 +157,11 @@ class TestQuestions:
         assert done.status == answer
         assert done.err.endswith("Release it? [y/N] ")
 
-    def test_without_a_terminal_nobody_is_asked(self) -> None:
+    @pytest.mark.parametrize("stdin", [io.StringIO(""), None], ids=["empty", "closed"])
+    def test_without_an_answer_nothing_is_done(
+        self, monkeypatch: pytest.MonkeyPatch, stdin: io.StringIO | None
+    ) -> None:
+        monkeypatch.setattr("sys.stdin", stdin)
         asking = Context(options=None)  # type: ignore[arg-type] # none are read
         with pytest.raises(BadOption, match="--yes says so"):
             asking.confirm("Really?")

@@ -27,7 +27,7 @@ from fake_host import HOST, FakeHost
 from fake_programs import FakePrograms
 from fake_store import FakeStore
 
-from flannel.cli import running
+from flannel.cli import followers, running
 from flannel.cli.context import Context, DaemonDown
 from flannel.cli.host_view import Host
 from flannel.cli.main import _options, exit_status, parser, run
@@ -106,6 +106,7 @@ class World:
         monkeypatch.setattr(nfnetlink, "list_tables", lambda: self.nf_tables)
         self.claims: dict[str, str] = {}
         monkeypatch.setattr(running, "find_claims", lambda: self.claims)
+        monkeypatch.setattr(followers, "PATIENCE", 0.0)
         self.store = FakeStore()
         self.store.configure(CONFIG)
         self.own = self.store.put(OWN, LeaseAttrs(HOST, "vxlan", {"VtepMAC": "x"}, "me"), 80000)

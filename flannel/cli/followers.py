@@ -1,0 +1,152 @@
+"""The hosts that have followed a change of the network config, as far as their leases show.
+
+A host that adopts a config begins a new run, and writes its lease in it: the lease's index is then
+larger than that of the config. Three kinds of hosts show nothing: those with a reservation whose
+attributes stay the same, those for which the change has no effect, and those of upstream's daemon,
+which does not follow until it is restarted; it puts no NodeID into its leases.
+"""
+
+import asyncio
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from time import monotonic
+
+from flannel.backends.traits import traits
+from flannel.errors import BadNetworkConfig, StoreError
+from flannel.lease import Lease
+from flannel.network_config import NetworkConfig
+from flannel.stores import Store
+
+PATIENCE = 10.0
+"""Seconds. A host that can follow needs two; then it is not known whether it will."""
+_PAUSE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A config that was written.
+
+    :ivar before: the document before; "" if there was none.
+    :ivar version: that of the new document.
+    """
+
+    before: str
+    config: NetworkConfig
+    version: int
+
+    def concerns(self, lease: Lease) -> bool:
+        """Whether the host of ``lease`` has anything to do; see `flannel.daemon.life.Life`."""
+        config = self.config
+        if not config.fits(lease.subnet) or not self._is_served(lease):
+            return True
+        try:
+            before = NetworkConfig.from_json(self.before)
+        except BadNetworkConfig:
+            return True
+        same = replace(before, subnet_min=config.subnet_min, subnet_max=config.subnet_max)
+        return bool(same.difference(config))
+
+    def is_adopted_by(self, lease: Lease) -> bool:
+        """Whether a host that has written ``lease`` has followed."""
+        is_new = lease.index > self.version
+        return is_new and self.config.fits(lease.subnet) and self._is_served(lease)
+
+    def _is_served(self, lease: Lease) -> bool:
+        return lease.attrs.backend_type == traits(self.config.backend_type).published_as
+
+
+@dataclass(frozen=True, slots=True)
+class Followers:
+    """The hosts by what is known of them, each as the lease that it had.
+
+    :ivar late: they follow changes, and have not followed this one.
+    :ivar until_restart: they do not follow changes.
+    :ivar unknown: their reservations would not show it.
+    """
+
+    followed: list[Lease] = field(default_factory=list)
+    late: list[Lease] = field(default_factory=list)
+    until_restart: list[Lease] = field(default_factory=list)
+    unknown: list[Lease] = field(default_factory=list)
+
+    @property
+    def have_all(self) -> bool:
+        """Whether no host is known that has not followed."""
+        return not self.late and not self.until_restart
+
+    def document(self) -> dict[str, list[str]]:
+        """The members for JSON."""
+        return {
+            "followed": [str(each) for each in self.followed],
+            "late": [str(each) for each in self.late],
+            "until_restart": [str(each) for each in self.until_restart],
+            "unknown": [str(each) for each in self.unknown],
+        }
+
+    def lines(self) -> list[str]:
+        """Lines for people."""
+        n = len(self.followed) + len(self.late) + len(self.until_restart) + len(self.unknown)
+        lines = [f"{len(self.followed)} of {n} hosts have followed"] if n else []
+        lines += [
+            f"  NOT FOLLOWED: the host of lease {each}; see flannel status there"
+            for each in self.late
+        ]
+        lines += [
+            f"  NOT FOLLOWED: the host of lease {each}: its daemon, perhaps CoreOS's, does not "
+            "follow changes; restart it"
+            for each in self.until_restart
+        ]
+        lines += [
+            f"  not known: the host of lease {each}; a reservation does not show it"
+            for each in self.unknown
+        ]
+        return lines
+
+
+def judge(holders: Iterable[Lease], now: Collection[Lease], change: Change) -> Followers:
+    """Which hosts have followed. Pure.
+
+    :param holders: the leases before the change.
+    :param now: the leases at this moment.
+    """
+    found = Followers()
+    for lease in holders:
+        if lease.has_no_host_yet:
+            continue
+        own = [each for each in now if _is_same_host(each, lease)]
+        if not change.concerns(lease) or any(change.is_adopted_by(each) for each in own):
+            found.followed.append(lease)
+        elif not lease.attrs.node_id:
+            found.until_restart.append(lease)
+        elif lease.ttl is None and own and not _must_be_written(lease, change):
+            found.unknown.append(lease)
+        else:
+            found.late.append(lease)
+    return found
+
+
+def _must_be_written(lease: Lease, change: Change) -> bool:
+    own, new = lease.attrs.backend_type, traits(change.config.backend_type).published_as
+    return own != new or not change.config.fits(lease.subnet)
+
+
+def _is_same_host(one: Lease, other: Lease) -> bool:
+    if one.attrs.node_id and other.attrs.node_id:
+        return one.attrs.node_id == other.attrs.node_id
+    return one.attrs.public_ip == other.attrs.public_ip
+
+
+async def wait_for_hosts(
+    store: Store, holders: Collection[Lease], change: Change, patience: float | None = None
+) -> Followers:
+    """Wait until no host is late, for ``patience`` seconds at most; return what is known then."""
+    deadline = monotonic() + (PATIENCE if patience is None else patience)
+    now: Collection[Lease] = holders
+    while True:
+        with suppress(StoreError):  # the next look may succeed
+            now = (await store.snapshot()).leases
+        found = judge(holders, now, change)
+        if not found.late or monotonic() >= deadline:
+            return found
+        await asyncio.sleep(_PAUSE)
