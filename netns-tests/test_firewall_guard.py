@@ -12,12 +12,15 @@ from attacks import (
     FORGED,
     PORT,
     WITH_NET_RAW,
+    Catcher,
     Sending,
     datagram,
     frame,
+    inner,
     mac_of,
     raw,
     send,
+    tunnelled,
 )
 from flannel_command import findings
 from guard_rig import Rig, build
@@ -30,6 +33,7 @@ from world import Host, World, wait_for
 from flannel.firewall.nft_table import TABLE
 
 IP_OPTIONS, IP_MTU_DISCOVER, SO_BINDTODEVICE = 4, 10, 25  # linux/in.h, asm-generic/socket.h
+UDP_SEGMENT = 103  # linux/udp.h
 NOPS = "01010101"
 
 
@@ -74,6 +78,9 @@ ORDINARY = {
     "in fragments": lambda rig, payload: by_socket(
         replace(PLAIN, options=((socket.IPPROTO_IP, IP_MTU_DISCOVER, 0),))
     )(rig, payload + bytes(4000)),
+    "as the second of two segments": lambda rig, payload: by_socket(
+        replace(PLAIN, options=((socket.IPPROTO_UDP, UDP_SEGMENT, len(payload)),))
+    )(rig, bytes(len(payload)) + payload),
     "to a second address": by_socket(replace(PLAIN, to=("192.0.2.112", 0))),
     "over a second network": by_socket(replace(PLAIN, to=("198.51.100.12", 0))),
 }
@@ -179,6 +186,20 @@ class TestInjection:
         assert n_dropped >= len(rig.names), (here, there)
 
 
+class TestArrival:
+    def test_a_container_does_not_reach_its_own_host_under_a_peers_address(self, rig: Rig) -> None:
+        a, b, _ = rig.hosts
+        near, far = rig.containers[:2]
+        payload, port = tunnelled(rig.backend, inner(far.address, near.address), a)
+        forged = IP(src=str(b.address), dst=str(a.address)) / UDP(sport=port, dport=port) / payload
+        rig.newly_dropped()
+        with Catcher(near) as catcher:
+            for container in (near, rig.other):
+                send(container, WITH_NET_RAW, raw(bytes(forged)))
+            assert catcher.caught(far, near.address) == []
+        assert rig.newly_dropped() == {"wrong_interface": 2}
+
+
 @pytest.mark.parametrize("rig", NFT, indirect=True, ids=kind_id, scope="class")
 class TestTranslation:
     """Datagrams that are not addressed to the tunnel's port, until the host translates them.
@@ -189,12 +210,13 @@ class TestTranslation:
     def test_a_nat_rule_for_what_the_host_sends_cannot_be_used(self, rig: Rig) -> None:
         a, b, _ = rig.hosts
         to = f"{b.address}:{rig.port}"
-        with translating(a, "output", f"ip daddr 203.0.113.1 udp dport 1000 dnat to {to}"):
-            rig.newly_dropped()
-            for name in rig.names:
-                send(a, AS_USER, datagram(rig.payload(name), "203.0.113.1", 1000))
-            assert rig.caught() == []
-            assert rig.newly_dropped() == {"tx_injected": len(rig.names)}
+        with translating(a, "output", f"ip daddr 203.0.113.1 meta l4proto udp dnat to {to}"):
+            for port in (1000, rig.port):
+                rig.newly_dropped()
+                for name in rig.names:
+                    send(a, AS_USER, datagram(rig.payload(name), "203.0.113.1", port))
+                assert rig.caught() == []
+                assert rig.newly_dropped() == {"tx_injected": len(rig.names)}
 
     def test_the_answer_to_a_forged_question_cannot_be_used(self, rig: Rig) -> None:
         """A stranger asks a published port, from the tunnel's port of a peer."""

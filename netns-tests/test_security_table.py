@@ -18,9 +18,11 @@ from attacks import (
     inner,
     raw,
     send,
+    tunnelled,
 )
 from guard_rig import Rig, build
 from namespaces import Namespace
+from scapy.layers.inet import IP, UDP
 from world import World
 
 DOCUMENT = Path(__file__).parents[1] / "docs/security.md"
@@ -57,6 +59,17 @@ def rig_of() -> Iterator[Callable[[str], Rig]]:
         yield find
 
 
+def to_own_host(rig: Rig) -> bytes:
+    """A tunnel packet as the second host would send it to the first."""
+    if rig.backend == "host-gw":
+        return inner(rig.names[0], rig.victim.address)  # not used
+    here, there, _ = rig.hosts
+    packet = inner(rig.victim.address, rig.containers[0].address)
+    payload, port = tunnelled(rig.backend, packet, here)
+    outer = IP(src=str(there.address), dst=str(here.address)) / UDP(sport=port, dport=port)
+    return bytes(outer / payload)
+
+
 def attempt(rig: Rig, sender: str, what: str) -> None:
     """Have ``sender`` send ``what``."""
     senders: dict[str, tuple[Namespace, tuple[str, ...]]] = {
@@ -75,6 +88,7 @@ def attempt(rig: Rig, sender: str, what: str) -> None:
         "tunnel packet, forged source": datagram(
             payload, rig.hosts[1].address, rig.port, options=options
         ),
+        "tunnel packet for its own host, forged as a peer's": raw(to_own_host(rig)),
         "plain packet": datagram(b"packet", rig.victim.address, PORT),
         "packet": datagram(b"packet", rig.victim.address, PORT),
         "packet, forged source": raw(inner(rig.names[0], rig.victim.address)),
@@ -101,4 +115,4 @@ def test_a_cell(
 
 
 def test_the_table_has_all_cells() -> None:
-    assert len([*cells()]) == 28
+    assert len([*cells()]) == 30

@@ -9,11 +9,14 @@
 `nft_table` explains the mark. This guard checks less than the one of nftables. iptables has no set
 of peers, so it cannot check the addresses of VXLAN senders. It cannot see the source after
 masquerade either, so it drops all VXLAN that is forwarded from other links to the external
-interface, even that of a peer for which this host is a router.
+interface, even that of a peer for which this host is a router. It drops packets that may be several
+datagrams in one (see `nft_table`) for any destination, unless they are answers; also those that
+another VXLAN link with the same port sends for a process of this host.
 """
 
 from dataclasses import dataclass
 
+from flannel.firewall.nft_table import TWO_SEGMENTS
 from flannel.firewall.rules import Guard, Rules
 
 
@@ -48,6 +51,8 @@ _OUT = Place("raw", "OUTPUT", "FLANNEL-OUT", _COMMENT, first=True)
 
 PLACES = _MARK, _FORWARD, _TUNNEL, _IN, _OUT
 
+_INJECTED = "tx_injected"
+
 _HEADER = "0x0>>0x16&0x3c"
 """u32's offset of the end of an IPv4 header: four times the lower half of its first byte."""
 
@@ -63,9 +68,10 @@ def guard_rules(rules: Rules) -> dict[Place, list[str]]:
         chains[_TUNNEL] = _tunnel(guard)
     if guard.port:
         chains[_FORWARD] = _forward(rules, guard)
+        segments = _drop(f"{_segments(guard)} -m owner --socket-exists", _INJECTED)
         clear = f"! -o {guard.device} -p udp -m udp --dport {guard.port} "
         clear += f"-j MARK --set-xmark 0x0/{rules.mark:#x}"
-        chains.setdefault(_MARK, []).append(clear)
+        chains.setdefault(_MARK, []).extend((segments, clear))
         chains[_OUT] = _out(rules, guard)
     return chains
 
@@ -87,6 +93,11 @@ def _in(rules: Rules, guard: Guard) -> list[str]:
             _drop(f"-s {subnet} -i {guard.device}", "spoofed"),
             _drop(f"! -d {subnet} -i {guard.device}", "not_mine"),
         ]
+    if guard.port and not guard.siblings:
+        # A container that forges a peer's address. On two links to one network this is not known.
+        ours, *_ = _to_port(guard)
+        forged = f"! -i {guard.interface} {ours} -m addrtype --dst-type LOCAL -m rpfilter --invert"
+        tunnel.append(_drop(forged, "wrong_interface"))
     return [
         *tunnel,
         # To peers:
@@ -102,7 +113,7 @@ def _out(rules: Rules, guard: Guard) -> list[str]:
     # VXLAN packets of the kernel's link have no socket, unless a process here sent the inner one.
     unmarked = f"-m mark --mark 0x0/{rules.mark:#x} -m owner --socket-exists"
     return [
-        *(_drop(f"{match} {unmarked}", "tx_injected") for match in _to_port(guard)),
+        *(_drop(f"{match} {unmarked}", _INJECTED) for match in _to_port(guard)),
         _drop(
             f"! -s {rules.subnet} -o {guard.device} -m addrtype ! --src-type LOCAL", "tx_spoofed"
         ),
@@ -111,10 +122,10 @@ def _out(rules: Rules, guard: Guard) -> list[str]:
 
 def _forward(rules: Rules, guard: Guard) -> list[str]:
     lines = [_leave(f"-o {guard.device}"), _leave(f"-d {rules.network}")]
-    for match in _to_port(guard):
-        lines.append(_drop(f"-s {rules.network} {match}", "tx_injected"))
+    for match in (*_to_port(guard), _segments(guard)):
+        lines.append(_drop(f"-s {rules.network} {match}", _INJECTED))
         link = guard.interface
-        lines.append(_drop(f"! -i {link} -o {link} {match}", "tx_injected"))
+        lines.append(_drop(f"! -i {link} -o {link} {match}", _INJECTED))
     return lines
 
 
@@ -127,6 +138,17 @@ def _tunnel(guard: Guard) -> list[str]:
         *known,
         *([_drop(ours, "other_address")] if known else []),
     ]
+
+
+def _segments(guard: Guard) -> str:
+    """A match for what may be several datagrams, of which the first is not as `_to_port` wants."""
+    ours, shortest = f'"{_HEADER}@0xc>>0x8={guard.vni or 0:#x}"', TWO_SEGMENTS
+    if guard.vni is None:
+        ours, shortest = f'"{_HEADER}@0x8>>0x1c=0x4"', 28 + 2 * 20
+    return (
+        f"-p udp -m udp --dport {guard.port} -m length --length {shortest}:65535 "
+        f"-m u32 ! --u32 {ours} -m conntrack --ctdir ORIGINAL"
+    )
 
 
 def _to_port(guard: Guard) -> list[str]:

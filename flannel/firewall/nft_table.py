@@ -2,7 +2,7 @@
 
     table ip flannel
       chain postrouting   masquerades
-      chain input         drops VXLAN packets that no peer can have sent (`received`)
+      chain input         drops tunnel packets that no peer can have sent (`received`)
       chain overlay       drops packets out of the tunnel that are forged or not for this host
       chain output        drops datagrams to the tunnel's port that did not come from the tunnel
       chain forward       drops such datagrams of containers; forged sources in packets to peers
@@ -20,6 +20,11 @@ own datagrams to the port do not pass. In the udp backend, flanneld's sockets se
 Between the two chains, only `tc` on the link and a ``raw`` chain of iptables see the bit. `leaving`
 runs after all chains that change marks at postrouting, `output` before mangle, whose rules
 (``CONNMARK --restore-mark``) would clear the bit.
+
+**Segments.** A process may hand the kernel several datagrams as one packet (UDP_SEGMENT in udp(7)),
+which the kernel splits behind all chains. The chains see the VNI of the first datagram only. So a
+packet to a peer's port that is long enough for two datagrams is dropped like one of our VNI, unless
+it is an answer.
 """
 
 import re
@@ -35,6 +40,10 @@ OURS = f"table ip {TABLE}"
 
 _NAME = re.compile(r"[\w.@-]+", re.ASCII)
 """Names of links that nft reads literally: without quotes, and without ``*``, its wildcard."""
+
+TWO_SEGMENTS = 28 + 2 * (8 + 14 + 20)
+"""Bytes of the shortest IPv4 packet that is two datagrams of which the second holds the headers of
+VXLAN, Ethernet and IPv4. No segment is longer than the first."""
 
 
 class Counter(NamedTuple):
@@ -67,7 +76,7 @@ def counter_names(guard: Guard | None) -> tuple[str, ...]:
             *("unknown_peer", "wrong_interface", "other_address", "spoofed", "not_mine"),
             *("not_ipv4", "tx_injected", "tx_spoofed", "tx_not_ipv4"),
         )
-    return ("tx_injected", "tx_spoofed") if guard.port else ("tx_spoofed",)
+    return ("wrong_interface", "tx_injected", "tx_spoofed") if guard.port else ("tx_spoofed",)
 
 
 def set_names(rules: Rules, abilities: Abilities) -> frozenset[str]:
@@ -101,6 +110,9 @@ def document(
         chains += _sets(set_names(rules, abilities), elements)
         if rules.guard.vni is not None:
             chains += _receiving(rules, rules.guard, abilities)
+        elif rules.guard.port:
+            from_peers = f"udp dport {rules.guard.port} ip saddr @{PEERS}"
+            chains += _chain("input", _INPUT, [f"{from_peers} {_from_elsewhere(rules.guard)}"])
         chains += _sending(rules, rules.guard, abilities)
     if chains:
         lines += [f"{OURS} {{", *chains, "}"]
@@ -157,17 +169,30 @@ def _sets(names: Iterable[str], elements: Collection[Element]) -> list[str]:
     return lines
 
 
+_INPUT = "filter hook input priority filter - 10"
+
+
+def _from_elsewhere(guard: Guard) -> str:
+    """The rule that drops packets with a peer's address from where no route leads to the peer.
+
+    A container can forge a peer's address, but not the interface of the route to the peer. If two
+    links lead to one network, the kernel's route uses one of them, and peers may use both: hence
+    the siblings.
+    """
+    uplinks = [f'"{each}"' for each in (guard.interface, *guard.siblings) if _NAME.fullmatch(each)]
+    elsewhere = f"iifname != {{ {', '.join(uplinks)} }} " if uplinks else ""
+    return _drop(f"{elsewhere}fib saddr . iif oif missing", "wrong_interface")
+
+
 def _receiving(rules: Rules, guard: Guard, abilities: Abilities) -> list[str]:
     # The VNI, after 8 bytes of UDP header and 4 of VXLAN's (RFC 7348, 5).
     ours = f"udp dport {guard.port} @th,96,24 {guard.vni}"
     inner = f"@th,336,32 & {int(rules.subnet.netmask):#x}"
     own = ", ".join(map(str, guard.addresses))
-    uplinks = [f'"{each}"' for each in (guard.interface, *guard.siblings) if _NAME.fullmatch(each)]
-    elsewhere = f"iifname != {{ {', '.join(uplinks)} }} " if uplinks else ""
     return [
         # On every interface, as the socket of a VXLAN link receives from all of them. Fragments are
         # reassembled before this hook.
-        *_chain("input", "filter hook input priority filter - 10", [f"{ours} goto received"]),
+        *_chain("input", _INPUT, [f"{ours} goto received"]),
         *_chain(
             "received",
             "",
@@ -178,10 +203,7 @@ def _receiving(rules: Rules, guard: Guard, abilities: Abilities) -> list[str]:
                 if abilities.pairs
                 else _drop(f"ip saddr != @{PEERS}", "unknown_peer"),
                 *([_drop(f"ip daddr != {{ {own} }}", "other_address")] if own else []),
-                # A container can forge a peer's address, but not the interface of the route to the
-                # peer. If two links lead to one network, the kernel's route uses one of them, and
-                # peers may use both: hence the siblings.
-                _drop(f"{elsewhere}fib saddr . iif oif missing", "wrong_interface"),
+                _from_elsewhere(guard),
             ],
         ),
         *_chain(
@@ -212,6 +234,12 @@ def _sending(rules: Rules, guard: Guard, abilities: Abilities) -> list[str]:
     leaving = [f"{match} goto by_link" for match in by_link]
     leaving += [f"{match} goto by_route" for match in to_peers]
     leaving += [f"{match} goto to_port" for match in to_port]
+    if guard.vni is not None:
+        segments = f"udp dport {guard.port} @th,96,24 != {guard.vni} ip length >= {TWO_SEGMENTS}"
+        forward.append(f"{segments} ip daddr @{PEERS} goto forwarded_segments")
+        # The iif of a packet that another VXLAN link of this host sent is that link.
+        own = f"{segments} meta iif 0 meta skuid >= 0 ip daddr @{PEERS}"
+        leaving.append(f"{own} goto segments")
     chains = [
         *_chain(
             "forwarded",
@@ -228,6 +256,8 @@ def _sending(rules: Rules, guard: Guard, abilities: Abilities) -> list[str]:
         chains += _chain("forwarded_to_port", "", _forwarded_to_port(rules.network))
         chains += _chain("to_port", "", _leaving_to_port(guard, abilities))
         chains += _chain("output", "filter hook output priority raw + 10", output)
+    if guard.vni is not None:
+        chains += _segments(abilities)
     chains += _chain("forward", "filter hook forward priority filter - 10", forward)
     # After the nat chains, which have the priority srcnat: sources are final here.
     chains += _chain("leaving", "filter hook postrouting priority srcnat + 400", leaving)
@@ -276,12 +306,34 @@ def _forwarded_to_port(network: IPv4Network) -> list[str]:
     ]
 
 
+def _segments(abilities: Abilities) -> list[str]:
+    """The chains for packets that may be several datagrams; see the head of this file.
+
+    An answer goes to a client that happens to have the port, perhaps by masquerade. The peer tracks
+    that client's connection, so no part of the answer reaches its tunnel.
+    """
+    answer = ["ct direction reply return"] if abilities.nat else []
+    return [
+        *_chain("segments", "", [*answer, _drop("", "tx_injected")]),
+        *_chain(
+            "forwarded_segments",
+            "",
+            [f"ip saddr @{PEERS} fib saddr . iif oif exists return", "goto segments"],
+        ),
+    ]
+
+
 def _leaving_to_port(guard: Guard, abilities: Abilities) -> list[str]:
     rules = []
     if abilities.nat:
         # Sent to another port, which was translated to this one after `output` had seen it.
         rules.append(
             _drop(f"meta l4proto udp ct original proto-dst != {guard.port}", "tx_injected")
+        )
+    if abilities.nat and guard.vni is None:
+        # `output` looks for peers' addresses, which another address has been translated to.
+        rules.append(
+            _drop(f"ct direction original ct original ip daddr != @{PEERS}", "tx_injected")
         )
     # Forwarded from another link, and masqueraded to an address of ours. Before Linux 5.7 this hook
     # has no iif; since then the iif of a packet that the VXLAN link sent is that link.

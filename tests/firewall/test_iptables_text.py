@@ -1,5 +1,6 @@
 """The text of our chains in iptables: what the kernel does with them is in netns-tests."""
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
@@ -143,6 +144,9 @@ class TestGuard:
     def test_vxlan_marks_packets_of_its_link_and_drops_others_to_the_port(self) -> None:
         assert self.chain("FLANNEL-MARK", self.VXLAN) == [
             "-o flannel.7 -j MARK --set-xmark 0x100/0x100",
+            "-p udp -m udp --dport 4789 -m length --length 112:65535 "
+            '-m u32 ! --u32 "0x0>>0x16&0x3c@0xc>>0x8=0x7" -m conntrack --ctdir ORIGINAL '
+            '-m owner --socket-exists -m comment --comment "flanneld drop tx_injected" -j DROP',
             "! -o flannel.7 -p udp -m udp --dport 4789 -j MARK --set-xmark 0x0/0x100",
         ]
         first, *_ = self.chain("FLANNEL-OUT", self.VXLAN)
@@ -155,9 +159,16 @@ class TestGuard:
     def test_udp_drops_only_datagrams_that_begin_like_an_ip_packet(self) -> None:
         guard = Guard("flannel0", "eth0", port=8285)
         assert '--u32 "0x0>>0x16&0x3c@0x8>>0x1c=0x4"' in self.chain("FLANNEL-OUT", guard)[0]
-        assert self.chain("FLANNEL-MARK", guard) == [
-            "! -o flannel0 -p udp -m udp --dport 8285 -j MARK --set-xmark 0x0/0x100"
-        ]
+        segments, cleared = self.chain("FLANNEL-MARK", guard)
+        assert '--length 68:65535 -m u32 ! --u32 "0x0>>0x16&0x3c@0x8>>0x1c=0x4"' in segments
+        assert cleared == "! -o flannel0 -p udp -m udp --dport 8285 -j MARK --set-xmark 0x0/0x100"
+
+    def test_peers_are_held_against_their_link_where_they_have_one_only(self) -> None:
+        for guard in (self.VXLAN, Guard("flannel0", "eth0", port=8285)):
+            comment = '"flanneld drop wrong_interface"'
+            assert comment in " ".join(self.chain("FLANNEL-IN", guard))
+            guard = replace(guard, siblings=("eth1",))
+            assert comment not in " ".join(self.chain("FLANNEL-IN", guard))
 
     def test_host_gw_checks_sources_only(self) -> None:
         chains = guard_rules(self.rules(Guard("", "eth0", routed=True)))

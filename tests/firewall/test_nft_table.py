@@ -116,11 +116,14 @@ class TestReceiving:
     def test_without_peers_no_sender_is_accepted(self) -> None:
         assert "set peers { type ipv4_addr;  }" in document(guarded(VXLAN))
 
-    @pytest.mark.parametrize("guard", [UDP, HOST_GW], ids=["udp", "host-gw"])
-    def test_there_is_no_receiving_guard_if_the_kernel_opens_no_port(self, guard: Guard) -> None:
-        text = document(guarded(guard))
-        assert "chain input" not in text
+    def test_udp_checks_the_link_only_and_host_gw_nothing(self) -> None:
+        text = document(guarded(replace(UDP, siblings=("eth1",))))
+        assert rules_of("input", text) == [
+            'udp dport 8285 ip saddr @peers iifname != { "eth0", "eth1" } '
+            "fib saddr . iif oif missing counter name wrong_interface drop"
+        ]
         assert "chain overlay" not in text
+        assert "chain input" not in document(guarded(HOST_GW))
 
 
 class TestSending:
@@ -136,6 +139,21 @@ class TestSending:
             "meta mark & 0x100 != 0 meta mark set meta mark & 0xfffffeff accept",
             "meta skuid >= 0 counter name tx_injected drop",
             "@th,224,16 != 0x0800 counter name tx_not_ipv4 drop",
+        ]
+
+    def test_what_may_be_several_datagrams_counts_as_vxlan_unless_it_is_an_answer(self) -> None:
+        text = document(guarded(VXLAN), abilities=Abilities(nat=True))
+        may_be = "udp dport 4789 @th,96,24 != 7 ip length >= 112 "
+        forwarded = f"{may_be}ip daddr @peers goto forwarded_segments"
+        assert rules_of("forward", text)[-1] == forwarded
+        sent = f"{may_be}meta iif 0 meta skuid >= 0 ip daddr @peers goto segments"
+        assert rules_of("leaving", text)[-1] == sent
+        drop = "counter name tx_injected drop"
+        assert rules_of("segments", text) == ["ct direction reply return", drop]
+        assert rules_of("segments", document(guarded(VXLAN))) == [drop]
+        assert rules_of("forwarded_segments", text) == [
+            "ip saddr @peers fib saddr . iif oif exists return",
+            "goto segments",
         ]
 
     def test_udp_requires_the_mark_at_the_port_of_peers_only(self) -> None:
@@ -154,7 +172,7 @@ class TestSending:
 
     def test_direct_routing_has_the_rules_of_vxlan_and_of_host_gw(self) -> None:
         text = document(guarded(replace(VXLAN, routed=True)))
-        assert len(rules_of("leaving", text)) == 4
+        assert len(rules_of("leaving", text)) == 5
         assert "chain by_link" in text
         assert "chain by_route" in text
 
@@ -162,6 +180,8 @@ class TestSending:
         rules = guarded(VXLAN)
         assert " ct " not in document(rules, abilities=Abilities(nat=False))
         assert " ct original proto-dst != 4789" in document(rules, abilities=Abilities(nat=True))
+        translated = "ct direction original ct original ip daddr != @peers"
+        assert translated in document(guarded(UDP), abilities=Abilities(nat=True))
 
 
 def test_the_table_has_the_sets_that_its_rules_read() -> None:

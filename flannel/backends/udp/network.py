@@ -51,8 +51,13 @@ class UdpNetwork:
 
     def __init__(self, kernel: Kernel, tunnel: Tunnel) -> None:
         self.mtu = tunnel.settings.mtu
-        # What arrives the packet loop checks by itself.
-        self.guard = Guard(tun.NAME, tunnel.interface.name, port=tunnel.settings.port)
+        # What arrives the packet loop checks by itself, but for the link on which it arrives.
+        self.guard = Guard(
+            tun.NAME,
+            tunnel.interface.name,
+            port=tunnel.settings.port,
+            siblings=tunnel.interface.siblings,
+        )
         self._kernel = kernel
         self._tunnel = tunnel
         self._dataplane = Dataplane(tunnel.settings)
