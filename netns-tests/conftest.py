@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import fork_server
 import pytest
 from private_network import private_network
 from world import World
@@ -15,6 +16,7 @@ def pytest_sessionstart() -> None:
     """Without root nothing here can run, and nothing here may pass unseen."""
     if os.geteuid() != 0:
         pytest.exit("netns-tests need root to make network namespaces", returncode=1)
+    fork_server.is_enabled = True
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import fork_server
 import pytest
 from flannel_command import status_of
 from overlays import UDP, VXLAN, start
@@ -67,6 +68,7 @@ class Rig:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Host, "popen", with_own_mounts)
+            patch.setattr(fork_server, "is_enabled", False)  # a fork would have everybody's mounts
             self.one, self.other = start(world, CONFIGS[backend], 2)
         self.near, self.far = self.one.add_container(1), self.other.add_container(1)
         assert ping(self.near, self.far.address, 30) is not None

@@ -1,9 +1,11 @@
 """The command `flannel` on a host, once, or until it tells what it should."""
 
 import json
+import os
 import socket
 from typing import Any
 
+import fork_server
 from etcd_node import ETCD
 from hosts import FLANNELD, Host
 from namespaces import Completed, wait_for
@@ -14,12 +16,16 @@ def flannel(host: Host, *arguments: str, within: tuple[str, ...] = ()) -> Comple
 
     :param within: what starts it, such as setpriv with its options.
     """
-    variables = (
-        f"FLANNELD_ETCD_ENDPOINTS={ETCD}",
-        f"FLANNELD_SUBNET_FILE={host.subnet_file}",
-        f"FLANNELD_STATE_DIR={host.state_dir}",
-    )
-    return host.try_run("env", *variables, *within, str(FLANNELD.with_name("flannel")), *arguments)
+    variables = {
+        "FLANNELD_ETCD_ENDPOINTS": ETCD,
+        "FLANNELD_SUBNET_FILE": str(host.subnet_file),
+        "FLANNELD_STATE_DIR": str(host.state_dir),
+    }
+    argv = [str(FLANNELD.with_name("flannel")), *arguments]
+    if not within and fork_server.is_wanted(variables):
+        return fork_server.run(host.name, argv, {**os.environ, **variables})
+    assignments = (f"{name}={value}" for name, value in variables.items())
+    return host.try_run("env", *assignments, *within, *argv)
 
 
 def status_of(host: Host) -> dict[str, Any]:

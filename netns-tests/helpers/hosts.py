@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+import fork_server
 from etcd_node import ETCD
 from kept_fds import KeptFds
 from namespaces import Namespace, WorldError, wait_for
@@ -35,19 +36,19 @@ class Daemon:
         if not any("etcd-endpoints" in flag for flag in flags):
             flags = (f"-etcd-endpoints={ETCD}", *flags)
         clean = {name: value for name, value in os.environ.items() if "FLANNELD" not in name}
+        argv = [str(FLANNELD), f"-subnet-file={host.subnet_file}", f"-state-dir={host.state_dir}"]
+        argv += flags
+        prefix, kept_env, pass_fds = self._kept.handed_over()
+        variables = {**clean, "NOTIFY_SOCKET": str(self._notify), **kept_env, **env}
+        self.process: subprocess.Popen[Any] | fork_server.Forked
         with self.log_file.open("ab") as log:
-            prefix, kept_env, pass_fds = self._kept.handed_over()
-            self.process = host.popen(
-                *prefix,
-                str(FLANNELD),
-                f"-subnet-file={host.subnet_file}",
-                f"-state-dir={host.state_dir}",
-                *flags,
-                stdout=log,
-                stderr=log,
-                env={**clean, "NOTIFY_SOCKET": str(self._notify), **kept_env, **env},
-                pass_fds=pass_fds,
-            )
+            if fork_server.is_wanted({**kept_env, **env}):
+                number = log.fileno()
+                self.process = fork_server.start(host.name, argv, variables, number, number)
+            else:
+                self.process = host.popen(
+                    *prefix, *argv, stdout=log, stderr=log, env=variables, pass_fds=pass_fds
+                )
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
