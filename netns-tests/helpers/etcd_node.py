@@ -6,12 +6,14 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
-from namespaces import Namespace, run, wait_for
+from namespaces import Namespace, WorldError, wait_for
 
 PREFIX = "/coreos.com/network"
 ETCD = "http://192.0.2.1:2379"
@@ -62,20 +64,31 @@ class Etcd:
 
     def _get(self, path: str, seconds: float) -> bytes | None:
         """The body of an answer; None if there is none, or it is not 200."""
+        try:
+            with self._connected(seconds) as connection:
+                connection.request("GET", path)
+                answer = connection.getresponse()
+                body = answer.read()
+        except (OSError, http.client.HTTPException):
+            return None
+        return body if answer.status == 200 else None
+
+    @contextmanager
+    def _connected(self, seconds: float) -> Iterator[http.client.HTTPConnection]:
+        """A connection from within the namespace, while the body runs.
+
+        :param seconds: to wait for each answer.
+        """
         address = self.url.removeprefix("http://").partition(":")[0]
         connection = http.client.HTTPConnection(address, 2379)
+        connection.auto_open = 0  # a second one would be from our own namespace
         try:
             connection.sock = self._net.socket(socket.AF_INET, socket.SOCK_STREAM)
             connection.sock.settimeout(seconds)
             connection.sock.connect((address, 2379))
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            body = answer.read()
-        except (OSError, http.client.HTTPException):
-            return None
+            yield connection
         finally:
             connection.close()
-        return body if answer.status == 200 else None
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """End etcd by a signal; its data stay. SIGSTOP and SIGCONT freeze and thaw it."""
@@ -99,7 +112,8 @@ class Etcd:
     def configure(self, config: dict[str, Any] | str) -> None:
         """Write the network config."""
         text = config if isinstance(config, str) else json.dumps(config)
-        self.ctl("set", f"{PREFIX}/config", text)
+        with self._connected(60) as connection:
+            _change(connection, "config", {"value": text})
 
     def put_leases(self, values: Mapping[str, str], ttl: int = 86400) -> None:
         """Write many leases at once, by the last part of their keys."""
@@ -112,24 +126,12 @@ class Etcd:
 
         :param pause: seconds from the beginning of one change to that of the next, at least.
         """
-        script = (
-            "import http.client, json, sys, time, urllib.parse\n"
-            f"connection = http.client.HTTPConnection('{self.url.removeprefix('http://')}')\n"
-            "for key, value in json.load(sys.stdin):\n"
-            f"    due = time.monotonic() + {pause}\n"
-            f"    body = urllib.parse.urlencode({{'value': value, 'ttl': {ttl}}})\n"
-            "    method, body = ('PUT', body) if value is not None else ('DELETE', None)\n"
-            f"    connection.request(method, '/v2/keys{PREFIX}/subnets/' + key, body,\n"
-            "        {'Content-Type': 'application/x-www-form-urlencoded'})\n"
-            "    answer = connection.getresponse()\n"
-            "    assert answer.status in (200, 201), answer.read()\n"
-            "    answer.read()\n"
-            "    time.sleep(max(0, due - time.monotonic()))\n"
-        )
-        run(
-            "nsenter", f"--net=/run/netns/{self._net.name}", sys.executable, "-c", script,
-            stdin=json.dumps(changes),
-        )  # fmt: skip
+        with self._connected(60) as connection:
+            for key, value in changes:
+                due = time.monotonic() + pause
+                fields = {"value": value, "ttl": str(ttl)} if value is not None else None
+                _change(connection, f"subnets/{key}", fields)
+                time.sleep(max(0, due - time.monotonic()))
 
     def leases(self) -> dict[str, dict[str, Any]]:
         """The nodes of etcd under subnets/ (value, ttl, ...), by the last part of their keys."""
@@ -144,3 +146,16 @@ class Etcd:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+
+
+def _change(
+    connection: http.client.HTTPConnection, key: str, fields: Mapping[str, str] | None
+) -> None:
+    """Write a key of the network, or delete it."""
+    method, body = ("PUT", urlencode(fields)) if fields is not None else ("DELETE", None)
+    head = {"Content-Type": "application/x-www-form-urlencoded"}
+    connection.request(method, f"/v2/keys{PREFIX}/{key}", body, head)
+    answer = connection.getresponse()
+    text = answer.read()
+    if answer.status not in (200, 201):
+        raise WorldError(f"{method} {key}: {text.decode()}")
