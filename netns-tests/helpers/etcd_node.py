@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from namespaces import Namespace, WorldError, wait_for
+from namespaces import Namespace, WorldError, stands_still, wait_for
 
 PREFIX = "/coreos.com/network"
 ETCD = "http://192.0.2.1:2379"
@@ -94,6 +94,9 @@ class Etcd:
         """End etcd by a signal; its data stay. SIGSTOP and SIGCONT freeze and thaw it."""
         assert self._process is not None
         self._process.send_signal(number)
+        if number == signal.SIGSTOP:  # it may answer a request before it stops
+            pid = self._process.pid
+            wait_for(lambda: stands_still(pid), 30, f"{self._name} to stand still")
         if number not in (signal.SIGSTOP, signal.SIGCONT):
             self._process.wait()
 

@@ -17,7 +17,7 @@ from typing import Any, Self
 import fork_server
 from etcd_node import ETCD
 from kept_fds import KeptFds
-from namespaces import Namespace, WorldError, wait_for
+from namespaces import Namespace, WorldError, stands_still, wait_for
 
 FLANNELD = Path(sys.executable).parent / "flanneld"
 
@@ -111,18 +111,11 @@ class Daemon:
     def frozen(self) -> Iterator[None]:
         """Keep it from doing anything while the body runs: it sees what happens as one change."""
         self.process.send_signal(signal.SIGSTOP)
-        wait_for(self._stands_still, 30, "flanneld to stand still")
+        wait_for(lambda: stands_still(self.process.pid), 30, "flanneld to stand still")
         try:
             yield
         finally:
             self.process.send_signal(signal.SIGCONT)
-
-    def _stands_still(self) -> bool:
-        threads = Path(f"/proc/{self.process.pid}/task").glob("*/stat")
-        try:
-            return all(each.read_text().rpartition(") ")[2][0] == "T" for each in threads)
-        except OSError:  # a thread was just ending
-            return False
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End it by a signal; return its exit status."""

@@ -103,6 +103,15 @@ def run(*command: str, stdin: str = "") -> str:
     return done.stdout
 
 
+def stands_still(pid: int) -> bool:
+    """Whether all threads of a process have been stopped, as SIGSTOP does after a moment."""
+    threads = Path(f"/proc/{pid}/task").glob("*/stat")
+    try:
+        return all(each.read_text().rpartition(") ")[2][0] == "T" for each in threads)
+    except OSError:  # a thread was just ending
+        return False
+
+
 def list_namespaces() -> list[str]:
     """The names of all that there are."""
     names = Path("/run/netns")
