@@ -13,6 +13,9 @@ MINUTES ?= 60
 JOBS ?= 4
 # With 1, the demo's containers are docker's.
 DOCKER ?=
+# The Debian of `make fresh`, and what is run in it.
+SUITE ?= bookworm
+RUN ?= make demo && make demo DOCKER=1 && make test
 PREFIX ?= /usr
 DESTDIR ?=
 # The Python that .venv/ is made of: 3.11 or later, with venv and its C headers. Empty: the first fit.
@@ -37,7 +40,7 @@ MAKEFLAGS += --no-print-directory
 # Two builds at once would write the same files.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup test lint unit netns fuzz verdicts race chaos soak coverage coverage-unit dist demo bench bench-guard bench-udp install uninstall clean as-root packages
+.PHONY: help setup test lint unit netns fuzz verdicts race chaos soak coverage coverage-unit dist demo fresh bench bench-guard bench-udp install uninstall clean as-root packages
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -45,7 +48,8 @@ help: ## say what can be made
 	@echo "tree and for install, DESTDIR= PREFIX=$(PREFIX) for install and uninstall."
 	@echo "FUZZ_RUNS=$(FUZZ_RUNS) for fuzz, VERDICTS=$(VERDICTS) for verdicts," \
 		"SWAPS=$(SWAPS) LOOKUPS=$(LOOKUPS) for race."
-	@echo "JOBS=$(JOBS) for netns, FAULTS=$(FAULTS) SEED= BACKEND= for chaos, MINUTES=$(MINUTES) for soak."
+	@echo "JOBS=$(JOBS) for netns, FAULTS=$(FAULTS) SEED= BACKEND= for chaos, MINUTES=$(MINUTES) for soak,"
+	@echo "SUITE=$(SUITE) RUN=\"$(RUN)\" for fresh."
 
 setup: packages .venv/.installed ## .venv/, with the flanneld of this checkout in .venv/bin/
 	@# Once, not at each start: where PYTHONDONTWRITEBYTECODE is set, no program leaves it behind.
@@ -90,6 +94,12 @@ soak: as-root setup ## MINUTES of traffic and changing leases: nothing lost, not
 demo: as-root setup ## hosts and containers in namespaces, pinging each other; needs root
 	@.venv/bin/python netns-tests/demo.py --backend $(BACKEND) --hosts $(HOSTS) \
 		$(if $(DOCKER),--docker)
+
+# No setup: what it runs stands on what that Debian has.
+fresh: export RUN := $(RUN)
+fresh: as-root ## RUN in a clone of the last commit on a clean Debian SUITE, made for it and removed; needs root
+	@command -v debootstrap >/dev/null || netns-tests/install-packages.sh debootstrap debootstrap
+	@netns-tests/fresh-root.sh "$(SUITE)" "$$RUN"
 
 bench: as-root setup ## time to program many peers, beside ip -batch; needs root
 	@.venv/bin/python bench/program_peers.py

@@ -3,7 +3,8 @@
 # Does nothing, in no time, where nothing is missing. Other distributions are told what is.
 set -euo pipefail
 
-# What proves that a package is there, and the package. A name without / is a command.
+# What proves that a package is there, and the package; of several, from A|B, the first that this
+# release of Debian has. A name without / is a command.
 needs=(
 	gcc gcc
 	/usr/include/stdio.h libc6-dev
@@ -16,6 +17,7 @@ needs=(
 	nft nftables
 	iptables iptables
 	dockerd docker.io
+	docker "docker-cli|docker.io" # apart from the daemon since Debian 13
 	/usr/bin/busybox busybox-static # what the containers are made of
 	sysctl procps
 	ethtool ethtool
@@ -38,14 +40,36 @@ python3 -c 'import os, sysconfig
 os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null || missing+=(python3-dev)
 # What clang's sanitizers link to is in a package that is named after its version.
 if ! [ -e "$(clang -print-file-name="libclang_rt.fuzzer-$(uname -m).a" 2>/dev/null)" ]; then
-	version=$(apt-cache depends clang 2>/dev/null | sed -n 's/.*Depends: clang-\([0-9]*\)$/\1/p')
-	missing+=("libclang-rt-${version:-14}-dev")
+	missing+=(libclang-rt-dev)
 fi
 
 ((${#missing[@]})) || exit 0
 
+# name PACKAGE: what this release calls it, as far as its lists are there.
+name() {
+	local each version
+	if [ "$1" = libclang-rt-dev ]; then
+		version=$(apt-cache depends clang 2>/dev/null | sed -n 's/.*Depends: clang-\([0-9]*\)$/\1/p')
+		set -- "libclang-rt-${version:-14}-dev"
+	fi
+	for each in ${1//|/ }; do
+		if apt-cache show "$each" >/dev/null 2>&1; then
+			echo "$each"
+			return
+		fi
+	done
+	echo "${1##*|}"
+}
+
+name_all() {
+	local each
+	names=()
+	for each in "${missing[@]}"; do names+=("$(name "$each")"); done
+}
+
+name_all
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
-	echo "missing packages; as root on Debian: apt-get install ${missing[*]}" >&2
+	echo "missing packages; as root on Debian: apt-get install ${names[*]}" >&2
 	exit 1
 fi
 
@@ -69,14 +93,15 @@ fi
 install() {
 	export DEBIAN_FRONTEND=noninteractive
 	local options=(-q -o DPkg::Lock::Timeout=300)
-	apt-get update "${options[@]}" &&
-		apt-get install "${options[@]}" --yes --no-install-recommends "${missing[@]}"
+	apt-get update "${options[@]}" || return
+	name_all # with the lists of now
+	apt-get install "${options[@]}" --yes --no-install-recommends "${names[@]}"
 }
 
-echo "installing packages: ${missing[*]}"
+echo "installing packages: ${names[*]}"
 if ! { install || { sleep 5 && install; }; } >"$log" 2>&1 </dev/null; then
 	cat "$log" >&2
-	echo "cannot install packages: ${missing[*]}" >&2
+	echo "cannot install packages: ${names[*]}" >&2
 	exit 1
 fi
 # Nor at the next boot.

@@ -1,6 +1,7 @@
 """The link flannel.<VNI> in the real kernel."""
 
 import asyncio
+import json
 import re
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -87,11 +88,12 @@ def test_a_port_that_another_program_has_is_named() -> None:
 def test_the_device_is_made_as_upstreams_is() -> None:
     link = ensure()
     assert (link.name, link.mac) == ("flannel.1", MAC)
-    shown = ip("-d link show flannel.1")
-    for part in ("mtu 1450", "vxlan id 1 ", "local 192.0.2.1", "dev eth0", "dstport 8472",
-                 "nolearning", "ageing 300", "udpcsum"):  # fmt: skip
-        assert part in shown
-    assert "UP" in re.findall(r"<(.*?)>", shown)[0].split(",")
+    (shown,) = json.loads(ip("-j -d link show flannel.1"))
+    assert shown["mtu"] == 1450
+    assert "UP" in shown["flags"]
+    made = {"id": 1, "local": "192.0.2.1", "link": "eth0", "port": 8472,
+            "learning": False, "ageing": 300, "udp_csum": True}  # fmt: skip
+    assert shown["linkinfo"]["info_data"].items() >= made.items()
     assert Path("/proc/sys/net/ipv6/conf/flannel.1/accept_ra").read_text() == "0\n"
 
 

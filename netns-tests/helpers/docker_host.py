@@ -62,7 +62,9 @@ class DockerContainer:
     @property
     def mtu(self) -> int:
         """The MTU of its eth0, in bytes."""
-        return int(self.run("cat", "/sys/class/net/eth0/mtu"))
+        # Not from /sys: that of a container may be of another network namespace.
+        shown = self.run("ip", "link", "show", "eth0")
+        return int(shown.partition(" mtu ")[2].split()[0])
 
 
 class Docker:
