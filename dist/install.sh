@@ -92,6 +92,8 @@ install_all() {
 	cd "$checkout/dist"
 	put 755 mk-docker-opts.sh "$PREFIX/bin/mk-docker-opts.sh"
 	put 644 flanneld.service "$PREFIX/lib/systemd/system/flanneld.service"
+	put 644 flannel-docker.path "$PREFIX/lib/systemd/system/flannel-docker.path"
+	put 644 flannel-docker.service "$PREFIX/lib/systemd/system/flannel-docker.service"
 	put_all docker.service.d "$PREFIX/lib/systemd/system/docker.service.d"
 	put_all networkd "$PREFIX/lib/systemd/network"
 	put_all NetworkManager "$PREFIX/lib/NetworkManager/conf.d"

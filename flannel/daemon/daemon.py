@@ -148,10 +148,12 @@ class Daemon:
 
     async def run(self) -> None:
         """Run the network again and again, until cancelled."""
+        start = asyncio.create_task(self._shared.hand_over.limit_start())
         try:
             while True:
                 await self._run_and_react()
         finally:
+            start.cancel()
             if self._shared.options.release_on_exit and self._leased is not None:
                 await self._release(self._leased)
 

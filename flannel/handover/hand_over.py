@@ -34,6 +34,9 @@ _LOOK = 3.0
 _LOOKS_A_DOCKER = 10
 """Looks at subnet.env for each full look at docker's bridge, which reads all links of the host,
 while the glances show no change."""
+_START = 10.0
+"""Seconds that a start may take for systemd. With a lease or a saved state it takes one or two;
+dpkg, a boot or an operator should not wait longer for what may come in hours."""
 _HOOK_TIMEOUT = 60.0
 """Seconds; enough to restart docker."""
 
@@ -59,6 +62,16 @@ class HandOver:
         """The result of the last glance at docker's bridge."""
         self._notified: IPv4Network | None = None
         """The subnet that systemd knows."""
+
+    async def limit_start(self) -> None:
+        """Notify systemd that flanneld is started, although it has no subnet for some time.
+
+        STATUS= has the reason, after "waiting: ".
+        """
+        await asyncio.sleep(_START)
+        if self._notified is None:
+            reason = printable(self._status.unready())
+            notify(f"READY=1\nSTATUS=waiting: {reason}", os.environ)
 
     async def keep(self, network: IPv4Network, lease: Lease, mtu: int, ip_masq: bool) -> None:
         """Write subnet.env and keep its content until cancelled.

@@ -12,6 +12,7 @@ mount, PID, IPC, UTS and cgroup namespaces of its own beside the host's network 
 /proc/sys it can write what belongs to that network.
 """
 
+import os
 import subprocess
 import uuid
 from pathlib import Path
@@ -74,7 +75,9 @@ else
         esac
     done
 fi
-systemctl --quiet --root="$PWD" enable "$@"
+# The kernel and its modules are the machine's.
+ln -s /dev/null etc/systemd/system/systemd-modules-load.service
+if [ $# -gt 0 ]; then systemctl --quiet --root="$PWD" enable "$@"; fi
 # chroot would not do: runc puts a program for "docker exec" at the root of the mount namespace.
 pivot_root . mnt
 umount -l mnt
@@ -128,6 +131,26 @@ class Booted:
     def try_run(self, *command: str) -> Completed:
         """A program of the host that may fail."""
         return subprocess.run([*self._enter(), *command], capture_output=True, text=True)
+
+    def type_in(self, command: str, seconds: float = 60) -> str:
+        """What a command prints that somebody types in at a terminal, who says yes to a question.
+
+        It has to succeed, within these seconds.
+        """
+        keyboard, terminal = os.openpty()
+        try:
+            os.write(keyboard, b"y\n")
+            done = subprocess.run(
+                [*self._enter(), "timeout", str(seconds), "sh", "-c", command],
+                stdin=terminal,
+                capture_output=True,
+                text=True,
+            )
+        finally:
+            os.close(keyboard)
+            os.close(terminal)
+        assert done.returncode == 0, f"{command}: {done.returncode}: {done.stdout}{done.stderr}"
+        return done.stdout
 
     def show(self, unit: str, name: str) -> str:
         """A property of a unit."""

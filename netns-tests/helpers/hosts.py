@@ -64,7 +64,7 @@ class Daemon:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it has sent READY=1."""
+        """Whether it has sent READY=1 with a lease."""
         return self._ready.is_set()
 
     def heard(self) -> bytes:
@@ -79,6 +79,8 @@ class Daemon:
             if not message:  # from close()
                 return
             self._kept.hear(message, fds)
+            if b"\nSTATUS=waiting: " in message:  # started, without a subnet
+                continue
             if b"READY=1" in message.split(b"\n"):
                 self._ready.set()
             self._heard.put(message)

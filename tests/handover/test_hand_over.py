@@ -315,3 +315,18 @@ def test_systemd_hears_that_docker_can_start_when_all_parts_are_done(
     assert notified(systemd) == []
     made.hand_over.has("peers", NEXT)
     assert notified(systemd) == [f"READY=1\nSTATUS=lease {NEXT}"]
+
+
+def test_a_start_without_a_lease_ends_for_systemd_after_ten_seconds_with_the_reason(
+    made: Made, clock: Clock, systemd: socket.socket
+) -> None:
+    made.status.conditions.report(Condition.STORE, "etcd does not answer\x1b")
+    clock.run(made.hand_over.limit_start())
+    assert clock.now >= 10
+    assert notified(systemd) == ["READY=1\nSTATUS=waiting: etcd does not answer\\x1b"]
+    clock.run(made.given())
+    for part in PARTS[1:]:
+        made.hand_over.has(part, LEASE)
+    assert notified(systemd) == [f"READY=1\nSTATUS=lease {LEASE}"]
+    clock.run(made.hand_over.limit_start())
+    assert notified(systemd) == []

@@ -8,6 +8,7 @@ import pytest
 
 DIST = Path(__file__).parents[2] / "dist"
 EXISTING = "/bin/true"
+LATE = "flannel-docker"
 
 
 def with_existing_commands(unit: str) -> str:
@@ -17,9 +18,9 @@ def with_existing_commands(unit: str) -> str:
 
 @pytest.fixture
 def flanneld(tmp_path: Path) -> Path:
-    path = tmp_path / "flanneld.service"
-    path.write_text(with_existing_commands((DIST / path.name).read_text()))
-    return path
+    for unit in (*DIST.glob("*.service"), *DIST.glob("*.path")):
+        (tmp_path / unit.name).write_text(with_existing_commands(unit.read_text()))
+    return tmp_path / "flanneld.service"
 
 
 def verify(path: Path) -> tuple[int, str]:
@@ -27,12 +28,11 @@ def verify(path: Path) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-def test_every_service_in_dist_is_verified_here() -> None:
-    assert [path.name for path in DIST.glob("*.service")] == ["flanneld.service"]
-
-
-def test_systemd_has_no_complaint_about_flanneld(flanneld: Path) -> None:
-    assert verify(flanneld) == (0, "")
+def test_systemd_has_no_complaint_about_our_units(flanneld: Path) -> None:
+    names = ["flannel-docker.path", "flannel-docker.service", "flanneld.service"]
+    assert sorted(path.name for path in flanneld.parent.iterdir()) == names
+    for name in names:
+        assert verify(flanneld.with_name(name)) == (0, "")
 
 
 def test_systemd_complains_of_a_key_that_it_does_not_know(flanneld: Path) -> None:
@@ -63,9 +63,16 @@ def test_the_sandbox_is_as_tight_as_promised(flanneld: Path) -> None:
 
 
 def test_docker_reads_the_file_that_flanneld_has_written() -> None:
-    unit = (DIST / "flanneld.service").read_text()
-    written = re.findall(r"(?m)^ExecStartPost=\S+ .*-d (\S+)", unit)
+    options, subnet = "/run/flannel/docker", "/run/flannel/subnet.env"
+    flanneld, late = ((DIST / f"{name}.service").read_text() for name in ("flanneld", LATE))
     drop_in = (DIST / "docker.service.d/flannel.conf").read_text()
-    assert written == re.findall(r"(?m)^EnvironmentFile=([^-]\S*)", drop_in)
+    makes = rf"(?m)^%s=.*/usr/bin/mk-docker-opts -i -d {options}\b"
+    assert re.search(makes % "ExecStartPost", flanneld)
+    assert re.search(makes % "ExecStart", late)
+    assert f"\nEnvironmentFile={options}\n" in drop_in
     # ... and makes it anew: the lease may have changed since.
-    assert written == re.findall(r"(?m)^ExecStartPre=.*mk-docker-opts -i -d ([^\s']+)", drop_in)
+    assert re.search(makes % "ExecStartPre", drop_in)
+    # Not before there is a subnet, and not later.
+    assert f"\nConditionPathExists={options}\n" in drop_in
+    assert f"'test ! -e {subnet} ||" in flanneld
+    assert f"\nPathExists={subnet}\n" in (DIST / f"{LATE}.path").read_text()
