@@ -103,6 +103,8 @@ async def _ask_store(context: Context, facts: Facts) -> list[Finding]:
         findings.append(Finding("no-lease", f"etcd has none for {facts.subnet or 'this host'}"))
     by_address: dict[IPv4Address, list[Lease]] = {}
     for lease in facts.leases:
+        if lease.has_no_host_yet:
+            continue  # its host may hold another lease until it starts again
         by_address.setdefault(lease.attrs.public_ip, []).append(lease)
     for address, leases in by_address.items():
         if len(leases) > 1:

@@ -30,6 +30,9 @@ async def examine_peers(context: Context, facts: Facts, host: Host) -> AsyncIter
 async def _peer(context: Context, facts: Facts, host: Host, peer: Peer) -> list[Finding]:
     who = f"{peer.public_ip} ({peer.subnet})"
     misfit = _misfit(facts, peer)
+    if peer.is_awaited and (misfit or peer.rtt is None):
+        what = f"{peer.subnet} is reserved for {peer.public_ip}, whose flanneld has not started"
+        return [Finding("not-started", f"{what} since")]
     if misfit and (peer.rtt is not None or peer.underlay_rtt is not None):
         return [Finding("peer-not-ready", f"{who} is not of this network: {misfit}")]
     way = await host.netlink.find_way(first_container(IPv4Network(peer.subnet)))

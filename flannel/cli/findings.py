@@ -107,6 +107,10 @@ KINDS: dict[str, Kind] = {
     "peer-down": Kind(
         "containers there cannot be reached",
         "see whether that host runs; if it is gone for good: flannel release SUBNET"),
+    "not-started": Kind(
+        "the subnet is kept for that host",
+        "start flanneld there, or flannel release SUBNET if it will not come",
+        severity="warning"),
     "peer-port": Kind(
         "containers there cannot be reached",
         "let that UDP port pass in both directions between the hosts, on both and on the way"),

@@ -65,16 +65,35 @@ def _data(document: dict[str, Any]) -> str:
 
 
 async def reserve(context: Context, public_ip: IPv4Address, subnet: IPv4Network | None) -> int:
-    """Reserve a subnet for a host.
+    """Reserve a subnet for a host; ask first if the host is to leave the one that it holds.
 
-    :raises BadOption: there is no network config.
+    :raises BadOption: there is no network config, or nobody can be asked.
     """
     document = await context.config_document()
     if document is None:
         raise BadOption("cannot reserve a subnet: there is no network config yet")
     config = NetworkConfig.from_json(document.text)
-    lease = await reservations.reserve(context.store, config, public_ip, subnet)
-    context.show(lease_document(lease), f"reserved {lease.subnet} for {lease.attrs.public_ip}")
+    held = reservations.held_by((await context.store.snapshot()).leases, public_ip)
+    used = [each.subnet for each in held if not each.has_no_host_yet]
+    left = used[0] if used and subnet not in (None, *used) else None
+    question = (
+        f"{public_ip} holds {left}. It changes to {subnet} at the next start of its flanneld: no "
+        "host reaches its containers from then on, until docker is restarted there as well. "
+        "Reserve it?"
+    )
+    if left is not None and not context.confirm(question):
+        return 1
+    ttl = int(context.options.subnet_lease_ttl.total_seconds())
+    lease = await reservations.reserve(context.store, config, public_ip, subnet, ttl=ttl)
+    note = ""
+    if left is not None:
+        note = "; on that host: systemctl restart flanneld docker"
+    elif lease.subnet in used:
+        note = ", which holds it; nothing changes for its containers"
+    context.show(
+        {**lease_document(lease), "moves_from": str(left) if left is not None else None},
+        f"reserved {lease.subnet} for {lease.attrs.public_ip}{note}",
+    )
     return 0
 
 

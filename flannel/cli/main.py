@@ -129,7 +129,8 @@ async def _dispatch(context: "Context", arguments: argparse.Namespace) -> int:
             from flannel.cli import leases
 
             if command == "reserve":
-                return await leases.reserve(context, arguments.host, arguments.subnet)
+                subnet = arguments.to or arguments.subnet
+                return await leases.reserve(context, arguments.host, subnet)
             if command == "release":
                 return await leases.release(context, arguments.subnet)
             return await leases.leases(context)
@@ -207,9 +208,10 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     reserve = add("reserve", "reserve a subnet for a host; a reservation never expires")
     reserve.add_argument("host", metavar="HOST", type=_address, help="its public address")
-    reserve.add_argument(
-        "subnet", metavar="SUBNET", type=_network, nargs="?", help="default: any that is free"
-    )
+    which = reserve.add_mutually_exclusive_group()
+    default = "default: the one that the host holds, or else any that is free"
+    which.add_argument("subnet", metavar="SUBNET", type=_network, nargs="?", help=default)
+    which.add_argument("--subnet", dest="to", metavar="SUBNET", type=_network, help="the same")
     release = add("release", "give up the lease or reservation of a subnet")
     release.add_argument("subnet", metavar="SUBNET", type=_network, help="such as 10.1.5.0/24")
     config = commands.add_parser(
@@ -219,7 +221,7 @@ def parser() -> argparse.ArgumentParser:
     set_config = _add_actions(lambda name, text: add(name, text, actions))
     cleanup = add("cleanup", "remove everything of flannel's from this host, after asking")
     add("hand-back", "leave this host to CoreOS's flanneld, while packets flow on")
-    for each in (release, set_config, cleanup):
+    for each in (reserve, release, set_config, cleanup):
         each.add_argument("--yes", action="store_true", help="do not ask")
     add("docker-opts", "make options for docker from subnet.env; it has its own flags, see -h")
     add("version", "print the version")

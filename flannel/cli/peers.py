@@ -1,6 +1,6 @@
 """flannel peers: which hosts answer, how quickly, and packets up to which size."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ class Peer:
         unknown.
     :ivar full_size: packets of the overlay's MTU get there and back; None: unknown.
     :ivar probe: the answer of its flanneld; None: it was not asked.
+    :ivar is_awaited: the subnet is reserved for it, and it has written nothing there yet.
     """
 
     subnet: str
@@ -45,10 +46,13 @@ class Peer:
     mtu: int | None
     full_size: bool | None
     probe: PortAnswer | None
+    is_awaited: bool = False
 
     @property
     def state(self) -> str:
         """One or two words for people."""
+        if self.rtt is None and self.is_awaited:
+            return "not started yet"
         if self.rtt is None:
             return "unreachable" if self.underlay_rtt is None else "not through the overlay"
         if self.probe is None:
@@ -63,7 +67,7 @@ class Peer:
 
 
 async def peers(context: Context) -> int:
-    """Print all peers; exit status 1 if one cannot be reached."""
+    """Print all peers; exit status 1 if one that has started cannot be reached."""
     found, note = await probe_peers(context)
     rows = [
         (each.subnet, each.public_ip, each.backend, each.state, each.rtt, each.mtu)
@@ -72,7 +76,7 @@ async def peers(context: Context) -> int:
     lines = table(rows, ("SUBNET", "HOST", "BACKEND", "STATE", "RTT ms", "MTU"))
     document = {"peers": [each.document() for each in found], "note": note}
     context.show(document, *lines, note)
-    return 0 if all(each.rtt is not None for each in found) else 1
+    return 0 if all(each.rtt is not None or each.is_awaited for each in found) else 1
 
 
 async def probe_peers(context: Context) -> tuple[list[Peer], str]:
@@ -98,7 +102,16 @@ async def probe_peers(context: Context) -> tuple[list[Peer], str]:
         for each in documents
         if each["subnet"] != own.subnet and each["public_ip"] != own.public_ip
     ]
-    return await _probe(context, leases, own.mtu), note
+    awaited = {IPv4Network(each["subnet"]) for each in documents if _is_awaited(each)}
+    found = await _probe(context, leases, own.mtu)
+    return [replace(each, is_awaited=IPv4Network(each.subnet) in awaited) for each in found], note
+
+
+def _is_awaited(document: dict[str, Any]) -> bool:
+    """See `Lease.has_no_host_yet`."""
+    is_blank = LeaseAttrs(IPv4Address(document["public_ip"])).backend == document["backend"]
+    has_host = document["node_id"] or document["backend_data"] is not None
+    return document["reservation"] and is_blank and not has_host
 
 
 class _Own(NamedTuple):

@@ -6,6 +6,7 @@ Policy on a lease store; `flannel.leases.subnets` serves the acquired lease.
 import asyncio
 import logging
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from ipaddress import IPv4Network
 from random import Random
@@ -94,18 +95,31 @@ class Acquisition:
                 return lease
         raise LeaseTaken(f"cannot lease a subnet: others were quicker {ATTEMPTS} times")
 
-    async def _reuse(self, own: Iterable[Lease], attrs: LeaseAttrs) -> Lease | None:
+    async def _reuse(self, own: Collection[Lease], attrs: LeaseAttrs) -> Lease | None:
         """Keep the first of our leases that fits the config; None if none does."""
         for lease in own:
             if self._config.fits(lease.subnet):
                 log.info("lease %s is ours, keeping it", lease.subnet)
-                return await self._own_lease.write(lease, attrs)
+                kept = await self._own_lease.write(lease, attrs)
+                if lease.has_no_host_yet:
+                    await self._leave_others(own, kept)
+                return kept
             if lease.ttl is None:
                 log.warning("reservation %s does not fit the network config; left alone", lease)
             else:
                 log.warning("giving up lease %s: it does not fit the network config", lease)
                 await self._store.release(lease)
         return None
+
+    async def _leave_others(self, own: Iterable[Lease], kept: Lease) -> None:
+        """Give up the leases from which an operator has moved this host to a reservation."""
+        node_id = kept.attrs.node_id
+        for lease in own:
+            is_left = lease.subnet != kept.subnet and lease.ttl is not None
+            if is_left and node_id and lease.attrs.node_id == node_id:
+                log.warning("giving up lease %s: %s is reserved for this host", lease, kept.subnet)
+                with suppress(LeaseChanged):  # it ends by itself
+                    await self._store.release(lease)
 
     async def _adopt(self, leases: Iterable[Lease], attrs: LeaseAttrs) -> Lease | None:
         """Take over the lease of a dead host with our public address; None if there is none.

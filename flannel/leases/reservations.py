@@ -20,13 +20,20 @@ from flannel.stores import Store
 
 
 async def reserve(
-    store: Store, config: NetworkConfig, public_ip: IPv4Address, subnet: IPv4Network | None = None
+    store: Store,
+    config: NetworkConfig,
+    public_ip: IPv4Address,
+    subnet: IPv4Network | None = None,
+    *,
+    ttl: int = 86400,
 ) -> Lease:
     """Reserve ``subnet``, or any free one, for the host with ``public_ip``.
 
     If the host has leased that subnet already, its lease becomes a reservation; the host goes on
-    undisturbed.
+    undisturbed. If it holds a different one, it moves when its flanneld starts next; a reservation
+    of that one ends.
 
+    :param ttl: seconds that are left of such a reservation if its host uses it.
     :raises BadLease: the subnet does not fit the network config.
     :raises LeaseTaken: the subnet is leased by another host, or overlaps a leased one.
     :raises NoFreeSubnet: no subnet was named, and none is free.
@@ -37,11 +44,24 @@ async def reserve(
             f"cannot reserve {subnet}: it is no /{config.subnet_len} from {config.subnet_min} to "
             f"{config.subnet_max}"
         )
-    for lease in leases:
-        if lease.attrs.public_ip == public_ip and subnet in (None, lease.subnet):
+    held = held_by(leases, public_ip)
+    for lease in held:
+        if subnet in (None, lease.subnet):
             return await store.replace(lease, lease.attrs, None)
     wanted = subnet or choose_free(config, _subnets(leases), SystemRandom())
-    return await store.create(wanted, LeaseAttrs(public_ip), None)
+    made = await store.create(wanted, LeaseAttrs(public_ip), None)
+    for lease in held:
+        if lease.has_no_host_yet:
+            await store.release(lease)
+        elif lease.ttl is None:
+            await store.replace(lease, lease.attrs, ttl)
+    return made
+
+
+def held_by(leases: Iterable[Lease], public_ip: IPv4Address) -> list[Lease]:
+    """The leases of the host with that address; those that it uses come first."""
+    held = [lease for lease in leases if lease.attrs.public_ip == public_ip]
+    return sorted(held, key=lambda each: each.has_no_host_yet)
 
 
 async def release(store: Store, subnet: IPv4Network) -> Lease | None:

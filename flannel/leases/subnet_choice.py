@@ -35,11 +35,18 @@ def own_first(
 ) -> list[Lease]:
     """The leases of this host, the one to use first.
 
-    The order: the lease of ``previous``, then leases with its NodeID, then leases recognized by its
-    address alone; among equals, the store's order.
+    The order: a reservation that no host has used yet, the lease of ``previous``, then leases with
+    its NodeID, then leases recognized by its address alone; among equals, the store's order.
     """
     found = [lease for lease in leases if is_of(lease.attrs, own)]
-    return sorted(found, key=lambda each: (each.subnet != previous, not each.attrs.node_id))
+    return sorted(
+        found,
+        key=lambda each: (
+            not each.has_no_host_yet,
+            each.subnet != previous,
+            not each.attrs.node_id,
+        ),
+    )
 
 
 def rival(leases: Iterable[Lease], own: LeaseAttrs) -> Lease | None:

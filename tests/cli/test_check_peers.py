@@ -39,6 +39,21 @@ def test_one_that_answers_beside_the_overlay_only_has_a_filter_before_its_port(
     }
 
 
+def test_a_reservation_whose_host_has_not_come_is_no_fault(world: World) -> None:
+    host = IPv4Address("192.0.2.77")
+    world.store.put(IPv4Network("10.1.77.0/24"), LeaseAttrs(host), None)
+    what = "10.1.77.0/24 is reserved for 192.0.2.77, whose flanneld has not started since"
+    for backend in ("vxlan", "host-gw", "udp"):
+        world.daemon["backend"] = backend
+        assert {"not-started": what}.items() <= findings(world).items()
+        world.reach[host] = 1500  # the machine is there, or runs with another subnet
+    world.daemon["backend"] = "vxlan"
+    done = world.run("check", "--json")
+    assert (done.status, done.document["healthy"]) == (0, True)
+    world.store.put(IPv4Network("10.1.78.0/24"), LeaseAttrs(PEER_HOST), None)  # it moves
+    assert findings(world).keys() == {"not-started"}
+
+
 def test_with_udp_a_closed_port_is_a_flanneld_that_does_not_run(world: World) -> None:
     world.store.configure('{"Network": "10.1.0.0/16", "Backend": {"Type": "udp"}}')
     world.daemon["backend"] = "udp"

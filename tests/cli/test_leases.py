@@ -98,6 +98,32 @@ class TestReserve:
         assert done.err.startswith(f"flannel: {why}")
         assert world.store.leases == before
 
+    @pytest.mark.parametrize("subnet", [(), (str(PEER),), ("--subnet", str(PEER))])
+    def test_the_lease_of_a_host_becomes_its_reservation(
+        self, world: World, subnet: tuple[str, ...]
+    ) -> None:
+        done = world.run("reserve", "192.0.2.9", *subnet)
+        assert (done.status, done.out) == (0, (
+            "reserved 10.1.9.0/24 for 192.0.2.9, which holds it; nothing changes for its "
+            "containers\n"))  # fmt: skip
+        reserved = world.store.leases[PEER]
+        assert (reserved.ttl, reserved.attrs) == (None, world.peer.attrs)
+
+    def test_a_host_is_moved_after_a_yes(self, world: World) -> None:
+        wish = ("reserve", "192.0.2.9", "--subnet", "10.1.50.0/24")
+        world.terminal = "n\n"
+        assert world.run(*wish).status == 1
+        assert len(world.store.leases) == 2
+        world.terminal = "y\n"
+        done = world.run(*wish)
+        assert "192.0.2.9 holds 10.1.9.0/24. It changes to 10.1.50.0/24 at the next" in done.err
+        assert done.out.endswith("; on that host: systemctl restart flanneld docker\n")
+        assert world.store.leases[IPv4Network("10.1.50.0/24")].has_no_host_yet
+        assert world.store.leases[PEER].ttl == 70000
+        document = world.run("reserve", "192.0.2.9", "10.1.51.0/24", "--yes", "--json").document
+        assert document["moves_from"] == "10.1.9.0/24"
+        assert IPv4Network("10.1.50.0/24") not in world.store.leases
+
     def test_without_a_network_config_there_is_nothing_to_reserve(self, world: World) -> None:
         world.store.configure(None)
         done = world.run("reserve", "192.0.2.50")

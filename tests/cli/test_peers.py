@@ -36,7 +36,15 @@ def test_the_document_has_all_of_it(world: World) -> None:
         "subnet": str(PEER), "public_ip": str(PEER_HOST), "address": str(PEER_TUNNEL),
         "backend": "vxlan", "is_ours": True, "ttl": 70000, "underlay_rtt": None, "mtu": 1450,
         "full_size": True, "probe": {"ready": True, "refused": False}, "state": "ready",
+        "is_awaited": False,
     }  # fmt: skip
+
+
+def test_a_host_that_a_subnet_is_reserved_for_has_time(world: World) -> None:
+    world.store.put(IPv4Network("10.1.77.0/24"), LeaseAttrs(IPv4Address("192.0.2.77")), None)
+    done = world.run("peers")
+    assert done.status == 0
+    assert "not started yet" in done.lines[-1]
 
 
 @pytest.mark.parametrize(

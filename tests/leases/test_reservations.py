@@ -9,7 +9,7 @@ import pytest
 from fake_store import FakeStore
 
 from flannel.errors import BadLease, LeaseTaken, NoFreeSubnet
-from flannel.lease import LeaseAttrs
+from flannel.lease import Lease, LeaseAttrs
 from flannel.leases.reservations import release, reserve
 from flannel.leases.subnets import SubnetManager
 from flannel.network_config import NetworkConfig
@@ -71,3 +71,45 @@ def test_releasing_removes_the_lease_and_returns_it() -> None:
     assert run(release(store, A)) == made
     assert store.leases == {}
     assert run(release(store, A)) is None
+
+
+def test_a_host_moves_to_its_reservation_at_its_next_start() -> None:
+    store = FakeStore()
+    attrs = LeaseAttrs(ME, "host-gw", node_id="n1")
+    store.put(A, attrs, 50)
+    run(reserve(store, SMALL, ME, B))
+    lease = run(SubnetManager(store, SMALL).acquire(attrs, A))
+    assert (lease.subnet, lease.attrs, lease.ttl) == (B, attrs, None)
+    assert list(store.leases) == [B]
+    # It stays, whatever it held before.
+    store.put(A, attrs, 50)
+    assert run(SubnetManager(store, SMALL).acquire(attrs, B)).subnet == B
+    assert A in store.leases
+
+
+def test_a_reservation_that_a_host_uses_becomes_a_lease_where_it_moves() -> None:
+    store = FakeStore()
+    attrs = LeaseAttrs(ME, "host-gw", node_id="n1")
+    store.put(A, attrs, None)
+    run(reserve(store, SMALL, ME, B, ttl=70))
+    assert store.leases[A].ttl == 70
+    assert run(SubnetManager(store, SMALL).acquire(attrs, A)).subnet == B
+    assert list(store.leases) == [B]
+
+
+def test_the_lease_of_a_host_without_an_identity_is_left_to_its_end() -> None:
+    """By its address alone it may be another host's."""
+    store = FakeStore()
+    store.put(A, LeaseAttrs(ME, "host-gw"), 50)
+    store.put(B, LeaseAttrs(ME), None)
+    attrs = LeaseAttrs(ME, "host-gw", node_id="n1")
+    assert run(SubnetManager(store, SMALL).acquire(attrs, A)).subnet == B
+    assert list(store.leases) == [A, B]
+
+
+def test_a_reservation_has_no_host_until_one_has_written_it() -> None:
+    blank = LeaseAttrs(ME)
+    assert Lease(A, blank, None).has_no_host_yet
+    assert not Lease(A, blank, 50).has_no_host_yet
+    assert not Lease(A, LeaseAttrs(ME, node_id="n1"), None).has_no_host_yet
+    assert not Lease(A, LeaseAttrs(ME, "vxlan"), None).has_no_host_yet
