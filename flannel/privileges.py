@@ -10,6 +10,7 @@ Capabilities belong to a thread: call `drop` before a second thread starts.
 import ctypes
 import logging
 import os
+import re
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -56,6 +57,33 @@ def drop(secrets: Iterable[Path] = ()) -> None:
     # Only if there is something to drop: a filter of system calls may forbid the call.
     if (effective | permitted | inheritable) & ~kept:
         _set(effective & kept, permitted & kept, inheritable & kept)
+
+
+def is_no_flanneld(pid: int) -> bool:
+    """Whether a process cannot be a flanneld; False if that is unknown.
+
+    It is none if it cannot change links, as root of a container, or if /proc hides it: with
+    ``hidepid`` (proc(5)), as in flanneld's unit, root sees those processes that have no
+    capabilities beyond its own, and every flanneld drops the same ones.
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
+    except FileNotFoundError:
+        return pid > 0 and _exists(pid)
+    except OSError:
+        return False
+    effective = re.search(r"^CapEff:\s*([0-9a-f]+)$", status, re.MULTILINE)
+    return effective is not None and not int(effective[1], 16) & 1 << CAP_NET_ADMIN
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is not ours to signal
+        pass
+    return True
 
 
 def _is_readable(path: Path) -> bool:

@@ -10,6 +10,9 @@
 A lock is flock(2) on ``flanneld.lock`` in the directory. The kernel releases it when the process
 ends for any reason. The file stays; it names the process, the systemd unit and the host of the last
 holder. Hosts may share a directory, and a process may be in a container.
+
+Root of a container that is given the directory, for subnet.env, can lock the file too. A lock does
+not count if all its holders are processes that could not serve a network.
 """
 
 import asyncio
@@ -25,6 +28,7 @@ from time import monotonic, sleep
 from flannel.atomic_file import make_directory
 from flannel.errors import AlreadyRunning
 from flannel.once import Once
+from flannel.privileges import is_no_flanneld
 from flannel.threads import NoThread, in_thread
 
 log = logging.getLogger(__name__)
@@ -37,6 +41,7 @@ _POLL = 0.1
 _LOOK = 2.0
 """Seconds between two looks at the lock files."""
 _MAX_BYTES = 200
+_LOCKS = Path("/proc/locks")
 
 
 class RunLock:
@@ -105,9 +110,12 @@ class RunLock:
                 return ""
             flock(fd, LOCK_EX | LOCK_NB)
         except BlockingIOError:
-            holder = _holder(fd)
+            holder, is_weak = _holder(fd), _is_held_by_weaker(fd)
             os.close(fd)
-            return holder
+            if is_weak:
+                text = "a process that is no flanneld holds the lock"
+                self._problems.warn(path, f"cannot lock {path}: {text}")
+            return "" if is_weak else holder
         except OSError as why:
             os.close(fd)
             self._problems.warn(path, f"cannot lock {path}: {why.strerror}")
@@ -133,7 +141,7 @@ def find_holder(directory: Path) -> str:
         # Shared: processes that ask are not taken for a flanneld, and NFS needs no write access.
         flock(fd, LOCK_SH | LOCK_NB)
     except BlockingIOError:
-        return _holder(fd)
+        return "" if _is_held_by_weaker(fd) else _holder(fd)
     except OSError:
         return ""  # files that cannot be locked are not locked by a flanneld either
     finally:
@@ -193,6 +201,23 @@ def _holder(fd: int) -> str:
     return (
         f"another flanneld, {process}," if process and process.isprintable() else "another flanneld"
     )
+
+
+def _is_held_by_weaker(fd: int) -> bool:
+    """Whether all holders of the lock on a file are processes that could not serve a network.
+
+    False if a holder is unknown: on another host, or in a PID namespace beside ours.
+    """
+    found = os.fstat(fd)
+    # proc(5): number, type, mode, access, PID, device (both halves in hexadecimal) and inode.
+    inode = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    try:
+        lines = _LOCKS.read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    locks = [words for line in lines if "->" not in (words := line.split()) and len(words) > 5]
+    pids = {int(words[4]) for words in locks if (words[1], words[5]) == ("FLOCK", inode)}
+    return bool(pids) and all(map(is_no_flanneld, pids)) and not is_no_flanneld(os.getpid())
 
 
 def _is_at(path: Path, fd: int) -> bool:

@@ -181,3 +181,34 @@ def test_a_real_process_has_no_more_than_that_and_can_get_no_more() -> None:
     is_root = os.geteuid() == 0
     for name in ("CapEff", "CapPrm", "CapInh", *(["CapBnd"] if is_root else [])):
         assert not int(found[name], 16) & ~KEPT
+
+
+class TestOtherProcesses:
+    """Which processes cannot be a flanneld."""
+
+    def status(self, monkeypatch: pytest.MonkeyPatch, answer: str | OSError) -> None:
+        def read(_: Path, **__: Any) -> str:
+            if isinstance(answer, OSError):
+                raise answer
+            return answer
+
+        monkeypatch.setattr(Path, "read_text", read)
+
+    @pytest.mark.parametrize(
+        ("effective", "expected"), [(KEPT, False), (ALL, False), (1 << CAP_NET_RAW, True)]
+    )
+    def test_those_that_cannot_change_links(
+        self, monkeypatch: pytest.MonkeyPatch, effective: int, expected: bool
+    ) -> None:
+        self.status(monkeypatch, f"Name:\tx\nCapEff:\t{effective:016x}\nSeccomp:\t0\n")
+        assert privileges.is_no_flanneld(1) is expected
+
+    def test_those_that_proc_hides(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.status(monkeypatch, FileNotFoundError())
+        assert privileges.is_no_flanneld(1)
+        assert not privileges.is_no_flanneld(0)  # in a PID namespace beside this one
+        assert not privileges.is_no_flanneld(2**22 + 1)  # it has ended (PID_MAX_LIMIT)
+        self.status(monkeypatch, PermissionError())
+        assert not privileges.is_no_flanneld(1)
+        self.status(monkeypatch, "it has ended\n")
+        assert not privileges.is_no_flanneld(1)

@@ -119,6 +119,36 @@ def test_a_second_flanneld_is_refused_and_the_first_named(
     assert find_holder(mine[shared]) == other.name
 
 
+def test_a_process_that_is_no_flanneld_cannot_keep_one_from_starting(
+    directories: tuple[Path, Path],
+    lock: RunLock,
+    other: Other,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(module, "is_no_flanneld", lambda pid: pid == other.process.pid)
+    path = directories[0] / FILE_NAME
+    assert find_holder(directories[0]) == ""
+    lock.take()
+    assert f"cannot lock {path}: a process that is no flanneld holds the lock" in caplog.text
+    other.end()
+    lock._look()  # it locks the files as soon as it can
+    monkeypatch.undo()
+    assert str(os.getpid()) in find_holder(directories[0])
+
+
+def test_a_holder_that_is_not_known_is_a_flanneld(
+    directories: tuple[Path, Path], other: Other, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(module, "is_no_flanneld", lambda _: True)  # this process as well
+    assert find_holder(directories[0]) == other.name
+    monkeypatch.setattr(module, "is_no_flanneld", lambda pid: pid == other.process.pid)
+    monkeypatch.setattr(module, "_LOCKS", tmp_path / "locks")
+    assert find_holder(directories[0]) == other.name
+    (tmp_path / "locks").write_text("1: POSIX ADVISORY WRITE 1 fe:00:1 0 EOF\n1: -> FLOCK\n\n")
+    assert find_holder(directories[0]) == other.name
+
+
 def test_with_other_directories_there_may_be_several(tmp_path: Path, other: Other) -> None:
     lock = RunLock(tmp_path / "a", tmp_path / "b")
     lock.take()

@@ -15,14 +15,13 @@ import asyncio
 import errno
 import logging
 import os
-import re
 import socket
 import struct
 from contextlib import suppress
 from pathlib import Path
 
 from flannel.errors import AlreadyRunning
-from flannel.privileges import CAP_NET_ADMIN
+from flannel.privileges import is_no_flanneld
 from flannel.run_lock import describe
 
 log = logging.getLogger(__name__)
@@ -124,18 +123,9 @@ def _holder(name: str) -> str | None:
         except OSError:  # also of one whose queue is full: it may be anybody
             return None
     pid, uid, _ = _UCRED.unpack(found)
-    counts = uid in (0, os.geteuid()) and not (_is_weak(pid) and not _is_weak(os.getpid()))
+    is_weaker = is_no_flanneld(pid) and not is_no_flanneld(os.getpid())
+    counts = uid in (0, os.geteuid()) and not is_weaker
     return describe(pid) if counts else None
-
-
-def _is_weak(pid: int) -> bool:
-    """Whether a process cannot change links, as root of a container; False if that is not known."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
-    except OSError:
-        return False
-    effective = re.search(r"^CapEff:\s*([0-9a-f]+)$", status, re.MULTILINE)
-    return effective is not None and not int(effective[1], 16) & 1 << CAP_NET_ADMIN
 
 
 def _address(name: str) -> str:

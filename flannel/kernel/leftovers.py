@@ -9,6 +9,7 @@ network namespace has claimed stays, with the routes over its device.
 
 import logging
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network
 
@@ -127,8 +128,12 @@ def _remove_entries(
 
 
 def _networks(names: Collection[str]) -> list[IPv4Network]:
-    """Those of the claims that are networks and not devices."""
-    return [IPv4Network(each) for each in names if "/" in each]
+    """Those of the claims that are networks; any root program can claim what is no name of ours."""
+    found = []
+    for each in names:
+        with suppress(ValueError):
+            found.append(IPv4Network(each))
+    return found
 
 
 def _is_within(entry: Entry, ranges: Collection[tuple[int, int, int]]) -> bool:

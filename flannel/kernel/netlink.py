@@ -20,7 +20,7 @@ from typing import Any, Self
 from flannel.errors import KernelError
 from flannel.kernel.entries import PROTOCOL
 from flannel.kernel.links import Address, Link, VxlanSettings, Way
-from flannel.kernel.rtlayout import NLM_F_REQUEST, RTM_GETLINK, RTM_GETROUTE
+from flannel.kernel.rtlayout import LAST_METRIC, NLM_F_REQUEST, RTM_GETLINK, RTM_GETROUTE
 
 _GET_LINK, _GET_ROUTE = (RTM_GETLINK, NLM_F_REQUEST), (RTM_GETROUTE, NLM_F_REQUEST)
 """What pyroute2 calls "get", but for NLM_F_ACK: the answer is the acknowledgement, or an error is.
@@ -35,7 +35,6 @@ _IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000  # if.h
 _IFA_F_DEPRECATED = 0x20  # if_addr.h
 _RTN_LOCAL = 2  # rtnetlink.h
 _SCOPE_LINK = 253  # rtnetlink.h: RT_SCOPE_LINK
-_LAST_METRIC = 2**32 - 1
 _NO_WAY = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL}
 """No route; and what the kernel answers for routes of type unreachable, prohibit and blackhole."""
 
@@ -272,7 +271,7 @@ def _blackhole(dst: IPv4Network) -> dict[str, Any]:
     return {
         "dst": str(dst),
         "type": "blackhole",
-        "priority": _LAST_METRIC,
+        "priority": LAST_METRIC,
         "proto": PROTOCOL,
     }
 

@@ -219,12 +219,14 @@ def _hops(multipath: bytes) -> Iterator[tuple[int, dict[int, bytes]]]:
 
 
 def parse_blackhole(payload: bytes) -> IPv4Network | None:
-    """The destination of a blackhole route of ours in the main table."""
+    """The destination of a blackhole route of ours: in the main table, with the last metric."""
     _, prefix_len, _, _, table, protocol, _, kind, _ = rt.RTMSG.unpack_from(payload)
-    if (table, protocol, kind) != (rt.RT_TABLE_MAIN, PROTOCOL, rt.RTN_BLACKHOLE):
+    attributes = rt.attributes(payload, rt.RTMSG.size)
+    metric = rt.number(attributes.get(rt.RTA_PRIORITY))
+    ours = rt.RT_TABLE_MAIN, PROTOCOL, rt.RTN_BLACKHOLE, rt.LAST_METRIC
+    if (table, protocol, kind, metric) != ours:
         return None
-    dst = rt.attributes(payload, rt.RTMSG.size).get(rt.RTA_DST, bytes(rt.ADDRESS_LENGTH))
-    return IPv4Network((dst, prefix_len))
+    return IPv4Network((attributes.get(rt.RTA_DST, bytes(rt.ADDRESS_LENGTH)), prefix_len))
 
 
 def parse_nexthop(payload: bytes) -> tuple[Nexthop, int] | None:

@@ -83,7 +83,7 @@ def test_what_another_flanneld_has_claimed_stays_with_its_routes() -> None:
         host.netlink.add(link)
     host.tables.intrude(*route("10.6.2.0/24", 10), *route("10.8.2.0/24"), *route("10.9.2.0/24"))
     host.tables.whole = [FoundRoute(IPv4Network("10.7.0.0/16"), None, TUN.index, 0)]
-    remove(host, "flannel.1", "flannel.2", "flannel.3", "flannel0", "10.8.0.0/16")
+    remove(host, "flannel.1", "flannel.2", "flannel.3", "flannel0", "10.8.0.0/16", "x/y", "")
     assert names(host) == ["flannel.1", "flannel.2", "renamed", "flannel0"]
     left = [each for each in host.tables.entries.values() if isinstance(each, Route)]
     assert [each.dst for each in left] == [bytes([10, 6, 2, 0]), bytes([10, 8, 2, 0])]

@@ -111,6 +111,7 @@ class TestFromTheKernel:
             (UNREACHABLE, None),
             (CLASSIC, None),
             (BLACKHOLE[:10] + "03" + BLACKHOLE[12:], None),  # of another protocol
+            (BLACKHOLE[:-8] + "05000000", None),  # of another metric
         ],
     )
     def test_only_blackholes_of_ours_are_blackholes(

@@ -155,7 +155,8 @@ class TestDumps:
             payload(Route(bytes((10, 9, 0, 0)), 16, bytes((192, 0, 2, 9)), 3, protocol=3)),
             payload(Route(bytes((10, 5, 2, 0)), 24, bytes((192, 0, 2, 9)), 3)),
             rt.RTMSG.pack(2, 24, 0, 0, rt.RT_TABLE_MAIN, PROTOCOL, 0, rt.RTN_BLACKHOLE, 0)
-            + rt.address_attribute(rt.RTA_DST, bytes((10, 5, 1, 0))),
+            + rt.address_attribute(rt.RTA_DST, bytes((10, 5, 1, 0)))
+            + rt.number_attribute(rt.RTA_PRIORITY, rt.LAST_METRIC),
         ]
         assert [str(each.dst) for each in tables.list_foreign_routes()] == ["10.9.0.0/16"]
         assert tables.list_blackholes() == {IPv4Network("10.5.1.0/24")}
