@@ -208,6 +208,8 @@ class Endpoints:
     def _request(self, client: Any, *request: Any) -> Answer:
         try:
             return _request(client, *request)
+        except etcd.EtcdWatchTimedOut:  # a connection that failed, to python-etcd
+            raise
         except etcd.EtcdConnectionFailed as error:
             raise _connection_trouble(error.cause, self._files) from None
 
