@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from typing import Any, assert_never
 
@@ -16,7 +17,7 @@ from flannel.document import MAX_CHARS, BadDocument, Members, parse_object, show
 from flannel.errors import BadLease
 
 # A key of a dual-stack cluster has an IPv6 subnet after "&"; this program ignores it.
-_KEY = re.compile(r"([0-9.]{7,15})-(3[0-2]|[12]?[0-9])(?:&[0-9a-fA-F:.]+-[0-9]{1,3})?")
+_KEY = re.compile(r"([0-9.]{7,15})-(3[0-2]|[12]?[0-9])(?:&[0-9a-fA-F:.]{2,45}-[0-9]{1,3})?")
 
 _UNNAMED_BACKEND = "udp"
 
@@ -26,6 +27,12 @@ LAST_INDEX = 2**64 - 1
 """Indexes of etcd are unsigned 64 bit numbers."""
 
 _NODE_ID = re.compile(r"[A-Za-z0-9-]{0,64}")
+
+_RECENT = 1 << 15
+"""Keys and values that are parsed once: at a start each comes out of the saved state and of two
+lists. The value of a larger cluster's lease is parsed each time."""
+_SHORT = 512
+"""Characters of a value that may be kept so. Backends of flannel write at most 150."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,31 +71,9 @@ class LeaseAttrs:
 
         :raises BadLease: it is not JSON, or has no unicast ``PublicIP``, or a wrong type.
         """
-        try:
-            members = Members(parse_object(text, max_chars))
-        except BadDocument as why:
-            raise BadLease(f"its value cannot be read: {why}") from None
-        public_ip = members.get("PublicIP")
-        backend_type = members.get("BackendType") or ""
-        if not isinstance(backend_type, str):
-            raise BadLease(f"its BackendType is {shown(backend_type)}, not a string")
-        try:
-            if not isinstance(public_ip, str):
-                raise AddressValueError
-            address = IPv4Address(public_ip)
-        except AddressValueError:
-            raise BadLease(f"its PublicIP is {shown(public_ip)}, not an IPv4 address") from None
-        if not is_unicast(address):
-            raise BadLease(f"its PublicIP is {address}, not the address of a host")
-        node_id = members.get("NodeID")
-        if node_id is None:
-            node_id = ""
-        if not isinstance(node_id, str) or not _NODE_ID.fullmatch(node_id):
-            raise BadLease(f"its NodeID is {shown(node_id)}, not up to 64 letters, digits and -")
-        asked_by = members.get("AskedBy")
-        if not isinstance(asked_by, str) or not _NODE_ID.fullmatch(asked_by):
-            asked_by = ""  # ignored: it does not describe the host
-        return cls(address, backend_type, members.get("BackendData"), node_id, asked_by)
+        if len(text) > min(_SHORT, max_chars):
+            return _parse_attrs(text, max_chars)
+        return _parse_short_attrs(text)
 
     @property
     def backend(self) -> str:
@@ -102,6 +87,40 @@ class LeaseAttrs:
     def host(self) -> str:
         """The host, for messages that must distinguish it from other hosts."""
         return f"{self.public_ip} (NodeID {self.node_id})" if self.node_id else str(self.public_ip)
+
+
+def _parse_attrs(text: str, max_chars: int) -> LeaseAttrs:
+    """See `LeaseAttrs.from_json`."""
+    try:
+        members = Members(parse_object(text, max_chars))
+    except BadDocument as why:
+        raise BadLease(f"its value cannot be read: {why}") from None
+    public_ip = members.get("PublicIP")
+    backend_type = members.get("BackendType") or ""
+    if not isinstance(backend_type, str):
+        raise BadLease(f"its BackendType is {shown(backend_type)}, not a string")
+    try:
+        if not isinstance(public_ip, str):
+            raise AddressValueError
+        address = IPv4Address(public_ip)
+    except AddressValueError:
+        raise BadLease(f"its PublicIP is {shown(public_ip)}, not an IPv4 address") from None
+    if not is_unicast(address):
+        raise BadLease(f"its PublicIP is {address}, not the address of a host")
+    node_id = members.get("NodeID")
+    if node_id is None:
+        node_id = ""
+    if not isinstance(node_id, str) or not _NODE_ID.fullmatch(node_id):
+        raise BadLease(f"its NodeID is {shown(node_id)}, not up to 64 letters, digits and -")
+    asked_by = members.get("AskedBy")
+    if not isinstance(asked_by, str) or not _NODE_ID.fullmatch(asked_by):
+        asked_by = ""  # ignored: it does not describe the host
+    return LeaseAttrs(address, backend_type, members.get("BackendData"), node_id, asked_by)
+
+
+@lru_cache(_RECENT)
+def _parse_short_attrs(text: str) -> LeaseAttrs:
+    return _parse_attrs(text, _SHORT)
 
 
 def is_unicast(address: IPv4Address) -> bool:
@@ -180,6 +199,7 @@ def subnet_key(subnet: IPv4Network) -> str:
     return f"{subnet.network_address}-{subnet.prefixlen}"
 
 
+@lru_cache(_RECENT)
 def parse_subnet_key(key: str) -> IPv4Network:
     """The subnet that the last part of a key names.
 

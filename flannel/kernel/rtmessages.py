@@ -135,6 +135,8 @@ BLACKHOLES_REQUEST = rt.RTMSG.pack(
 """Body of a dump of our blackhole routes; before Linux 4.20 the kernel sends all routes."""
 
 NEXTHOPS_REQUEST = rt.NHMSG.pack(socket.AF_INET, 0, 0, 0, 0)
+NO_NEXTHOPS_REQUEST = NEXTHOPS_REQUEST + rt.number_attribute(rt.NHA_OIF, 1)
+"""Those over lo, whose index is 1 (LOOPBACK_IFINDEX): there are hardly any."""
 """Body of a dump of all IPv4 nexthops."""
 
 

@@ -259,7 +259,7 @@ class RtNetlink:
     def _probe_nexthops(self) -> bool:
         self.has_nexthops = True
         try:
-            self.list_nexthops()
+            self.dump(rt.RTM_GETNEXTHOP, rtmessages.NO_NEXTHOPS_REQUEST, "list nexthops")
         except KernelError as error:
             if error.errno == errno.EOPNOTSUPP:
                 return False
