@@ -88,8 +88,10 @@ def _flanneld() -> str:
         ),
         (
             "EXIT STATUS",
-            ["0 after SIGTERM or SIGINT, 2 for a flag or variable that cannot be used, or "
-                "while another flanneld runs with the same files or device."],
+            [
+                "0 after SIGTERM or SIGINT, 2 for a flag or variable that cannot be used, or "
+                "while another flanneld runs with the same files or device."
+            ],
         ),
         (
             "FILES",
@@ -184,10 +186,55 @@ def _flannel() -> str:
     )
 
 
+# $flag is the flag whose value is completed, typed as a word of its own or after =, which bash makes
+# a word of its own as well.
+_VALUES = """\
+	local current=${COMP_WORDS[COMP_CWORD]} flag='' before=$((COMP_CWORD - 1))
+	if [[ $current == = ]]; then
+		current='' flag=${COMP_WORDS[before]}
+	elif [[ ${COMP_WORDS[before]} == = ]]; then
+		flag=${COMP_WORDS[before - 1]}
+	elif [[ ${COMP_WORDS[before]} == -* ]]; then
+		flag=${COMP_WORDS[before]}
+	fi
+	case ${flag#-} in"""
+
+_COMPLETERS = {
+    "FILE": 'compgen -f -- "$current"',
+    "DIRECTORY": 'compgen -d -- "$current"',
+    "NAME|ADDRESS": 'compgen -W "$(_flanneld_links)" -- "$current"',
+    "text|json": 'compgen -W "text json" -- "$current"',
+}
+"""What bash completes the value of a flag with, by the flag's metavar."""
+
+
+_BOOLEAN = """\
+if [[ ${COMP_WORDS[before]} == = || ${COMP_WORDS[COMP_CWORD]} == = ]]; then
+	mapfile -t COMPREPLY < <(compgen -W "true false" -- "$current")
+else
+	flag=''
+fi"""
+"""The next word is never the value of a boolean, only what follows =."""
+
+
+def _value_cases(flags: Iterable[Flag]) -> Iterator[str]:
+    """The branches of a `case`; none is completed for values that nobody can list."""
+    by_reply: dict[str, list[str]] = {}
+    for flag in flags:
+        completer = _COMPLETERS.get(flag.metavar)
+        reply = f"mapfile -t COMPREPLY < <({completer})" if completer else "COMPREPLY=()"
+        by_reply.setdefault(_BOOLEAN if flag.metavar == "BOOL" else reply, []).append(flag.name)
+    for reply, names in by_reply.items():
+        yield f"\t{' | '.join(each for name in names for each in (name, f'-{name}'))})"
+        yield from (f"\t\t{line}" for line in reply.split("\n"))
+        yield "\t\t;;"
+
+
 def _flannel_completion() -> str:
     shared = ["--json", "--help", *(f"--{flag.name}" for flag in shared_flags())]
     cases = []
     top: list[str] = []
+    subnets: list[str] = []
     for words, _, command in _commands():
         if " " not in words:
             top.append(words)
@@ -197,13 +244,30 @@ def _flannel_completion() -> str:
             if isinstance(action, argparse._SubParsersAction)
             for name in action.choices
         ]
-        options = [each.option_strings[-1] for each in _own_actions(command) if each.option_strings]
-        cases.append(f"\t{words.replace(' ', chr(92) + ' ')}) words='{' '.join([*inner, *options])}' ;;")
+        own = _own_actions(command)
+        if words == "docker-opts":
+            cases.append("\tdocker-opts) words='-f -d -i -c -m -k' shared='--json --help' ;;")
+            continue
+        options = [each.option_strings[-1] for each in own if each.option_strings]
+        cases.append(
+            f"\t{words.replace(' ', chr(92) + ' ')}) words='{' '.join([*inner, *options])}' ;;"
+        )
+        if any(each.metavar == "SUBNET" for each in own):
+            subnets.append(words)
     return f"""\
 # bash completion for flannel(8). Made by dist/generate.py; do not edit.
 
+_flannel_subnets() {{
+	timeout 3 flannel leases --json 2>/dev/null | sed -n 's/^ *"subnet": "\\([0-9./]*\\)",*$/\\1/p'
+}}
+
 _flannel() {{
-	local current=${{COMP_WORDS[COMP_CWORD]}} called='' words='' word
+{_VALUES}
+{chr(10).join(_value_cases(shared_flags()))}
+	*) flag='' ;;
+	esac
+	[[ -z $flag ]] || return
+	local called='' words='' word shared='{" ".join(shared)}'
 	for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
 		case $word in -*) ;; *) called="${{called:+$called }}$word" ;; esac
 	done
@@ -211,7 +275,10 @@ _flannel() {{
 	'') words='{" ".join(top)}' ;;
 {chr(10).join(cases)}
 	esac
-	[[ $current == -* ]] && words="$words {" ".join(shared)}"
+	[[ $current == -* ]] && words="$words $shared"
+	case ${{called%% *}} in
+	{" | ".join(subnets)}) [[ $current == -* ]] || words="$words $(_flannel_subnets)" ;;
+	esac
 	mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
 }}
 complete -o default -F _flannel flannel
@@ -219,12 +286,23 @@ complete -o default -F _flannel flannel
 
 
 def _flanneld_completion() -> str:
+    used = [flag for flag in FLAGS if not flag.refused]
     return f"""\
 # bash completion for flanneld(8). Made by dist/generate.py; do not edit.
 
+# compgen expands its words, and a link may have any name.
+_flanneld_links() {{
+	find /sys/class/net -mindepth 1 -printf '%f\\n' | grep -x '[[:alnum:]_.@-]*'
+}}
+
 _flanneld() {{
-	local words='{" ".join(f"-{flag.name}" for flag in FLAGS if not flag.refused)}'
-	mapfile -t COMPREPLY < <(compgen -W "$words" -- "${{COMP_WORDS[COMP_CWORD]}}")
+{_VALUES}
+{chr(10).join(_value_cases(used))}
+	*) flag='' ;;
+	esac
+	[[ -z $flag ]] || return
+	local words='-help {" ".join(f"-{flag.name}" for flag in used)}'
+	mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
 }}
 complete -o default -F _flanneld flanneld
 """

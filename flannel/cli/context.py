@@ -129,10 +129,13 @@ class Context:
         """Ask whether a UDP port of another host is closed."""
         return await probe.ask_port(address, port, self.options.guard_mark)
 
-    def show(self, document: Any, *lines: str) -> None:
-        """Print the document as JSON, or the lines that are not empty."""
+    def show(self, document: Any, *lines: str, on_one_line: bool = False) -> None:
+        """Print the document as JSON, or the lines that are not empty.
+
+        :param on_one_line: the JSON, so that its reader can tell one document from the next.
+        """
         if self.as_json:
-            say_whole(as_json(document, indent=2))
+            say_whole(as_json(document, indent=None if on_one_line else 2))
         else:
             say(*filter(None, lines))
 

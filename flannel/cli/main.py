@@ -20,7 +20,7 @@ from flannel.handover import docker_opts
 from flannel.logs import LineFormatter, catch_mistakes
 from flannel.options.flags import Flag
 from flannel.options.table import FLAGS, Options, parse
-from flannel.printable import CannotPrint, complain, say
+from flannel.printable import CannotPrint, as_json, complain, say_whole
 
 if TYPE_CHECKING:
     from flannel.cli.context import Context
@@ -88,7 +88,8 @@ def exit_status(command: Coroutine[Any, Any, int]) -> int:
 async def _run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     arguments = parser().parse_args(argv)
     if arguments.command == "version":
-        say(__version__)
+        as_document = as_json({"version": __version__}, indent=2)
+        say_whole(as_document if arguments.json else __version__)
         return 0
     # Imported here: --help and --version answer without them, at once.
     from flannel.cli.context import Context, environment
@@ -196,7 +197,11 @@ def parser() -> argparse.ArgumentParser:
         )  # fmt: skip
 
     status = add("status", "show the state of the overlay on this host")
-    status.add_argument("--watch", action="store_true", help="repeat every two seconds")
+    status.add_argument(
+        "--watch",
+        action="store_true",
+        help="repeat every two seconds; with --json, a document is a line",
+    )
     add("leases", "list all leases: which host holds which subnet")
     add("peers", "probe the other hosts: which answer, how quickly, and packets up to which size")
     add("check", "find out what is wrong, why it matters, and what to do")

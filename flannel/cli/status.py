@@ -16,7 +16,7 @@ _WATCH = 2.0
 
 
 async def status(context: Context, *, watch: bool) -> int:
-    """Print it once, or every two seconds until interrupted.
+    """Print it once, or every two seconds until interrupted; a JSON document is a line then.
 
     :returns: exit status 0 if flanneld is ready.
     """
@@ -25,11 +25,11 @@ async def status(context: Context, *, watch: bool) -> int:
     while True:
         if sys.stdout.isatty() and not context.as_json:
             clear()
-        await _once(context)
+        await _once(context, on_one_line=True)
         await asyncio.sleep(_WATCH)
 
 
-async def _once(context: Context) -> int:
+async def _once(context: Context, *, on_one_line: bool = False) -> int:
     try:
         found: dict[str, Any] = {"daemon": await context.ask_daemon("/status")}
     except DaemonDown as why:
@@ -39,7 +39,7 @@ async def _once(context: Context) -> int:
             "daemon_unseen": isinstance(why, DaemonUnseen),
             **await _without_daemon(context),
         }
-    context.show(found, *_lines(found))
+    context.show(found, *_lines(found), on_one_line=on_one_line)
     return 0 if found["daemon"] is not None and found["daemon"]["ready"] else 1
 
 

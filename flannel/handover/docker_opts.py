@@ -17,10 +17,10 @@ from flannel import atomic_file
 from flannel.document import shown
 from flannel.errors import BadOption, FlannelError
 from flannel.handover import subnet_env
-from flannel.printable import complain, say
+from flannel.printable import as_json, complain, say, say_whole
 
 _USAGE = """\
-usage: mk-docker-opts [-f SUBNET-ENV] [-d DOCKER-ENV] [-i] [-c] [-m] [-k NAME]
+usage: mk-docker-opts [-f SUBNET-ENV] [-d DOCKER-ENV] [-i] [-c] [-m] [-k NAME] [--json]
 
 Make options for the docker daemon of what flanneld has leased.
   -f FILE  read this; default /run/flannel/subnet.env
@@ -30,6 +30,8 @@ Make options for the docker daemon of what flanneld has leased.
            (without -i and -c: both)
   -m       leave --ip-masq out, for a docker too old to know it
   -k NAME  the variable of -c; default DOCKER_OPTS
+  --json   print a JSON document of the written file and its variables
+  -h, --help  print this
 """
 
 
@@ -43,6 +45,7 @@ class Job:
     combined: bool
     ip_masq: bool
     key: str
+    as_json: bool
 
 
 def main(argv: Sequence[str] | None = None, program: str = "mk-docker-opts") -> int:
@@ -52,10 +55,18 @@ def main(argv: Sequence[str] | None = None, program: str = "mk-docker-opts") -> 
         if job is None:
             say(*_USAGE.replace("mk-docker-opts", program).splitlines())
             return 0
-        atomic_file.write(job.docker_env, render(job, os.environ).encode())
+        found = variables(job, os.environ)
+        text = "".join(f'{name}="{value}"\n' for name, value in found)
+        atomic_file.write(job.docker_env, text.encode())
+        if job.as_json:
+            say_whole(as_json({"file": job.docker_env, "variables": dict(found)}, indent=2))
     except FlannelError as why:
         complain(f"{program}: {why}")
         return 2 if isinstance(why, BadOption) else 1
+    except OSError as why:  # of stdout
+        complain(f"{program}: cannot print: {why.strerror}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # flushed again at the end
+        return 1
     return 0
 
 
@@ -65,13 +76,14 @@ def parse(argv: Sequence[str]) -> Job | None:
     :raises BadOption: naming the flag or word.
     """
     try:
-        pairs, words = getopt.getopt(argv, "f:d:icmk:h")
+        pairs, words = getopt.getopt(argv, "f:d:icmk:h", ["help", "json"])
     except getopt.GetoptError as why:
-        raise BadOption(f"cannot use {shown('-' + why.opt)}: {why.msg}; see -h") from None
+        flag = f"{'-' if len(why.opt) == 1 else '--'}{why.opt}"
+        raise BadOption(f"cannot use {shown(flag)}: {why.msg}; see -h") from None
     if words:
         raise BadOption(f"cannot use {shown(words[0])}: it belongs to no flag; see -h")
     given = dict(pairs)
-    if "-h" in given:
+    if {"-h", "--help"} & given.keys():
         return None
     key = given.get("-k", "DOCKER_OPTS")
     if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", key):
@@ -84,29 +96,28 @@ def parse(argv: Sequence[str]) -> Job | None:
         combined=both or "-c" in given,
         ip_masq="-m" not in given,
         key=key,
+        as_json="--json" in given,
     )
 
 
-def render(job: Job, environ: Mapping[str, str]) -> str:
-    """The text of the docker options file.
+def variables(job: Job, environ: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The lines of the docker options file, each as a name and its value.
 
     :raises BadOption: subnet.env, or what the environment has for the combined variable, holds
         something that must not get there.
     """
     options = _docker_options(job)
-    lines = [f'{name}="{option}"\n' for name, option in options.items() if job.individual]
+    found = list(options.items()) if job.individual else []
     if job.combined:
         # As upstream: two blanks after an old value; one before the first option without one.
         before = _before(environ, job.key)
-        combined = (f"{before} " if before else "") + "".join(
-            f" {each}" for each in options.values()
-        )
-        lines.append(f'{job.key}="{combined}"\n')
-    return "".join(lines)
+        combined = "".join(f" {each}" for each in options.values())
+        found.append((job.key, (f"{before} " if before else "") + combined))
+    return found
 
 
 def _docker_options(job: Job) -> dict[str, str]:
-    """The options by their variables' names, in upstream's order; one for each line of the file."""
+    """The options by their variables' names, in upstream's order."""
     try:
         names = subnet_env.read_assignments(job.subnet_env)
         options = {}

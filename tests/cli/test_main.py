@@ -14,6 +14,7 @@ from flannel.cli.findings import KINDS
 from flannel.cli.main import SHARED, exit_status, parser
 from flannel.options.flags import usage
 from flannel.options.table import FLAGS
+from flannel.printable import as_json
 
 DIST = Path(__file__).parents[2] / "dist"
 
@@ -55,27 +56,46 @@ def test_troff_finds_no_fault_in_the_man_pages(generate: ModuleType) -> None:
         assert page.splitlines()[1].startswith(".TH ")
 
 
-def test_completion_offers_commands_actions_and_flags() -> None:
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("flannel re", "reserve release"),
+        ("flannel config ''", "get check set"),
+        ("flannel status --w", "--watch"),
+        ("flannel check --etcd-e", "--etcd-endpoints"),
+        ("flannel docker-opts -", "-f -d -i -c -m -k --json --help"),
+        ("flannel release 10.1.9", "10.1.9.0/24"),
+        ("flannel reserve 192.0.2.11 10", "10.1.5.0/24 10.1.9.0/24"),
+        ("flannel status --etcd-cafile = /etc/os-rel", "/etc/os-release"),
+        ("flannel status --etcd-prefix = ''", ""),
+        ("flanneld -ifa", "-iface -iface-regex -iface-can-reach"),
+        ("flanneld -iface l", "lo"),
+        ("flanneld --iface = l", "lo"),
+        ("flanneld -ip-masq =", "true false"),
+        ("flanneld -ip-masq = f", "false"),
+        ("flanneld -ip-masq -gu", "-guard -guard-mark"),
+        ("flanneld -log-format ''", "text json"),
+        ("flanneld -state-dir /sys/class/ne", "/sys/class/net"),
+    ],
+)
+def test_completion_offers_what_can_follow(words: str, offered: str) -> None:
+    document = as_json({"leases": [{"subnet": f"10.1.{n}.0/24", "ttl": 7} for n in (5, 9)]}, 2)
     script = (
+        f"flannel() {{ [ $1 = leases ] && echo '{document}'; }}\n"
+        'timeout() { shift; "$@"; }\n'
         f"source {DIST / 'completions/bash/flannel'}\n"
-        'complete_() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _flannel; echo ${COMPREPLY[@]}; }'
-        "\n"
-        "complete_ flannel re\ncomplete_ flannel config ''\ncomplete_ flannel status --w\n"
-        "complete_ flannel check --etcd-e\n"
+        f"source {DIST / 'completions/bash/flanneld'}\n"
+        'complete_() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _$1; }\n'
+        f"complete_ {words}\necho ${{COMPREPLY[@]}}"
     )
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [
-        "reserve release",
-        "get check set",
-        "--watch",
-        "--etcd-endpoints",
-    ]
-    assert done.stderr == ""
+    assert (done.stdout.split(), done.stderr) == (offered.split(), "")
 
 
 def test_the_program_answers_in_one_line_and_by_its_status() -> None:
     for arguments, status, out, err in (
         (["version"], 0, f"{__version__}\n", ""),
+        (["version", "--json"], 0, as_json({"version": __version__}, 2) + "\n", ""),
         (["explain", "10.1.5"], 2, "", 'flannel: cannot use this command line: argument ADDRESS: '
          '"10.1.5" is not an IPv4 address; see flannel explain --help\n'),
     ):  # fmt: skip

@@ -1,6 +1,7 @@
 """flannel status: what is shown of a flanneld that runs, and of a host where none does."""
 
 import asyncio
+import json
 from ipaddress import IPv4Interface, IPv4Network
 
 import pytest
@@ -184,3 +185,6 @@ def test_watching_repeats_until_it_is_interrupted(
     assert done.status == 130
     assert done.out.count("flanneld ") == 3
     assert not cleared  # stdout is no terminal
+    pauses.clear()
+    lines = world.run("status", "--watch", "--json").out.splitlines()
+    assert [json.loads(line)["daemon"]["ready"] for line in lines] == [True] * 3

@@ -1,5 +1,6 @@
 """mk-docker-opts: the same bytes as upstream's script, without running a shell."""
 
+import json
 import os
 import re
 import stat
@@ -162,3 +163,21 @@ def test_help_names_every_flag(program: Program) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert set(re.findall(r"(?m)^  -(\w) ", done.stdout)) == set("fdicmk")
     assert not program.docker_env.exists()
+
+
+def test_a_json_document_has_what_was_written(program: Program) -> None:
+    done = program.run("-i", "--json")
+    assert json.loads(done.stdout) == {
+        "file": str(program.docker_env),
+        "variables": {
+            "DOCKER_OPT_BIP": "--bip=10.1.74.1/24",
+            "DOCKER_OPT_IPMASQ": "--ip-masq=true",
+            "DOCKER_OPT_MTU": "--mtu=1472",
+        },
+    }
+    assert program.docker_env.read_text() == BIP + IPMASQ + MTU
+
+
+def test_long_flags_are_named_whole(program: Program) -> None:
+    assert program.run("--help").stdout == program.run("-h").stdout
+    assert 'cannot use "--colour": option --colour not recognized' in program.refusal("--colour")
