@@ -35,14 +35,14 @@ void gro_reset(struct gro *gro, bool merge_udp)
 	memset(gro->open, 0, sizeof(gro->open));
 }
 
-/* The slot of a packet's flow. Of a protocol without ports, one flow only gets several slots. */
+/* The slot of a packet's flow. Without ports, one flow gets several slots. */
 static uint8_t *slot_of(struct gro *gro, const struct packet *packet)
 {
 	const uint8_t *ip = packet->data;
-	uint32_t key = packet_source(packet) * 31 + packet_destination(packet);
+	uint32_t key = hash_join(packet_source(packet), packet_destination(packet));
 
 	if (packet->len >= packet->header_len + 4 && !packet_is_fragment(packet))
-		key = key * 31 + get_be32(ip + packet->header_len);
+		key = hash_join(key, get_be32(ip + packet->header_len));
 	return &gro->open[hash_to_slot(key ^ ip[IPV4_PROTOCOL], GRO_SLOT_BITS)];
 }
 

@@ -37,7 +37,7 @@ static bool take(struct icmp_limit *limit, time_t second, unsigned int most)
 /* A sender of many packets that are dropped must not use up the errors of the others. */
 static bool is_within_limits(struct worker *worker, enum icmp_error error, uint32_t sender)
 {
-	uint32_t slot = hash_to_slot(sender * 31 + error, ICMP_SLOT_BITS);
+	uint32_t slot = hash_to_slot(hash_join(sender, error), ICMP_SLOT_BITS);
 	struct timespec now;
 
 	clock_gettime(CLOCK_MONOTONIC, &now);

@@ -10,9 +10,8 @@ from flannel.cli.host_view import Host, first_container
 from flannel.cli.rulesets.verdict import FORWARDED, RECEIVED, Packet, judge
 from flannel.conditions import Condition
 from flannel.handover import docker_bridge
-from flannel.kernel.host import Claim, find_overlap
+from flannel.kernel.host import DOCKER_BRIDGE, Claim, find_overlap
 
-_BRIDGE = docker_bridge.NAME
 _MOST_JUDGED = 50
 """The number of peers for which the rules for input are evaluated; results seldom differ."""
 _MOST_CONFLICTS = 5
@@ -50,8 +49,8 @@ def _forward_drop(facts: Facts, host: Host) -> list[Finding]:
     near = first_container(subnet)
     for protocol in ("tcp", "icmp"):  # ufw accepts pings even if it drops all else
         for packet in (
-            Packet(near, far, _BRIDGE, device, protocol),
-            Packet(far, near, device, _BRIDGE, protocol),
+            Packet(near, far, DOCKER_BRIDGE, device, protocol),
+            Packet(far, near, device, DOCKER_BRIDGE, protocol),
         ):
             verdict = judge(host.chains, FORWARDED, packet)
             if verdict.outcome == "drop" and verdict.sure:

@@ -13,9 +13,8 @@ from flannel.cli.rulesets.verdict import FORWARDED, SENT, TRANSLATED, Packet, Ve
 from flannel.errors import StoreError
 from flannel.handover import subnet_env
 from flannel.handover.subnet_env import SubnetEnv
+from flannel.kernel.host import DOCKER_BRIDGE
 from flannel.kernel.links import Link, VxlanSettings, Way
-
-_BRIDGE = "docker0"
 
 
 class Step(NamedTuple):
@@ -114,7 +113,7 @@ def _forwarded(host: Host, source: IPv4Address, destination: IPv4Address, way: W
     steps = []
     if host.sysctl("ip_forward") == 0:
         steps.append(Step("forwarding", "net.ipv4.ip_forward is 0: dropped", True))
-    packet = Packet(source, destination, _BRIDGE, host.name(way.link), "tcp")
+    packet = Packet(source, destination, DOCKER_BRIDGE, host.name(way.link), "tcp")
     verdict = judge(host.chains, FORWARDED, packet)
     ping = judge(host.chains, FORWARDED, replace(packet, protocol="icmp"))
     if ping == verdict:

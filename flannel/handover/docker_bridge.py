@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface
 
 from flannel.conditions import Condition
+from flannel.kernel.host import DOCKER_BRIDGE
 from flannel.kernel.links import Address, Link
 from flannel.kernel.netlink import Netlink
-
-NAME = "docker0"
-"""dockerd's default. With dockerd's option ``--bridge`` it uses a different one, unknown to us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +36,7 @@ async def glance(netlink: Netlink) -> object:
 
     :raises KernelError: the bridge cannot be read.
     """
-    bridge = await netlink.find_link(NAME)
+    bridge = await netlink.find_link(DOCKER_BRIDGE)
     if bridge is None:
         return None
     addresses = [each for each in await netlink.list_addresses() if each.link == bridge.index]
@@ -59,7 +57,9 @@ def misfits(
     subnet: IPv4Interface, mtu: int, links: Collection[Link], addresses: Collection[Address]
 ) -> list[Misfit]:
     """`find_misfits` without I/O: the same, from links and addresses already listed."""
-    bridge = next((link for link in links if link.name == NAME and link.kind == "bridge"), None)
+    bridge = next(
+        (link for link in links if link.name == DOCKER_BRIDGE and link.kind == "bridge"), None
+    )
     if bridge is None:
         return []
     found = []
@@ -68,7 +68,8 @@ def misfits(
         found.append(
             Misfit(
                 Condition.DOCKER_SUBNET,
-                f"{NAME} has {' and '.join(has) or 'no address'}, not {subnet} of the lease",
+                f"{DOCKER_BRIDGE} has {' and '.join(has) or 'no address'}, not {subnet} of the "
+                "lease",
                 "other hosts do not reach the containers here",
             )
         )
@@ -78,7 +79,7 @@ def misfits(
         found.append(
             Misfit(
                 Condition.DOCKER_MTU,
-                f"{NAME} has containers with MTU {largest}, and the overlay carries {mtu}",
+                f"{DOCKER_BRIDGE} has containers with MTU {largest}, and the overlay carries {mtu}",
                 "their large packets are refused or lost",
             )
         )

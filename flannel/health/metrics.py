@@ -14,7 +14,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from flannel import __version__
-from flannel.health.status import Status, device_traffic
+from flannel.health.status import Status
+from flannel.kernel.traffic import device_traffic
 from flannel.printable import printable
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST

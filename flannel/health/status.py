@@ -19,7 +19,6 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol
 
@@ -31,6 +30,7 @@ from flannel.firewall.keeper import Counter
 from flannel.health.awake import Awake
 from flannel.kernel.interface import ExternalInterface
 from flannel.kernel.repairs import Repairs
+from flannel.kernel.traffic import device_traffic
 from flannel.lease import UNKNOWN_TTL, Lease, Peers
 from flannel.network_config import NetworkConfig
 from flannel.options.table import Options
@@ -349,33 +349,6 @@ def lease_document(lease: Lease) -> dict[str, Any]:
         "ttl": lease.ttl if lease.ttl != UNKNOWN_TTL else None,
         "reservation": lease.ttl is None,
     }
-
-
-_TRAFFIC = ("bytes", "packets", "errors", "drops")  # proc_pid_net(5), dev: the first of each half
-
-
-def device_traffic(device: str, text: str | None = None) -> dict[str, int]:
-    """The kernel's counters of a link, as ``rx_bytes`` and the like; empty without such a link.
-
-    :param text: the content of /proc/net/dev; None: read it.
-    """
-    if text is None:
-        try:
-            # The thread's own: "self" is the main thread, which may be in another namespace.
-            text = Path("/proc/thread-self/net/dev").read_text(errors="replace")
-        except OSError:
-            return {}
-    for line in text.splitlines():
-        name, colon, numbers = line.partition(":")
-        if colon and name.strip() == device:
-            each = [int(number) for number in numbers.split()]
-            halves: Mapping[str, list[int]] = {"rx": each[:8], "tx": each[8:]}
-            return {
-                f"{way}_{what}": half[place]
-                for way, half in halves.items()
-                for place, what in enumerate(_TRAFFIC)
-            }
-    return {}
 
 
 def _has_link(name: str) -> bool:

@@ -22,4 +22,5 @@ host          whether the network fits beside the host's own; which links are ou
 leftovers     what an earlier network config left, removed
 blackhole     the route for packets to the own subnet that no bridge takes
 sysctls       settings of our device
+traffic       the kernel's traffic counters of a link
 """

@@ -1,4 +1,4 @@
-"""Kernel: what a backend is given to work with."""
+"""Kernel: all through which a backend uses the kernel."""
 
 from dataclasses import dataclass, field
 
@@ -11,14 +11,14 @@ from flannel.systemd import FdStore
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """The two doors to the kernel's networking, and what belongs to whoever goes through them.
+    """The two sockets to the kernel's networking, and the state that goes with them.
 
-    :ivar netlink: links, addresses and rules.
-    :ivar tables: routes, nexthops, ARP and FDB entries.
-    :ivar repairs: what had to be restored behind them.
-    :ivar descriptors: those that outlive a network, and this process.
-    :ivar claims: what no other flanneld of this network namespace may use.
-    :ivar mark: the packet mark of what a tunnel of ours sends; 0 if nobody looks at it.
+    :ivar netlink: reads and writes links, addresses and single routes.
+    :ivar tables: reads and writes routes, nexthops, ARP and FDB entries by the thousand.
+    :ivar repairs: counts and logs the repairs of entries and devices.
+    :ivar descriptors: descriptors that outlive a network, and this process.
+    :ivar claims: devices and networks that no other flanneld of this namespace may use.
+    :ivar mark: the packet mark that tunnels of ours set; 0 without a guard.
     """
 
     netlink: Netlink

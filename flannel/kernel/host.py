@@ -11,7 +11,8 @@ from flannel.kernel.surroundings import Surroundings, look_around
 from flannel.network_config import NetworkConfig
 
 DOCKER_BRIDGE = "docker0"
-"""The bridge that docker makes when it is installed, and moves to the lease at a restart."""
+"""dockerd's default bridge, which gets the lease's subnet when docker restarts. With its option
+``--bridge`` dockerd uses a different one, unknown to us."""
 ALIAS = "flannel"
 """The alias of each link that we make."""
 

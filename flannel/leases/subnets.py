@@ -1,6 +1,6 @@
 """SubnetManager: this host's lease and its peers' leases. Policy on a lease store, without I/O.
 
-    subnets = SubnetManager(store, config, table=...)
+    subnets = SubnetManager(store, config, ttl=86400, grace=300.0, table=...)
     lease = await subnets.acquire(attrs, previous)     # or, without a store: resume(attrs, lease)
     async for changed in subnets.follow():      # subnets.peers is up to date, these differ
         ...
@@ -30,12 +30,6 @@ from flannel.once import Once
 from flannel.stores import Changes, Snapshot, Store
 
 log = logging.getLogger(__name__)
-
-LEASE_TTL = 86400
-"""Seconds; upstream's."""
-
-LEASE_GRACE = 300.0
-"""Seconds for which a lease still counts after the store has lost it."""
 
 
 def retry_pause(n_leases: int) -> float:
@@ -67,8 +61,8 @@ class SubnetManager:
         config: NetworkConfig,
         random: Random | None = None,
         *,
-        ttl: int = LEASE_TTL,
-        grace: float = LEASE_GRACE,
+        ttl: int,
+        grace: float,
         table: LeaseTable | None = None,
     ) -> None:
         self.config = config

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from fake_host import FakeHost
 from fake_store import FakeStore
-from managers import CONFIG, LONG_AGO, ME, OTHER, net
+from managers import CONFIG, LONG_AGO, ME, OTHER, net, new_manager
 from virtual_time import Clock
 from waiting import until
 
@@ -33,7 +33,6 @@ from flannel.errors import (
 )
 from flannel.health.status import Status
 from flannel.lease import Lease
-from flannel.leases.subnets import SubnetManager
 from flannel.options.table import Options, parse
 
 OWN = Lease(net("10.5.1.0/24"), ME, 600, 17)
@@ -136,7 +135,7 @@ def test_another_flanneld_with_the_same_device_ends_the_first_run_and_the_proces
 
 def test_once_we_have_served_another_flanneld_is_waited_for(made: Made) -> None:
     error = AlreadyRunning("cannot use flannel.1: another flanneld, process 7, uses it")
-    made.daemon._leased = SubnetManager(made.store, CONFIG)
+    made.daemon._leased = new_manager(made.store, CONFIG)
     made.run((0.1, error))
     assert made.status.conditions.text(Condition.RUN) == f"{error}; trying again"
 
@@ -229,7 +228,7 @@ class TestRelease:
             saved_state.write(tmp_path / saved_state.FILE_NAME, SAVED)
             daemon = Scripted(asked, store, FakeHost().kernel, Status(asked, cast(Any, None)))
             daemon.clock, daemon.ends = clock, []
-            daemon._leased = SubnetManager(store, CONFIG)
+            daemon._leased = new_manager(store, CONFIG)
 
             async def stop() -> None:
                 assert daemon._leased is not None

@@ -16,7 +16,6 @@ from flannel.conditions import Condition
 from flannel.errors import FirewallError
 from flannel.health import awake, status
 from flannel.health.metrics import Exporter
-from flannel.health.status import device_traffic
 from flannel.stores import StoreHealth
 from flannel.systemd import watchdog_interval
 
@@ -174,26 +173,6 @@ def test_the_document_has_ages_and_is_json(
     assert found["device"] == "lo"
     assert found["counters"] == {"rx_spoofed": 7}
     assert found["peers"] == 1
-
-
-def test_the_counters_of_a_link_are_read_from_the_kernels_table() -> None:
-    text = (
-        "Inter-|   Receive                            |  Transmit\n"
-        " face |bytes packets errs drop fifo frame compressed multicast|bytes packets errs drop\n"
-        " eth0: 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9\n"
-        "flannel.1:  10 11 12 13 14 15 16 17 20 21 22 23 24 25 26 27\n"
-    )
-    assert device_traffic("flannel.1", text) == {
-        "rx_bytes": 10,
-        "rx_packets": 11,
-        "rx_errors": 12,
-        "rx_drops": 13,
-        "tx_bytes": 20,
-        "tx_packets": 21,
-        "tx_errors": 22,
-        "tx_drops": 23,
-    }
-    assert device_traffic("flannel.2", text) == {}
 
 
 def test_prometheus_can_read_the_metrics(made: OneStatus) -> None:

@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 from fake_store import FakeStore
 
-from flannel.lease import Lease, LeaseAttrs
+from flannel.lease import Lease, LeaseAttrs, LeaseTable
 from flannel.leases.subnets import SubnetManager
 from flannel.network_config import NetworkConfig
+from flannel.stores import Store
 
 T = TypeVar("T")
 CONFIG = NetworkConfig.from_json('{"Network":"10.5.0.0/16"}')
@@ -18,11 +19,23 @@ SMALL = NetworkConfig.from_json('{"Network":"10.5.0.0/22","SubnetLen":24}')  # .
 ME, OTHER = (LeaseAttrs(IPv4Address(f"192.0.2.{n}"), "host-gw", node_id=f"n{n}") for n in (1, 2))
 UPSTREAMS = LeaseAttrs(ME.public_ip, "host-gw")
 LONG_AGO = 0.0
-"""A store that has been answering since then has nothing to put back."""
+"""If a store has answered since then, all hosts have written their leases again."""
+LEASE_TTL = 86400
 
 
 def net(text: str) -> IPv4Network:
     return IPv4Network(text)
+
+
+def new_manager(
+    store: Store,
+    config: NetworkConfig = CONFIG,
+    random: Random | None = None,
+    *,
+    grace: float = 300.0,
+    table: LeaseTable | None = None,
+) -> SubnetManager:
+    return SubnetManager(store, config, random, ttl=LEASE_TTL, grace=grace, table=table)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -35,7 +48,7 @@ class Cluster:
     def __init__(self, config: NetworkConfig = CONFIG) -> None:
         self.store = FakeStore()
         self.config = config
-        self.manager = SubnetManager(self.store, config, Random(7))
+        self.manager = new_manager(self.store, config, Random(7))
 
     def acquire(self, previous: str = "", attrs: LeaseAttrs = ME) -> Lease:
         subnet = net(previous) if previous else None

@@ -9,12 +9,11 @@ from random import Random
 
 import pytest
 from fake_store import FakeStore
-from managers import CONFIG, LONG_AGO, ME, OTHER, net, run
+from managers import CONFIG, LEASE_TTL, LONG_AGO, ME, OTHER, net, new_manager, run
 
 from flannel.errors import AddressTaken
 from flannel.lease import Lease, LeaseAttrs
 from flannel.leases.adoption import Adoption
-from flannel.leases.subnets import LEASE_TTL, SubnetManager
 
 SUBNET = net("10.5.9.0/24")
 GONE = LeaseAttrs(ME.public_ip, "vxlan", {"VtepMAC": "02:00:00:00:00:01"}, node_id="gone")
@@ -29,7 +28,7 @@ class NewHost:
         self.adoption = Adoption(store, after, lambda: self.now)
 
     def attempt(self, attrs: LeaseAttrs = ME) -> Lease:
-        manager = SubnetManager(self.store, CONFIG, Random(7))
+        manager = new_manager(self.store, CONFIG, Random(7))
         return run(manager.acquire(attrs, None, seen_since=LONG_AGO, adoption=self.adoption))
 
     def refused(self, seconds: float, pace: float = 10.0, attrs: LeaseAttrs = ME) -> str:
@@ -116,7 +115,7 @@ class Holder:
     """`GONE`, still alive: its manager, which reads the store's events when called."""
 
     def __init__(self, store: FakeStore, runner: asyncio.Runner) -> None:
-        self.manager = SubnetManager(store, CONFIG, Random(3))
+        self.manager = new_manager(store, CONFIG, Random(3))
         self._feed = self.manager.follow()
         self._runner = runner
         runner.run(self._start())

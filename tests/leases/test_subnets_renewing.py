@@ -1,11 +1,10 @@
 """When our lease is renewed, and what a renewal writes."""
 
 import pytest
-from managers import ME, OTHER, Cluster, net, run
+from managers import LEASE_TTL, ME, OTHER, Cluster, net, run
 
 from flannel.errors import LeaseLost
 from flannel.lease import Lease
-from flannel.leases.subnets import LEASE_TTL
 
 
 class TestRenewing:
