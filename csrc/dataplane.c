@@ -303,7 +303,7 @@ static int run_member(flannel_dataplane *dataplane, struct member *member)
  * @udp_fd:    a UDP socket, bound and not connected
  * @stop_fd:   the loop ends when this is readable; nothing is read from it
  *
- * Descriptors belong to the caller, who must not use them meanwhile.
+ * The caller owns the descriptors, and must not use them meanwhile.
  *
  * Return: 0 after @stop_fd has become readable; -ENODEV or -EBADFD if the TUN device is gone;
  * another -errno if a descriptor cannot be waited for; -ENOMEM.

@@ -45,7 +45,7 @@ static bool is_icmp_error(const struct packet *packet)
 
 /**
  * icmp_build() - build the error to send to the source of a packet
- * @buffer: where it goes
+ * @buffer: receives the error
  * @error:  the reason
  * @mtu:    the largest size that would fit, for ICMP_FRAGMENTATION_NEEDED; else 0
  * @source: source address of the error, in host order

@@ -28,7 +28,7 @@ enum {
 /* The two low bits of the TOS, RFC 3168, 5. */
 enum ecn {
 	ECN_NONE = 0, /* the transport does not know ECN */
-	ECN_ECT1 = 1, /* it does; figure 4 of RFC 6040 tells these two apart */
+	ECN_ECT1 = 1, /* it does; figure 4 of RFC 6040 distinguishes these two */
 	ECN_ECT0 = 2,
 	ECN_CE = 3, /* congestion experienced */
 	ECN_MASK = 3,

@@ -8,7 +8,7 @@
  * which threads still read an old one.
  *
  * The longest prefix wins. Leases of one network usually have one length, so all subnets are in one
- * hash table, and a lookup takes one step for each length that occurs, whatever the number of
+ * hash table, and a lookup takes one step for each length that occurs, for any number of
  * peers.
  */
 

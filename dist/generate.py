@@ -159,7 +159,7 @@ def _flannel() -> str:
         findings += [escape(f"Why: {kind.why}."), escape(f"Do: {kind.cure}.")]
     return _page(
         "flannel",
-        "see and mend the overlay network of this host",
+        "inspect and repair the overlay network of this host",
         ("SYNOPSIS", ["\\fBflannel\\fR \\fICOMMAND\\fR [\\fIARGUMENT\\fR]..."]),
         (
             "DESCRIPTION",

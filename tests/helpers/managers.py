@@ -20,7 +20,7 @@ ME, OTHER = (LeaseAttrs(IPv4Address(f"192.0.2.{n}"), "host-gw", node_id=f"n{n}")
 UPSTREAMS = LeaseAttrs(ME.public_ip, "host-gw")
 LONG_AGO = 0.0
 """If a store has answered since then, all hosts have written their leases again."""
-LEASE_TTL = 86400
+TTL = 86400
 
 
 def net(text: str) -> IPv4Network:
@@ -35,7 +35,7 @@ def new_manager(
     grace: float = 300.0,
     table: LeaseTable | None = None,
 ) -> SubnetManager:
-    return SubnetManager(store, config, random, ttl=LEASE_TTL, grace=grace, table=table)
+    return SubnetManager(store, config, random, ttl=TTL, grace=grace, table=table)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

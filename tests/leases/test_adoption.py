@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 from fake_store import FakeStore
-from managers import CONFIG, LEASE_TTL, LONG_AGO, ME, OTHER, net, new_manager, run
+from managers import CONFIG, LONG_AGO, ME, OTHER, TTL, net, new_manager, run
 
 from flannel.errors import AddressTaken
 from flannel.lease import Lease, LeaseAttrs
@@ -58,7 +58,7 @@ class TestAHostThatIsGone:
         assert "not answered for 60 s" in text
         host.now += 1
         lease = host.attempt()
-        assert (lease.subnet, lease.attrs, lease.ttl) == (SUBNET, ME, LEASE_TTL)
+        assert (lease.subnet, lease.attrs, lease.ttl) == (SUBNET, ME, TTL)
         assert store.leases == {SUBNET: lease}
         assert not store.leases[SUBNET].attrs.asked_by
         lines = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]

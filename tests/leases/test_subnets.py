@@ -10,11 +10,11 @@ import pytest
 from fake_store import FakeStore
 from managers import (
     CONFIG,
-    LEASE_TTL,
     LONG_AGO,
     ME,
     OTHER,
     SMALL,
+    TTL,
     UPSTREAMS,
     Cluster,
     net,
@@ -38,7 +38,7 @@ class TestAcquiring:
         cluster = Cluster()
         lease = cluster.acquire()
         assert CONFIG.fits(lease.subnet)
-        assert (lease.attrs, lease.ttl) == (ME, LEASE_TTL)
+        assert (lease.attrs, lease.ttl) == (ME, TTL)
         assert cluster.store.leases[lease.subnet] == lease
 
     def test_a_host_gets_its_own_lease_back_with_what_is_true_now(self) -> None:
@@ -46,13 +46,13 @@ class TestAcquiring:
         old = LeaseAttrs(ME.public_ip, "vxlan", {"VtepMAC": "02:00:00:00:00:01"})
         cluster.store.put(net("10.5.9.0/24"), old, 50)
         lease = cluster.acquire("10.5.4.0/24")
-        assert (lease.subnet, lease.attrs, lease.ttl) == (net("10.5.9.0/24"), ME, LEASE_TTL)
+        assert (lease.subnet, lease.attrs, lease.ttl) == (net("10.5.9.0/24"), ME, TTL)
         assert len(cluster.store.leases) == 1
 
     def test_an_own_lease_that_is_still_true_is_renewed_without_waking_anybody(self) -> None:
         cluster = Cluster()
         cluster.store.put(net("10.5.9.0/24"), ME, 50)
-        assert cluster.acquire().ttl == LEASE_TTL
+        assert cluster.acquire().ttl == TTL
         assert cluster.store.renewals == 1
 
     def test_of_several_own_leases_the_previous_subnet_is_taken(self) -> None:

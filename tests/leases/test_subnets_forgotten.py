@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 from fake_store import FakeStore
-from managers import CONFIG, LEASE_TTL, LONG_AGO, ME, OTHER, SMALL, Cluster, net, new_manager, run
+from managers import CONFIG, LONG_AGO, ME, OTHER, SMALL, TTL, Cluster, net, new_manager, run
 
 from flannel.errors import LeaseLost, NoFreeSubnet
 from flannel.lease import Lease, LeaseAttrs, LeaseTable
@@ -241,12 +241,12 @@ class TestANewStore:
             manager = new_manager(store, SMALL, Random(1))
             newcomer = asyncio.create_task(manager.acquire(ME, net("10.5.1.0/24")))
             await asyncio.sleep(1.5 * retry_pause(1))  # the longest pause of a host that serves
-            store.put(net("10.5.1.0/24"), OTHER, LEASE_TTL)
+            store.put(net("10.5.1.0/24"), OTHER, TTL)
             return await newcomer
 
         assert run(main()).subnet != net("10.5.1.0/24")
 
-    @pytest.mark.parametrize("ttl", [LEASE_TTL, LEASE_TTL - 4, 3600, None])
+    @pytest.mark.parametrize("ttl", [TTL, TTL - 4, 3600, None])
     def test_young_leases_do_not_show_that_the_store_is_old(
         self, clock: Clock, ttl: int | None
     ) -> None:
@@ -256,8 +256,8 @@ class TestANewStore:
 
     def test_in_an_older_store_no_host_waits(self, clock: Clock) -> None:
         store = FakeStore()
-        store.put(net("10.5.2.0/24"), LeaseAttrs(IPv4Address("192.0.2.8")), LEASE_TTL)
-        store.put(net("10.5.3.0/24"), OTHER, LEASE_TTL - 10)
+        store.put(net("10.5.2.0/24"), LeaseAttrs(IPv4Address("192.0.2.8")), TTL)
+        store.put(net("10.5.3.0/24"), OTHER, TTL - 10)
         assert self.wait(store, clock) == 0
 
     def test_a_host_that_has_seen_the_store_for_long_enough_does_not_wait(
@@ -267,5 +267,5 @@ class TestANewStore:
 
     def test_a_host_that_finds_its_lease_does_not_wait(self, clock: Clock) -> None:
         store = FakeStore()
-        store.put(net("10.5.2.0/24"), ME, LEASE_TTL)
+        store.put(net("10.5.2.0/24"), ME, TTL)
         assert self.wait(store, clock) == 0

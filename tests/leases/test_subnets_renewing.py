@@ -1,7 +1,7 @@
 """When our lease is renewed, and what a renewal writes."""
 
 import pytest
-from managers import LEASE_TTL, ME, OTHER, Cluster, net, run
+from managers import ME, OTHER, TTL, Cluster, net, run
 
 from flannel.errors import LeaseLost
 from flannel.lease import Lease
@@ -40,7 +40,7 @@ class TestRenewing:
         cluster.acquire()
         run(cluster.manager.keep())
         assert cluster.store.renewals == 1
-        assert cluster.manager.own.ttl == LEASE_TTL
+        assert cluster.manager.own.ttl == TTL
 
     def test_a_lease_that_is_not_ours_any_more_is_not_renewed(self) -> None:
         cluster = Cluster()
