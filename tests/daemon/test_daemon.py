@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from fake_host import FakeHost
 from fake_store import FakeStore
-from managers import CONFIG, LONG_AGO, ME, OTHER, net, new_manager
+from managers import CONFIG, LONG_AGO, ME, OTHER, fresh, net
 from virtual_time import Clock
 from waiting import until
 
@@ -135,7 +135,7 @@ def test_another_flanneld_with_the_same_device_ends_the_first_run_and_the_proces
 
 def test_once_we_have_served_another_flanneld_is_waited_for(made: Made) -> None:
     error = AlreadyRunning("cannot use flannel.1: another flanneld, process 7, uses it")
-    made.daemon._leased = new_manager(made.store, CONFIG)
+    made.daemon._leased = fresh(made.store, CONFIG)
     made.run((0.1, error))
     assert made.status.conditions.text(Condition.RUN) == f"{error}; trying again"
 
@@ -228,7 +228,7 @@ class TestRelease:
             saved_state.write(tmp_path / saved_state.FILE_NAME, SAVED)
             daemon = Scripted(asked, store, FakeHost().kernel, Status(asked, cast(Any, None)))
             daemon.clock, daemon.ends = clock, []
-            daemon._leased = new_manager(store, CONFIG)
+            daemon._leased = fresh(store, CONFIG)
 
             async def stop() -> None:
                 assert daemon._leased is not None

@@ -27,7 +27,7 @@ def net(text: str) -> IPv4Network:
     return IPv4Network(text)
 
 
-def new_manager(
+def fresh(
     store: Store,
     config: NetworkConfig = CONFIG,
     random: Random | None = None,
@@ -48,7 +48,7 @@ class Cluster:
     def __init__(self, config: NetworkConfig = CONFIG) -> None:
         self.store = FakeStore()
         self.config = config
-        self.manager = new_manager(self.store, config, Random(7))
+        self.manager = fresh(self.store, config, Random(7))
 
     def acquire(self, previous: str = "", attrs: LeaseAttrs = ME) -> Lease:
         subnet = net(previous) if previous else None

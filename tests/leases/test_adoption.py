@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 from fake_store import FakeStore
-from managers import CONFIG, LONG_AGO, ME, OTHER, TTL, net, new_manager, run
+from managers import CONFIG, LONG_AGO, ME, OTHER, TTL, fresh, net, run
 
 from flannel.errors import AddressTaken
 from flannel.lease import Lease, LeaseAttrs
@@ -28,7 +28,7 @@ class NewHost:
         self.adoption = Adoption(store, after, lambda: self.now)
 
     def attempt(self, attrs: LeaseAttrs = ME) -> Lease:
-        manager = new_manager(self.store, CONFIG, Random(7))
+        manager = fresh(self.store, CONFIG, Random(7))
         return run(manager.acquire(attrs, None, seen_since=LONG_AGO, adoption=self.adoption))
 
     def refused(self, seconds: float, pace: float = 10.0, attrs: LeaseAttrs = ME) -> str:
@@ -115,7 +115,7 @@ class Holder:
     """`GONE`, still alive: its manager, which reads the store's events when called."""
 
     def __init__(self, store: FakeStore, runner: asyncio.Runner) -> None:
-        self.manager = new_manager(store, CONFIG, Random(3))
+        self.manager = fresh(store, CONFIG, Random(3))
         self._feed = self.manager.follow()
         self._runner = runner
         runner.run(self._start())

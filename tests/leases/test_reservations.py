@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import pytest
 from fake_store import FakeStore
-from managers import new_manager
+from managers import fresh
 
 from flannel.errors import BadLease, LeaseTaken, NoFreeSubnet
 from flannel.lease import Lease, LeaseAttrs
@@ -28,7 +28,7 @@ def test_the_host_gets_the_reserved_subnet_and_the_reservation_stays() -> None:
     store = FakeStore()
     assert run(reserve(store, SMALL, ME, B)).ttl is None
     attrs = LeaseAttrs(ME, "host-gw", node_id="n1")
-    lease = run(new_manager(store, SMALL).acquire(attrs, A))
+    lease = run(fresh(store, SMALL).acquire(attrs, A))
     assert (lease.subnet, lease.attrs, lease.ttl) == (B, attrs, None)
 
 

@@ -8,19 +8,7 @@ from typing import Any
 
 import pytest
 from fake_store import FakeStore
-from managers import (
-    CONFIG,
-    LONG_AGO,
-    ME,
-    OTHER,
-    SMALL,
-    TTL,
-    UPSTREAMS,
-    Cluster,
-    net,
-    new_manager,
-    run,
-)
+from managers import CONFIG, LONG_AGO, ME, OTHER, SMALL, TTL, UPSTREAMS, Cluster, fresh, net, run
 
 from flannel.errors import AddressTaken, IdentityTaken, LeaseLost, NoFreeSubnet
 from flannel.lease import Lease, LeaseAttrs, LeaseTable
@@ -121,7 +109,7 @@ class TestAcquiring:
 
         async def one(number: int) -> Lease:
             attrs = LeaseAttrs(IPv4Address(f"192.0.2.{number}"), "host-gw")
-            manager = new_manager(store, CONFIG, Random(number % 3))
+            manager = fresh(store, CONFIG, Random(number % 3))
             return await manager.acquire(attrs, None, seen_since=LONG_AGO)
 
         async def together() -> list[Lease]:
@@ -213,7 +201,7 @@ class TestResuming:
     def test_a_resumed_lease_is_served_at_once_and_written_again_if_it_is_missing(self) -> None:
         store = FakeStore()
         peer = Lease(net("10.5.3.0/24"), OTHER)
-        manager = new_manager(store, CONFIG, Random(1), table=LeaseTable([peer]))
+        manager = fresh(store, CONFIG, Random(1), table=LeaseTable([peer]))
         lease = manager.resume(ME, Lease(net("10.5.2.0/24"), UPSTREAMS, 50, index=17))
         assert (lease.subnet, lease.attrs) == (net("10.5.2.0/24"), ME)
         assert manager.peers == {peer.subnet: peer}
@@ -229,7 +217,7 @@ class TestResuming:
 
     def test_a_lease_that_another_has_by_now_is_lost(self) -> None:
         store = FakeStore()
-        manager = new_manager(store, CONFIG, Random(1))
+        manager = fresh(store, CONFIG, Random(1))
         manager.resume(ME, Lease(net("10.5.2.0/24"), ME, 50, index=17))
         store.index = 20
         store.put(net("10.5.2.0/24"), OTHER, 50)
@@ -239,7 +227,7 @@ class TestResuming:
     def test_an_address_that_has_changed_meanwhile_is_published(self) -> None:
         store = FakeStore()
         before = store.put(net("10.5.2.0/24"), LeaseAttrs(OTHER.public_ip, node_id="n1"), 50)
-        manager = new_manager(store, CONFIG, Random(1))
+        manager = fresh(store, CONFIG, Random(1))
         manager.resume(ME, before)
 
         async def main() -> None:

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 from fake_store import FakeStore
-from managers import CONFIG, LONG_AGO, ME, OTHER, SMALL, TTL, Cluster, net, new_manager, run
+from managers import CONFIG, LONG_AGO, ME, OTHER, SMALL, TTL, Cluster, fresh, net, run
 
 from flannel.errors import LeaseLost, NoFreeSubnet
 from flannel.lease import Lease, LeaseAttrs, LeaseTable
@@ -42,7 +42,7 @@ class TestForgottenLeases:
     def following(self, *steps: Callable[[FakeStore], object], grace: float = 300) -> SubnetManager:
         """A manager with peers A and B, after ``steps`` in its store and their events."""
         store = FakeStore()
-        manager = new_manager(store, CONFIG, Random(7), grace=grace)
+        manager = fresh(store, CONFIG, Random(7), grace=grace)
 
         async def main() -> None:
             store.put(self.A, OTHER, 50)
@@ -121,7 +121,7 @@ class TestForgottenLeases:
     def test_a_subnet_in_use_is_not_chosen_though_the_store_has_lost_its_lease(self) -> None:
         store = FakeStore()
         known = [Lease(net(f"10.5.{n}.0/24"), OTHER) for n in (1, 3)]
-        manager = new_manager(store, SMALL, Random(1), table=LeaseTable(known))
+        manager = fresh(store, SMALL, Random(1), table=LeaseTable(known))
         before = Lease(net("10.9.9.0/24"), ME, 50, index=17)
         lease = run(manager.acquire(ME, None, before=before, seen_since=LONG_AGO))
         assert lease.subnet == net("10.5.2.0/24")
@@ -137,7 +137,7 @@ class TestForgottenLeases:
         before = Lease(net("10.5.2.0/24"), ME, 50, index=17)
 
         def life(grace: float) -> Lease:
-            manager = new_manager(store, SMALL, Random(1), grace=grace, table=table)
+            manager = fresh(store, SMALL, Random(1), grace=grace, table=table)
             return run(manager.acquire(ME, None, before=before, seen_since=LONG_AGO))
 
         with pytest.raises(NoFreeSubnet):
@@ -150,13 +150,13 @@ class TestForgottenLeases:
         table = LeaseTable([Lease(self.A, OTHER)])
         before: Lease | None = Lease(net("10.9.9.0/24"), ME, 50, index=17)
         for _ in range(2):
-            manager = new_manager(store, CONFIG, Random(1), table=table)
+            manager = fresh(store, CONFIG, Random(1), table=table)
             before = run(manager.acquire(ME, None, before=before, seen_since=LONG_AGO))
             assert manager.peers.keys() == {self.A}
 
     def test_our_own_subnet_is_taken_again_in_a_store_that_has_forgotten_it(self) -> None:
         mine = Lease(net("10.5.2.0/24"), ME, 50, index=17)
-        manager = new_manager(FakeStore(), CONFIG, Random(1), table=LeaseTable([mine]))
+        manager = fresh(FakeStore(), CONFIG, Random(1), table=LeaseTable([mine]))
         lease = run(manager.acquire(ME, mine.subnet, before=mine, seen_since=LONG_AGO))
         assert lease.subnet == mine.subnet
 
@@ -164,7 +164,7 @@ class TestForgottenLeases:
         store = FakeStore()
         mine = store.put(net("10.5.2.0/24"), ME, 50)
         known = [Lease(net(f"10.5.{n}.0/24"), OTHER) for n in (1, 3)]
-        manager = new_manager(store, SMALL, Random(1), table=LeaseTable(known))
+        manager = fresh(store, SMALL, Random(1), table=LeaseTable(known))
         run(manager.acquire(ME, None, before=mine))
         assert manager.peers == {}
 
@@ -230,7 +230,7 @@ class TestANewStore:
     def wait(self, store: FakeStore, clock: Clock, *, seen_for: float = 0) -> float:
         """The seconds for which a newcomer waits before it has a lease."""
         began = clock.now
-        manager = new_manager(store, SMALL, Random(1))
+        manager = fresh(store, SMALL, Random(1))
         run(manager.acquire(ME, net("10.5.1.0/24"), seen_since=began - seen_for))
         return clock.now - began
 
@@ -238,7 +238,7 @@ class TestANewStore:
         store = FakeStore()
 
         async def main() -> Lease:
-            manager = new_manager(store, SMALL, Random(1))
+            manager = fresh(store, SMALL, Random(1))
             newcomer = asyncio.create_task(manager.acquire(ME, net("10.5.1.0/24")))
             await asyncio.sleep(1.5 * retry_pause(1))  # the longest pause of a host that serves
             store.put(net("10.5.1.0/24"), OTHER, TTL)

@@ -16,7 +16,7 @@ from unittest.mock import patch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
-from managers import new_manager
+from managers import fresh
 
 from flannel.errors import BadLease, StoreUnavailable
 from flannel.lease import Lease, LeaseAttrs, parse_subnet_key
@@ -147,7 +147,7 @@ class Following(RuleBasedStateMachine):
         self.store = EtcdV2Store(self.etcd, PREFIX)  # type: ignore[arg-type] # a model of it
         self.reported: dict[IPv4Network, Lease] = {}
         """The peers, as computed from the reported differences alone."""
-        self.manager = new_manager(self.store, CONFIG, grace=0)
+        self.manager = fresh(self.store, CONFIG, grace=0)
         subnet = parse_subnet_key(OWN)
         self.run(self.manager.acquire(ME, subnet, seen_since=0.0))
         self.follow()
