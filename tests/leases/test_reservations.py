@@ -78,12 +78,12 @@ def test_a_host_moves_to_its_reservation_at_its_next_start() -> None:
     attrs = LeaseAttrs(ME, "host-gw", node_id="n1")
     store.put(A, attrs, 50)
     run(reserve(store, SMALL, ME, B))
-    lease = run(SubnetManager(store, SMALL).acquire(attrs, A))
+    lease = run(fresh(store, SMALL).acquire(attrs, A))
     assert (lease.subnet, lease.attrs, lease.ttl) == (B, attrs, None)
     assert list(store.leases) == [B]
     # It stays, whatever it held before.
     store.put(A, attrs, 50)
-    assert run(SubnetManager(store, SMALL).acquire(attrs, B)).subnet == B
+    assert run(fresh(store, SMALL).acquire(attrs, B)).subnet == B
     assert A in store.leases
 
 
@@ -93,7 +93,7 @@ def test_a_reservation_that_a_host_uses_becomes_a_lease_where_it_moves() -> None
     store.put(A, attrs, None)
     run(reserve(store, SMALL, ME, B, ttl=70))
     assert store.leases[A].ttl == 70
-    assert run(SubnetManager(store, SMALL).acquire(attrs, A)).subnet == B
+    assert run(fresh(store, SMALL).acquire(attrs, A)).subnet == B
     assert list(store.leases) == [B]
 
 
@@ -103,7 +103,7 @@ def test_the_lease_of_a_host_without_an_identity_is_left_to_its_end() -> None:
     store.put(A, LeaseAttrs(ME, "host-gw"), 50)
     store.put(B, LeaseAttrs(ME), None)
     attrs = LeaseAttrs(ME, "host-gw", node_id="n1")
-    assert run(SubnetManager(store, SMALL).acquire(attrs, A)).subnet == B
+    assert run(fresh(store, SMALL).acquire(attrs, A)).subnet == B
     assert list(store.leases) == [A, B]
 
 
