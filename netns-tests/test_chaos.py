@@ -12,7 +12,7 @@ from world import World, WorldError
 
 
 @pytest.mark.parametrize("backend", ALL)
-def test_what_happens_to_a_cluster_is_healed(backend: str) -> None:
+def test_a_cluster_recovers_from_faults(backend: str) -> None:
     """Within more than the usual ten seconds: other tests keep the machine busy."""
     chaos.run(backend, seed=7, n_faults=8, heal=30)
 

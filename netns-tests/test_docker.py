@@ -133,7 +133,7 @@ def test_without_ip_masq_docker_masquerades(world: World) -> None:
         wait_for(lambda: f"[::ffff:{host.address}]" in log(), 30, log)
 
 
-def test_dockers_that_fit_are_no_reason_for_a_warning(cluster: Cluster) -> None:
+def test_a_docker_that_fits_gives_no_warning(cluster: Cluster) -> None:
     host = cluster.hosts[0]
     host.daemon.stop()
     host.start_flanneld("-iface=eth0", "-ip-masq").wait_ready()

@@ -84,7 +84,7 @@ class TestRules:
         said = "the kernel module ip_tables is not loaded, and flanneld may not load it; trying"
         assert caplog.text.count(said) == 1
 
-    def test_without_nft_and_iptables_it_reports_that_and_goes_on(
+    def test_without_nft_and_iptables_that_is_reported_and_flanneld_runs_on(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         with monkeypatch.context() as patch:

@@ -163,7 +163,7 @@ class TestNft:
         assert elements() == {"172.16.0.1", "172.16.0.2"}
 
 
-def test_iptables_stands_in_for_an_nft_that_does_not_work(
+def test_iptables_replaces_an_nft_that_does_not_work(
     network: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, conditions: Conditions
 ) -> None:
     really = shutil.which("nft")

@@ -141,7 +141,7 @@ class TestCheck:
         assert "nft inet firewalld filter_FORWARD: reject" in found["forward-drop"]
         assert "dropped by nft inet firewalld filter_FORWARD: reject" in explained.stdout
 
-    def test_what_passes_as_a_ping_and_not_as_tcp(self, pair: Pair) -> None:
+    def test_rules_that_accept_pings_and_drop_tcp_are_found(self, pair: Pair) -> None:
         """As by ufw's rules."""
         _, one, other = pair
         pings = "iptables -A FORWARD -p icmp -m icmp --icmp-type echo-request -j ACCEPT"
@@ -162,7 +162,7 @@ class TestCheck:
         what = "answers a ping, but not through the overlay: UDP port 8472"
         assert what in found["peer-port"]
 
-    def test_the_underlay_carries_less_than_the_interface_says(self, pair: Pair) -> None:
+    def test_an_underlay_with_a_smaller_mtu_than_the_interface_is_found(self, pair: Pair) -> None:
         world, one, other = pair
         link = f"ip link set p{int(other.address) & 0xFF} mtu"
         with planted(world.net, f"{link} 1400", f"{link} 1500"):
@@ -225,7 +225,9 @@ class TestCheck:
         assert "nothing listens at UDP port 8285 of 192.0.2.12" in found["peer-daemon-dead"]
         wait_findings(one)
 
-    def test_who_may_not_look_is_told_so_and_hears_no_verdict(self, pair: Pair) -> None:
+    def test_without_permission_the_command_reports_that_and_gives_no_verdict(
+        self, pair: Pair
+    ) -> None:
         _, one, other = pair
         socket = one.subnet_file.with_name("flanneld.sock")
         os.chown(socket, 65534, 65534)  # so that root without capabilities is nobody to it
@@ -245,7 +247,7 @@ class TestCheck:
         assert "masquerade  no: the other side sees" in explained.stdout
         assert explained.stdout.count("(perhaps: the firewall could not be read as a whole)") == 2
 
-    def test_a_finding_says_what_and_why_and_what_to_do_on_one_line(self, pair: Pair) -> None:
+    def test_a_finding_has_fault_reason_and_cure_on_one_line(self, pair: Pair) -> None:
         _, one, _ = pair
         with planted(one, IP_FORWARD.format(0), IP_FORWARD.format(1)):
             wait_check(
@@ -257,7 +259,7 @@ class TestCheck:
 
 
 class TestCommands:
-    def test_status_tells_what_there_is(self, pair: Pair) -> None:
+    def test_status_shows_the_state_of_the_host(self, pair: Pair) -> None:
         _, one, _ = pair
         wait_for(lambda: flannel(one, "status").returncode == 0, 30, "flanneld to answer")
         done = flannel(one, "status")
@@ -293,7 +295,7 @@ class TestCommands:
         assert "flannel.1, MTU 1450, up: packets flow on" in done.stdout
         assert flannel(host, "leases").returncode == 1
 
-    def test_a_device_that_flanneld_carries_for_is_not_said_to_carry_without(
+    def test_status_shows_that_the_tun_device_carries_nothing_without_flanneld(
         self, world: World
     ) -> None:
         (host,) = start(world, UDP, 1)

@@ -107,7 +107,7 @@ class TestLost:
             **host.subnet_env,
         }
 
-    def test_a_failed_hook_is_logged_and_flanneld_goes_on(
+    def test_a_failed_hook_is_logged_and_flanneld_runs_on(
         self, world: World, tmp_path: Path
     ) -> None:
         program, _ = hook(tmp_path)

@@ -115,7 +115,7 @@ def test_vni_0_is_served(world: World) -> None:
 @pytest.mark.parametrize(
     ("backend", "network"), [("vxlan", "172.17.0.0/16"), ("udp", "172.16.0.0/12")]
 )
-def test_docker_at_its_own_address_is_no_hindrance_and_moves_when_it_is_restarted(
+def test_docker_at_its_own_address_is_accepted_and_moves_when_it_is_restarted(
     world: World, backend: str, network: str
 ) -> None:
     hosts = [world.add_host(f"h{number}") for number in (1, 2)]

@@ -147,14 +147,14 @@ def limited(rig: Rig, which: int, value: int) -> Iterator[None]:
         resource.prlimit(pid, which, (soft, hard))
 
 
-def test_it_goes_on_without_a_descriptor(rig: Rig) -> None:
+def test_flanneld_runs_on_without_a_free_descriptor(rig: Rig) -> None:
     with rig.outlived(), limited(rig, resource.RLIMIT_NOFILE, 3):
         rig.damage()
         for text in ("run nft: Too many open files", "write .*state.json: Too many open files"):
             rig.one.daemon.wait_log(text)
 
 
-def test_it_goes_on_without_memory(rig: Rig) -> None:
+def test_flanneld_runs_on_without_free_memory(rig: Rig) -> None:
     """A thread for which there is none ends before its first line, and must not be waited for."""
     n_before = len(rig.one.daemon.log)
 
@@ -168,7 +168,7 @@ def test_it_goes_on_without_memory(rig: Rig) -> None:
 
 @pytest.mark.parametrize("reason", FILES)
 @pytest.mark.parametrize("rig", ["vxlan"], indirect=True)
-def test_it_goes_on_while_files_cannot_be_used(rig: Rig, reason: str) -> None:
+def test_flanneld_runs_on_while_files_cannot_be_used(rig: Rig, reason: str) -> None:
     of_directory, (of_sysctl, sysctl), why = FILES[reason]
     with rig.outlived():
         rig.mount(f"{of_directory}; {of_sysctl}")

@@ -224,7 +224,7 @@ OFFLOADS = {
 
 class TestTransfers:
     @pytest.mark.parametrize("features", OFFLOADS.values(), ids=OFFLOADS.keys())
-    def test_tcp_arrives_whole_whatever_the_underlay_offloads(
+    def test_tcp_arrives_whole_with_any_offloads_of_the_underlay(
         self, pair: Pair, features: str
     ) -> None:
         offload(pair, features)

@@ -36,7 +36,7 @@ def load(name: str) -> object:
 
 
 class TestBarePackage:
-    def test_what_its_init_imports_is_not_loaded(self, package: str) -> None:
+    def test_the_imports_of_its_init_are_not_loaded(self, package: str) -> None:
         with bare_package(package):
             load("lib.used")
         assert loaded("lib") == ["lib.used"]

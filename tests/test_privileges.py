@@ -85,7 +85,7 @@ def given(monkeypatch: pytest.MonkeyPatch, *sets: int) -> FakeLibc:
     return libc
 
 
-def test_of_roots_capabilities_two_are_left_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_of_roots_capabilities_are_left_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     libc = given(monkeypatch, ALL, ALL, 1 << CAP_SYS_ADMIN)
     privileges.drop()
     assert libc.sets == [KEPT, KEPT, 0]

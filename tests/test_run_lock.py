@@ -182,7 +182,7 @@ def test_the_end_of_a_process_is_the_end_of_its_locks(
     lock.take()
 
 
-def test_a_holder_whose_name_is_no_text_is_another_flanneld(
+def test_a_holder_whose_name_is_not_text_is_another_flanneld(
     directories: tuple[Path, Path], other: Other
 ) -> None:
     file = directories[0] / FILE_NAME

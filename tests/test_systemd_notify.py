@@ -19,14 +19,14 @@ def listener() -> Iterator[socket.socket]:
         yield sock
 
 
-def test_systemd_hears_at_a_path(listener: socket.socket, tmp_path: Path) -> None:
+def test_systemd_is_notified_at_a_path(listener: socket.socket, tmp_path: Path) -> None:
     path = tmp_path / "notify"
     listener.bind(str(path))
     notify("READY=1\nSTATUS=lease 10.5.1.0/24", {"NOTIFY_SOCKET": str(path)})
     assert listener.recv(1000) == b"READY=1\nSTATUS=lease 10.5.1.0/24"
 
 
-def test_systemd_hears_at_an_abstract_address(listener: socket.socket) -> None:
+def test_systemd_is_notified_at_an_abstract_address(listener: socket.socket) -> None:
     name = f"flannel-test-notify-{os.getpid()}"
     listener.bind(f"\0{name}")
     notify("READY=1", {"NOTIFY_SOCKET": f"@{name}"})

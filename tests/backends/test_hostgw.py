@@ -86,7 +86,7 @@ def test_a_lease_of_another_backend_is_refused(backend: str, named: str) -> None
         list(start(FakeTables()).plan(peer(backend=backend)))
 
 
-def test_what_an_earlier_run_left_is_removed_and_others_routes_stay() -> None:
+def test_routes_of_an_earlier_run_are_removed_and_others_routes_stay() -> None:
     tables = FakeTables()
     stale = Route(bytes((10, 5, 9, 0)), 24, bytes((192, 0, 2, 9)), 3)
     others = [

@@ -28,7 +28,7 @@ def test_a_backend_that_nobody_serves_is_refused_with_the_ones_that_are() -> Non
         backends.check_config(config("ipip"))
 
 
-def test_of_an_unknown_backend_nothing_is_claimed() -> None:
+def test_the_traits_of_an_unknown_backend_are_empty() -> None:
     unknown = traits("ipip")
     assert (unknown.type, unknown.module, unknown.carrier, unknown.port) == ("ipip", "", None, 0)
     assert not unknown.has_tunnel_address
@@ -46,7 +46,7 @@ def test_only_the_packet_loop_stops_with_flanneld() -> None:
     assert [each.type for each in BACKENDS.values() if each.carrier is Carrier.FLANNELD] == ["udp"]
 
 
-def test_backends_with_a_port_have_a_tunnel_and_somebody_who_checks_senders() -> None:
+def test_backends_with_a_port_have_a_tunnel_and_a_check_of_senders() -> None:
     for each in BACKENDS.values():
         has_tunnel = each.port != 0
         assert each.has_tunnel_address == has_tunnel

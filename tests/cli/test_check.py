@@ -18,7 +18,7 @@ def findings(world: World) -> dict[str, str]:
     }
 
 
-def test_of_a_host_that_is_well_nothing_is_found(world: World) -> None:
+def test_a_healthy_host_has_no_findings(world: World) -> None:
     done = world.run("check")
     assert (done.status, done.out) == (0, "all is well\n")
     assert world.run("check", "--json").document == {"healthy": True, "findings": []}
@@ -38,7 +38,7 @@ def test_a_fault_is_a_line_with_its_reason_and_cure_and_status_1(world: World) -
     }  # fmt: skip
 
 
-def test_a_warning_alone_is_no_fault(world: World) -> None:
+def test_a_warning_alone_leaves_exit_status_0(world: World) -> None:
     world.daemon["conditions"] = {"guard": "no program of this host can make the guard"}
     done = world.run("check")
     assert done.status == 0
@@ -50,7 +50,9 @@ class TestFlanneld:
         world.pages = DaemonDown("cannot ask flanneld: Connection refused")
         assert findings(world) == {"daemon-down": "cannot ask flanneld: Connection refused"}
 
-    def test_one_that_only_root_may_ask_is_told_from_that(self, world: World) -> None:
+    def test_a_daemon_that_only_root_may_ask_is_distinguished_from_a_dead_one(
+        self, world: World
+    ) -> None:
         world.pages = DaemonUnseen("cannot ask flanneld: Permission denied")
         assert findings(world) == {"daemon-unseen": "cannot ask flanneld: Permission denied"}
 
@@ -135,7 +137,7 @@ def test_a_kernel_that_cannot_be_asked_is_a_finding_beside_the_others(world: Wor
     }
 
 
-def test_what_was_found_before_an_error_of_the_kernel_is_kept(world: World) -> None:
+def test_findings_before_an_error_of_the_kernel_are_kept(world: World) -> None:
     world.set_sysctl("ip_forward", 0)
     world.netlink.refuses["find_way"] = 1
     assert findings(world).keys() == {"ip-forward", "unseen"}

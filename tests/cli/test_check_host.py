@@ -36,12 +36,12 @@ class TestFirewall:
         assert findings(world).keys() == {"forward-drop"}
         assert findings(world)["forward-drop"].endswith(f"drops {packet}")
 
-    def test_without_peers_a_far_address_stands_in(self, world: World) -> None:
+    def test_without_peers_an_address_of_the_network_is_used_instead(self, world: World) -> None:
         world.store.remove(PEER)
         world.filter(policy="DROP")
         assert findings(world)["forward-drop"].endswith("10.1.5.2 -> 10.1.255.254")
 
-    def test_a_rule_that_nobody_understands_is_no_finding(self, world: World) -> None:
+    def test_a_rule_that_is_not_understood_is_not_a_finding(self, world: World) -> None:
         world.filter("-A FORWARD -m mystery --what -j DROP")
         assert findings(world) == {}
 

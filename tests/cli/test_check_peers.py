@@ -67,7 +67,7 @@ def test_with_udp_a_closed_port_is_a_flanneld_that_does_not_run(world: World) ->
     }
 
 
-def test_a_flanneld_that_is_dead_unready_or_silent_is_told_apart(world: World) -> None:
+def test_a_dead_an_unready_and_a_silent_flanneld_are_distinguished(world: World) -> None:
     world.answers[PEER_TUNNEL] = PortAnswer(refused=True)
     assert findings(world).keys() == {"peer-daemon-dead"}
     world.answers[PEER_TUNNEL] = PortAnswer(ready=False)

@@ -73,7 +73,7 @@ def test_the_document_has_what_was_removed(full: World) -> None:
     assert (document["failed"], document["unread"]) == ([], [])
 
 
-def test_what_cannot_be_removed_is_named_and_the_rest_is_removed(full: World) -> None:
+def test_parts_that_cannot_be_removed_are_named_and_the_rest_is_removed(full: World) -> None:
     full.netlink.refuses["delete_link"] = errno.EBUSY
     full.tables.keeps[key(ROUTE)] = errno.EPERM
     del full.programs.prints[TABLE]
@@ -94,7 +94,7 @@ def test_a_file_that_cannot_be_removed_is_named(world: World) -> None:
     assert f"  cannot remove {world.env_file}: Is a directory" in done.lines
 
 
-def test_what_could_not_be_looked_at_is_named_and_is_a_failure(world: World) -> None:
+def test_parts_that_cannot_be_read_are_named_and_are_a_failure(world: World) -> None:
     world.programs.install("iptables")  # and it does not run
     done = world.run("cleanup", "--yes")
     assert done.status == 1
@@ -124,7 +124,7 @@ def test_without_the_right_to_ask_flanneld_the_kernel_s_entries_are_listed(world
     assert "  device flannel.1" in world.run("cleanup").lines
 
 
-def test_routes_with_our_protocol_number_are_ours_whatever_their_addresses(world: World) -> None:
+def test_routes_with_our_protocol_number_are_ours_at_any_address(world: World) -> None:
     foreign = Route(IPv4Address("198.51.100.0").packed, 24, PEER_TUNNEL.packed, 2)
     world.tables.entries.clear()
     world.tables.intrude(foreign)

@@ -213,7 +213,7 @@ def test_a_config_is_refused_as_a_host_would_refuse_it(text: str) -> None:
         config.validate(text)
 
 
-def test_a_change_of_config_says_who_is_affected() -> None:
+def test_a_change_of_config_names_the_affected_hosts() -> None:
     before = '{"Network": "10.1.0.0/16", "Backend": {"Type": "vxlan"}}'
     after = '{"Network": "10.2.0.0/24", "SubnetLen": 26, "Backend": {"Type": "host-gw"}}'
     report = config.report(before, after, [LEASE])

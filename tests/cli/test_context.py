@@ -56,7 +56,7 @@ class TestFlanneld:
 
         assert self.ask(tmp_path, page) == {"ready": True}
 
-    def test_what_is_no_document_is_no_answer(self, tmp_path: Path) -> None:
+    def test_an_answer_that_is_not_a_document_is_refused(self, tmp_path: Path) -> None:
         async def page() -> Page:
             return Page(200, b"I am here")
 
@@ -202,7 +202,7 @@ class TestErrors:
         world.pages = {"/status": []}
         assert "version unknown" in world.run("check").err
 
-    def test_a_reader_that_has_had_enough_is_no_trouble(
+    def test_a_reader_that_ends_early_causes_no_error(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """As with ``flannel leases | head -1``."""

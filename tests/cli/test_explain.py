@@ -168,7 +168,7 @@ class TestOurOwnGuard:
             "unless it comes in by eth0, by which this host reaches 10.1.5.2"
         )
 
-    def test_without_a_guard_nothing_is_said_of_it(self, world: World) -> None:
+    def test_without_a_guard_explain_does_not_mention_it(self, world: World) -> None:
         world.filter()
         assert self.guard(world, str(FAR), "--source", "10.1.7.2") == ""
 

@@ -86,7 +86,7 @@ def evil(request: pytest.FixtureRequest, world: World) -> World:
     return world
 
 
-def test_what_people_read_is_harmless(evil: World) -> None:
+def test_text_for_people_is_harmless(evil: World) -> None:
     evil.terminal = "n\n"
     for command in COMMANDS:
         if command == ("hand-back",):
@@ -96,7 +96,7 @@ def test_what_people_read_is_harmless(evil: World) -> None:
         assert_harmless(done.err)
 
 
-def test_what_programs_read_is_json_and_harmless(evil: World) -> None:
+def test_output_for_programs_is_json_and_harmless(evil: World) -> None:
     evil.terminal = "y\n"
     for command in COMMANDS:
         if command == ("hand-back",):

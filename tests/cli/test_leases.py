@@ -50,7 +50,7 @@ class TestLeases:
         world.daemon["lease"] = None
         assert len(world.run("leases", "--json").document["leases"]) == 1
 
-    def test_what_flanneld_has_read_from_its_file_has_no_known_end(self, world: World) -> None:
+    def test_leases_that_flanneld_read_from_its_file_have_no_known_end(self, world: World) -> None:
         world.store.refusal = DOWN
         assert isinstance(world.pages, dict)
         for each in (world.daemon["lease"], *world.pages["/peers"]):
@@ -89,7 +89,7 @@ class TestReserve:
             ("10.1.9.0/25", "cannot reserve 10.1.9.0/25: it is no /24 from"),
         ],
     )
-    def test_what_cannot_be_had_is_refused_with_the_reason(
+    def test_a_subnet_that_cannot_be_reserved_is_refused_with_the_reason(
         self, world: World, subnet: str, why: str
     ) -> None:
         before = dict(world.store.leases)
@@ -156,7 +156,7 @@ class TestRelease:
         }  # fmt: skip
         assert PEER not in world.store.leases
 
-    def test_the_question_is_no_part_of_the_document(self, world: World) -> None:
+    def test_the_question_is_not_part_of_the_document(self, world: World) -> None:
         world.terminal = "yes\n"
         assert world.run("release", str(PEER), "--json").document["released"]
 

@@ -29,7 +29,7 @@ def generate() -> ModuleType:
     return module
 
 
-def test_man_pages_and_completion_are_what_the_tables_say(generate: ModuleType) -> None:
+def test_man_pages_and_completion_match_the_tables(generate: ModuleType) -> None:
     """If not: run dist/generate.py."""
     for name, text in generate.files().items():
         assert (DIST / name).read_text() == text, name

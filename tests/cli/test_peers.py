@@ -64,7 +64,9 @@ def test_its_flanneld_s_answer_is_its_state(
     assert only(world)["state"] == state
 
 
-def test_a_peer_that_answers_beside_the_overlay_only_is_told_from_a_dead_one(world: World) -> None:
+def test_a_peer_that_answers_only_beside_the_overlay_is_distinguished_from_a_dead_one(
+    world: World,
+) -> None:
     del world.reach[PEER_TUNNEL]
     found = only(world)
     assert found["state"] == "not through the overlay"
@@ -81,7 +83,7 @@ def test_the_largest_packet_that_gets_there_is_searched_for(world: World) -> Non
     assert (found["mtu"], found["full_size"], found["state"]) == (1399, False, "ready")
 
 
-def test_of_many_such_peers_a_few_are_searched(world: World) -> None:
+def test_only_some_of_many_such_peers_are_searched(world: World) -> None:
     for number in range(100, 112):
         lease = world.lease(number)
         world.reach[lease.subnet.network_address] = 1400
@@ -96,7 +98,7 @@ def test_without_a_tunnel_the_public_address_is_pinged_and_nobody_is_asked(world
     assert (found["address"], found["probe"], found["state"]) == (str(PEER_HOST), None, "reachable")
 
 
-def test_leases_of_this_host_are_no_peers(world: World) -> None:
+def test_leases_of_this_host_are_not_peers(world: World) -> None:
     world.store.put(IPv4Network("10.1.6.0/24"), LeaseAttrs(IPv4Address("192.0.2.1")), None)
     assert only(world)["subnet"] == str(PEER)
     world.pages = DOWN

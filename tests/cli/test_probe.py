@@ -146,7 +146,9 @@ class TestPorts:
         found = asyncio.run(ask_port(LOOPBACK, closed_port(), 0))
         assert found == PortAnswer(refused=True)
 
-    def test_silence_and_nonsense_are_no_answer(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_silence_and_garbage_do_not_count_as_answers(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(probe, "PATIENCE", 0.05)
         asked: list[bytes] = []
 

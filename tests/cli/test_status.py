@@ -92,7 +92,7 @@ class TestWithFlanneld:
              "renewed 5 s ago, ends in 1 min 10 s, due for renewal in 0 s"),
         ],
     )  # fmt: skip
-    def test_what_etcd_has_not_said_is_not_made_up(
+    def test_values_that_etcd_has_not_reported_are_not_invented(
         self, world: World, members: dict[str, float | None], text: str
     ) -> None:
         world.daemon["lease"] |= {"renewed_ago": 5.0, "left": 80000.0, **members}
@@ -108,7 +108,7 @@ class TestWithoutFlanneld:
     def is_down(self, world: World) -> None:
         world.pages = DOWN
 
-    def test_what_is_left_behind_is_shown(self, world: World) -> None:
+    def test_the_remains_of_a_stopped_flanneld_are_shown(self, world: World) -> None:
         done = world.run("status")
         assert done.status == 1
         assert done.lines == [
@@ -147,7 +147,7 @@ class TestWithoutFlanneld:
                                world.netlink.links[4].vxlan))  # fmt: skip
         assert shown(world, "device") == ["flannel.1, MTU 1450, DOWN"]
 
-    def test_a_host_that_had_no_lease_says_so(self, world: World) -> None:
+    def test_a_host_without_a_lease_reports_that(self, world: World) -> None:
         world.env_file.unlink()
         assert shown(world, "subnet.env") == ["not there"]
         assert shown(world, "lease") == ["none in etcd for the subnet of subnet.env"]

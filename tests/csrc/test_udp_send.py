@@ -156,7 +156,7 @@ def test_a_peer_is_served_again_when_packets_have_left(queue: Queue, left: int) 
     assert queue.counts() == {"tx_packets": 3, "tx_stalled": 1}
 
 
-def test_packets_that_wait_and_leave_are_no_stall_however_many_they_are(queue: Queue) -> None:
+def test_any_number_of_packets_that_wait_and_leave_is_not_a_stall(queue: Queue) -> None:
     slow = PEERS[0]
     queue.fill()
     queue.send(slow)

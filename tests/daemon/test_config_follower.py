@@ -165,7 +165,7 @@ def test_without_a_config_of_use_the_patience_ends_as_well(made: Made) -> None:
     made.clock.run(work())
 
 
-def test_the_answer_that_there_is_no_config_ends_the_patience_never(made: Made) -> None:
+def test_after_the_answer_that_there_is_no_config_the_wait_has_no_limit(made: Made) -> None:
     """An empty store may be a new cluster: what was served before is of no use there."""
 
     async def work() -> None:
@@ -234,7 +234,7 @@ def test_a_config_that_is_removed_is_reported_and_served_on(made: Made) -> None:
     "verdict",
     [BadNetworkConfig("cannot use the network config: x"), NetworkInUse("cannot use network x")],
 )
-def test_one_that_cannot_be_used_is_reported_until_there_is_a_better_one(
+def test_a_config_that_cannot_be_used_is_reported_until_there_is_a_usable_one(
     made: Made, verdict: Exception
 ) -> None:
     made.store.configure("one")
@@ -253,7 +253,7 @@ def test_one_that_cannot_be_used_is_reported_until_there_is_a_better_one(
     made.watch("one", work())
 
 
-def test_one_that_makes_a_different_network_ends_the_watch(made: Made) -> None:
+def test_a_config_of_a_different_network_ends_the_watch(made: Made) -> None:
     async def work() -> None:
         made.store.configure("one")
         made.verdict = ConfigChanged("the network config has changed: x")

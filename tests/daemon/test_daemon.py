@@ -307,7 +307,7 @@ class ShortRuns(Daemon):
 
 
 @pytest.mark.parametrize(("n_runs", "seconds"), [(1, 0), (1, 0.02), (2, 0), (3, 0), (3, 0.02)])
-def test_it_is_stopped_at_once_as_a_run_ends_and_between_two(
+def test_the_daemon_stops_at_once_when_a_run_ends_and_between_two_runs(
     tmp_path: Path, n_runs: int, seconds: float
 ) -> None:
     async def scenario() -> int:

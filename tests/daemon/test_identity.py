@@ -9,7 +9,7 @@ import pytest
 from flannel.daemon import identity
 
 
-def test_it_is_made_once_and_kept_in_a_private_place(tmp_path: Path) -> None:
+def test_the_identity_is_made_once_and_stored_privately(tmp_path: Path) -> None:
     directory = tmp_path / "state"
     made = identity.load(directory)
     assert len(made) == 32
@@ -18,11 +18,11 @@ def test_it_is_made_once_and_kept_in_a_private_place(tmp_path: Path) -> None:
     assert stat.S_IMODE((directory / identity.FILE_NAME).stat().st_mode) == 0o600
 
 
-def test_two_hosts_have_two(tmp_path: Path) -> None:
+def test_two_hosts_have_two_identities(tmp_path: Path) -> None:
     assert identity.load(tmp_path / "a") != identity.load(tmp_path / "b")
 
 
-def test_a_copied_disk_in_another_machine_has_another(
+def test_a_copied_disk_in_another_machine_has_another_identity(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = tmp_path / "machine-id"
@@ -34,7 +34,7 @@ def test_a_copied_disk_in_another_machine_has_another(
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 32 + b"\n", b"\xff\n", b"a" * 5000])
-def test_a_file_that_is_no_identity_is_named_and_made_anew(
+def test_a_file_that_is_not_an_identity_is_named_and_made_anew(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
 ) -> None:
     (tmp_path / identity.FILE_NAME).write_bytes(content)
@@ -43,7 +43,7 @@ def test_a_file_that_is_no_identity_is_named_and_made_anew(
     assert identity.load(tmp_path) == made
 
 
-def test_a_link_planted_there_is_not_followed(tmp_path: Path) -> None:
+def test_a_link_in_place_of_the_file_is_not_followed(tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_text("0" * 32 + "\n")
     (tmp_path / identity.FILE_NAME).symlink_to(target)
@@ -52,7 +52,7 @@ def test_a_link_planted_there_is_not_followed(tmp_path: Path) -> None:
     assert target.read_text() == "0" * 32 + "\n"
 
 
-def test_where_it_cannot_be_kept_there_is_none(
+def test_without_a_place_to_store_it_there_is_no_identity(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()

@@ -77,7 +77,9 @@ def test_a_shortage_is_a_condition_until_the_task_has_healed(
     ],
     ids=repr,
 )
-def test_all_else_ends_the_task(clock: Clock, conditions: Conditions, error: Exception) -> None:
+def test_any_other_error_ends_the_task(
+    clock: Clock, conditions: Conditions, error: Exception
+) -> None:
     work = failing(clock, 60, error)
     with pytest.raises(type(error)):
         clock.run(Lasting(conditions).run("keep it", work))

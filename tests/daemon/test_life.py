@@ -61,7 +61,7 @@ def test_the_lease_is_logged_with_how_long_it_lasts(
 
 
 @pytest.mark.parametrize(("public_ip", "is_asked"), [("192.0.2.1", True), ("198.51.100.1", False)])
-def test_the_holder_of_our_address_is_asked_unless_nat_stands_between(
+def test_the_holder_of_our_address_is_asked_unless_we_are_behind_nat(
     made: OneLife, monkeypatch: pytest.MonkeyPatch, public_ip: str, is_asked: bool
 ) -> None:
     asked = []
@@ -139,7 +139,7 @@ def test_a_run_that_begins_ends_the_condition_that_there_is_none(made: OneLife) 
     made.serve(work)
 
 
-def test_a_run_that_cannot_begin_does_not_end_it(made: OneLife) -> None:
+def test_a_run_that_cannot_begin_does_not_end_the_condition(made: OneLife) -> None:
     conditions = made.status.conditions
     conditions.report(Condition.RUN, "cannot create VXLAN link: no memory; trying again")
     made.backend.refusal = KernelError("create VXLAN link", 12)
@@ -182,7 +182,7 @@ def test_the_lease_of_before_is_asked_for_again(made: OneLife) -> None:
     assert subnets[1] == subnets[0]
 
 
-def test_a_subnet_that_another_host_takes_ends_it(made: OneLife) -> None:
+def test_a_subnet_that_another_host_takes_ends_the_run(made: OneLife) -> None:
     def take() -> None:
         ((subnet, _),) = made.store.leases.items()
         made.store.put(subnet, OTHER, 600)
@@ -190,5 +190,5 @@ def test_a_subnet_that_another_host_takes_ends_it(made: OneLife) -> None:
     assert made.ended_by(take).subgroup(LeaseLost)
 
 
-def test_an_underlay_that_changes_ends_it(made: OneLife) -> None:
+def test_an_underlay_that_changes_ends_the_run(made: OneLife) -> None:
     assert made.ended_by(lambda: made.underlay.changed.set()).subgroup(UnderlayChanged)

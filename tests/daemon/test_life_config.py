@@ -33,13 +33,13 @@ def made(clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OneLi
         '{"Network": "10.5.0.0/16", "SubnetLen": 26, "Backend": {"Type": "host-gw"}}',
     ],
 )
-def test_a_different_network_config_ends_it(made: OneLife, text: str) -> None:
+def test_a_different_network_config_ends_the_run(made: OneLife, text: str) -> None:
     group = made.ended_by(lambda: made.store.configure(text))
     (why,) = group.subgroup(ConfigChanged).exceptions  # type: ignore[union-attr] # then it fails
     assert str(why).startswith("the network config has changed: ")
 
 
-def test_a_config_that_moves_our_subnet_out_ends_it(made: OneLife) -> None:
+def test_a_config_that_moves_our_subnet_out_ends_the_run(made: OneLife) -> None:
     def narrow() -> None:
         ((subnet, _),) = made.store.leases.items()
         third = subnet.network_address.packed[2]
@@ -50,7 +50,7 @@ def test_a_config_that_moves_our_subnet_out_ends_it(made: OneLife) -> None:
     assert made.ended_by(narrow).subgroup(ConfigChanged)
 
 
-def test_a_config_with_the_same_meaning_or_more_room_does_not(
+def test_a_config_with_the_same_meaning_or_more_room_does_not_end_the_run(
     made: OneLife, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -70,7 +70,7 @@ def test_a_config_with_the_same_meaning_or_more_room_does_not(
 
 
 @pytest.mark.parametrize("text", ["{", '{"Network": "10.5.0.0/16", "Backend": {"Type": "x"}}'])
-def test_a_config_that_cannot_be_used_does_not_end_it(made: OneLife, text: str) -> None:
+def test_a_config_that_cannot_be_used_does_not_end_the_run(made: OneLife, text: str) -> None:
     async def work(life: Life) -> None:
         made.store.configure(text)
         await asyncio.sleep(1)
@@ -82,7 +82,7 @@ def test_a_config_that_cannot_be_used_does_not_end_it(made: OneLife, text: str) 
     made.serve(work)
 
 
-def test_a_config_whose_range_is_in_use_here_does_not_end_it(made: OneLife) -> None:
+def test_a_config_whose_range_is_in_use_here_does_not_end_the_run(made: OneLife) -> None:
     made.host.netlink.addresses.append(Address(2, IPv4Interface("10.7.7.1/24"), 0))
 
     async def work(life: Life) -> None:
@@ -117,7 +117,7 @@ class TestOverlap:
         made.host.tables.foreign.append(FoundRoute(PEER, OTHER.public_ip, 2, 0))
         made.clock.run(made.life().take_lease())
 
-    def test_the_bridge_of_our_own_lease_is_no_other_network(self, made: OneLife) -> None:
+    def test_the_bridge_of_our_own_lease_is_not_a_conflict(self, made: OneLife) -> None:
         made.store.put(net("10.5.7.0/24"), ME, 600)
         made.host.netlink.add(Link(7, "docker0", "bridge", 1450, True, ""))
         made.host.netlink.addresses.append(Address(7, IPv4Interface("10.5.7.1/24"), 0))

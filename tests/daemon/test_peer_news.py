@@ -18,7 +18,7 @@ def peers(*leases: Lease) -> dict[IPv4Network, Lease]:
     return {each.subnet: each for each in leases}
 
 
-def test_each_kind_has_its_word() -> None:
+def test_each_kind_of_change_has_its_word() -> None:
     news = PeerNews(peers(ONE, TWO))
     moved = replace(TWO, attrs=LeaseAttrs(IPv4Address(9)))
     news.note({ONE.subnet, TWO.subnet, THREE.subnet})
@@ -29,20 +29,20 @@ def test_each_kind_has_its_word() -> None:
     assert news.line(peers(moved, THREE)) == ""
 
 
-def test_what_is_as_before_again_is_no_news() -> None:
+def test_a_change_that_was_reverted_is_not_logged() -> None:
     news = PeerNews(peers(ONE))
     news.note({ONE.subnet, TWO.subnet})
     assert news.line(peers(ONE)) == ""
     assert news.count == 0
 
 
-def test_one_that_left_may_join_again() -> None:
+def test_a_peer_that_left_may_join_again() -> None:
     news = PeerNews({})
     for now, line in ((peers(ONE), "joined"), ({}, "left"), (peers(ONE), "joined")):
         news.note({ONE.subnet})
         assert news.line(now) == f"{line} 10.1.1.0/24 of 0.0.0.1"
 
 
-def test_of_many_some_are_named() -> None:
+def test_some_of_many_peers_are_named() -> None:
     assert listed(range(5)) == "0, 1, 2, 3, 4"
     assert listed(range(7)) == "0, 1, 2, 3, 4 and 2 more"

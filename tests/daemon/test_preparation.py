@@ -94,7 +94,7 @@ def made(clock: Clock) -> Made:
     return Made(clock)
 
 
-def test_the_plan_is_what_the_store_and_the_host_have(
+def test_the_plan_has_the_config_of_the_store_and_the_interface_of_the_host(
     made: Made, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")

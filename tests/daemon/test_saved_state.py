@@ -139,7 +139,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("odd", ODD, ids=lambda key: key[:12].encode("unicode_escape").decode())
-def test_a_peer_that_makes_no_sense_is_left_out_and_the_others_are_served(
+def test_a_peer_that_cannot_be_parsed_is_left_out_and_the_others_are_served(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, odd: str
 ) -> None:
     path = tmp_path / "state.json"
@@ -174,7 +174,7 @@ def test_every_lease_that_can_be_read_from_the_store_can_be_saved(
     assert saved_state.read(tmp_path / "state.json", PREFIX) == state
 
 
-def test_of_too_many_long_leases_the_short_ones_are_saved(
+def test_the_shortest_of_too_many_long_leases_are_saved(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(saved_state, "_MAX_VALUES", 100_000)

@@ -23,7 +23,7 @@ def test_the_first_comparison_is_due_at_once() -> None:
     assert max(waits(Schedule(), 0.0)) <= 0
 
 
-def test_a_cheap_one_is_repeated_at_the_next_hint_and_else_after_the_resync() -> None:
+def test_a_cheap_comparison_is_repeated_at_the_next_hint_or_after_the_resync() -> None:
     schedule = Schedule()
     schedule.succeeded(100.0, 0.001)
     earliest, resync = waits(schedule, 100.0)
@@ -31,13 +31,13 @@ def test_a_cheap_one_is_repeated_at_the_next_hint_and_else_after_the_resync() ->
     assert resync == RESYNC
 
 
-def test_without_hints_it_takes_its_share_of_a_cpu_and_no_more() -> None:
+def test_without_hints_comparisons_take_their_share_of_a_cpu_and_no_more() -> None:
     schedule = Schedule()
     schedule.succeeded(100.0, 1.0)
     assert waits(schedule, 100.0)[1] == RESYNC_SHARE
 
 
-def test_however_much_it_costs_it_is_due_before_its_task_is_taken_for_dead() -> None:
+def test_at_any_cost_a_comparison_is_due_before_its_task_counts_as_dead() -> None:
     schedule = Schedule()
     schedule.succeeded(100.0, 25.0)
     assert waits(schedule, 100.0) == (LONGEST, LONGEST)
@@ -63,7 +63,7 @@ def test_an_idle_time_does_not_let_a_larger_burst_gather() -> None:
     assert waits(schedule, 10_000.0)[0] == 2.0 * EARLIEST_SHARE - BURST
 
 
-def test_one_that_fails_is_tried_again_soon_but_pays_as_well() -> None:
+def test_a_failed_comparison_is_retried_soon_and_its_cost_counts() -> None:
     schedule = Schedule()
     schedule.failed(100.0, 0.01)
     assert waits(schedule, 100.0)[0] == RETRY

@@ -337,13 +337,13 @@ class TestAddresses:
         assert not host.underlay.is_settled(ETH0)
 
 
-def test_another_mtu_is_news_once_it_has_settled(host: Host) -> None:
+def test_a_different_mtu_ends_the_watch_once_it_has_settled(host: Host) -> None:
     why, seconds = host.watch((5, lambda: host.set_link(2, mtu=1400)))
     assert why == "the MTU of eth0 is 1400 now, it was 1500"
     assert 6 <= seconds <= 8
 
 
-def test_a_change_for_a_moment_is_none(host: Host) -> None:
+def test_a_change_for_a_moment_is_ignored(host: Host) -> None:
     smaller, back = (lambda each=each: host.set_link(2, mtu=each) for each in (1400, 1500))
     assert host.watch((5, smaller), (5.5, back)) == ("", HOUR)
 
@@ -381,7 +381,7 @@ def test_a_kernel_that_does_not_answer_is_asked_again(host: Host) -> None:
     assert host.text(Condition.UNDERLAY) == ""
 
 
-def test_links_of_the_overlay_are_never_used_however_ours_is_gone(host: Host) -> None:
+def test_links_of_the_overlay_are_never_used_even_if_ours_is_lost(host: Host) -> None:
     host.netlink.add(Link(9, "docker0", "bridge", 1500, True, ""))
     host.netlink.address(9, "172.17.0.1/16")
     host.tables.foreign.append(FoundRoute(ANYWHERE, None, 9, 1003))

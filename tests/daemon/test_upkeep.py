@@ -223,7 +223,7 @@ def test_a_device_that_somebody_fights_over_is_left_alone_for_growing_pauses(
     made.run(work)
 
 
-def test_a_changed_underlay_ends_it(made: OneUpkeep) -> None:
+def test_a_changed_underlay_ends_upkeep(made: OneUpkeep) -> None:
     async def work() -> None:
         running = asyncio.create_task(made.upkeep.run(RANGE))
         await asyncio.sleep(0)

@@ -141,7 +141,9 @@ class TestSending:
             "@th,224,16 != 0x0800 counter name tx_not_ipv4 drop",
         ]
 
-    def test_what_may_be_several_datagrams_counts_as_vxlan_unless_it_is_an_answer(self) -> None:
+    def test_a_packet_that_may_be_several_datagrams_counts_as_vxlan_unless_it_is_an_answer(
+        self,
+    ) -> None:
         text = document(guarded(VXLAN), abilities=Abilities(nat=True))
         may_be = "udp dport 4789 @th,96,24 != 7 ip length >= 112 "
         forwarded = f"{may_be}ip daddr @peers goto forwarded_segments"

@@ -303,7 +303,7 @@ def notified(systemd: socket.socket) -> list[str]:
     return found
 
 
-def test_systemd_hears_that_docker_can_start_when_all_parts_are_done(
+def test_systemd_is_notified_when_all_parts_are_done(
     made: Made, clock: Clock, systemd: socket.socket
 ) -> None:
     clock.run(made.given())  # of which subnet.env is one

@@ -47,16 +47,14 @@ def test_the_bytes_are_upstreams(path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_the_file_is_readable_by_all_and_writable_by_one_whatever_the_umask(
+def test_the_file_is_readable_by_all_and_writable_by_one_with_any_umask(
     path: Path, umask: int
 ) -> None:
     subnet_env.write(path, ENV)
     assert mode(path) == 0o644
 
 
-def test_missing_directories_are_made_with_their_mode_whatever_the_umask(
-    tmp_path: Path, umask: int
-) -> None:
+def test_missing_directories_get_their_mode_with_any_umask(tmp_path: Path, umask: int) -> None:
     subnet_env.write(tmp_path / "run" / "flannel" / "subnet.env", ENV)
     assert mode(tmp_path / "run") == mode(tmp_path / "run" / "flannel") == 0o755
 
@@ -191,7 +189,7 @@ def test_unknown_names_comments_and_repetitions_are_fine(path: Path, text: str) 
     assert subnet_env.read(path) == ENV
 
 
-def test_no_file_is_no_news(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_file_is_not_logged(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert subnet_env.read(path) is None
     assert caplog.records == []
 

@@ -326,7 +326,7 @@ def test_a_socket_file_that_somebody_removes_is_made_again(
     assert not path.exists()
 
 
-def test_where_it_cannot_be_made_again_the_one_before_goes_on(
+def test_if_the_socket_cannot_be_made_again_the_previous_one_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A file system may be hidden, full or read-only for a while; others may still see the file."""

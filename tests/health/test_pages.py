@@ -91,7 +91,7 @@ def test_the_metrics_are_lines_that_prometheus_reads(evil: Status) -> None:
     assert [each["subnet"] for each in labels] == ["10.1.9.0/24"]
 
 
-def test_a_request_is_not_repeated_to_whoever_sent_it() -> None:
+def test_an_answer_does_not_contain_the_request() -> None:
     head = f"GET /{EVIL} HTTP/1.1\r\n\r\n".encode(errors="replace")
     assert_harmless(asyncio.run(answer(head, {})).decode().replace("\r", ""))
 

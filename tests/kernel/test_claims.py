@@ -128,7 +128,7 @@ def test_a_refused_claim_leaves_the_one_before(other: subprocess.Popen[str]) -> 
     run(work)
 
 
-def test_a_user_who_squats_on_the_name_cannot_keep_flanneld_from_starting(
+def test_a_user_who_binds_the_name_cannot_prevent_a_start_of_flanneld(
     squatter: socket.socket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     credentials = module._UCRED.pack(os.getpid(), 4711, 4711)
@@ -148,7 +148,7 @@ def test_a_user_who_squats_on_the_name_cannot_keep_flanneld_from_starting(
     assert DEVICE not in ours()
 
 
-def test_a_claim_of_which_nobody_can_tell_whose_it_is_does_not_count(
+def test_a_claim_of_an_unknown_process_does_not_count(
     squatter: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     squatter.listen(0)

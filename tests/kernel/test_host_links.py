@@ -36,7 +36,7 @@ def test_ours_are_known_by_alias_or_by_name_and_kind(link: Link, is_one: bool) -
     assert is_ours(link) == is_one
 
 
-def test_what_this_host_has_now_is_looked_at() -> None:
+def test_the_present_addresses_and_routes_of_this_host_are_read() -> None:
     netlink, tables = FakeNetlink(Link(2, "eth0", "", 1500, True, "")), FakeTables()
     claim = Claim(NetworkConfig.from_json(f'{{"Network": "{NETWORK}"}}'), 24)
     assert asyncio.run(find_overlap(netlink, tables, claim)) == ""

@@ -11,7 +11,7 @@ INTERFACE = ExternalInterface(
 )  # fmt: skip
 
 
-def test_hosts_on_the_link_are_told_from_those_behind_a_router() -> None:
+def test_hosts_on_the_link_are_distinguished_from_those_behind_a_router() -> None:
     assert INTERFACE.is_on_link(IPv4Address("192.0.2.200"))
     assert INTERFACE.is_on_link(IPv4Address("203.0.113.14"))
     assert not INTERFACE.is_on_link(IPv4Address("203.0.113.17"))

@@ -80,7 +80,7 @@ class TestTheAddress:
         addresses = [address(ETH0, "192.0.2.8/24"), address(ETH0, "192.0.2.7/24")]
         assert str(pick(addresses)) == "192.0.2.8"
 
-    def test_of_the_addresses_that_match_a_pattern_the_published_one(self) -> None:
+    def test_the_published_one_of_the_addresses_that_match_a_pattern_is_chosen(self) -> None:
         addresses = [address(ETH0, "192.0.2.100/32"), address(ETH0, "192.0.2.7/24")]
         choice = InterfaceChoice(patterns=[re.compile(r"^192\.0")])
         assert str(choose(host([], addresses), choice).address) == "192.0.2.7"
@@ -107,7 +107,7 @@ class TestLoopback:
         assert (chosen(found), found.mtu) == (("eth1", "203.0.113.1"), 9000)
         assert found.is_on_link(IPv4Address("198.51.100.200"))
 
-    def test_of_several_hops_the_least_mtu_counts(self) -> None:
+    def test_the_least_mtu_of_several_hops_counts(self) -> None:
         addresses = [*ADDRESSES, address(LO, "203.0.113.1/32")]
         surroundings = host(self.LINKS, addresses, [default(ETH1, more=(ETH0,))])
         found = choose(surroundings, InterfaceChoice(names=["lo"]))

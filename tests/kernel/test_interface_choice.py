@@ -109,7 +109,7 @@ class TestTheDefaultRoute:
         routes = [default(ETH0, 600), default(ETH1, 100), route("10.0.0.0/8", DOCKER0)]
         assert choose(host(routes=routes), InterfaceChoice()).name == "eth1"
 
-    def test_of_equal_metrics_the_kernel_s_first_decides(self) -> None:
+    def test_among_equal_metrics_the_kernels_first_route_decides(self) -> None:
         routes = [default(ETH1, 100), default(ETH0, 100)]
         assert choose(host(routes=routes), InterfaceChoice()).name == "eth1"
 
@@ -126,7 +126,7 @@ class TestTheDefaultRoute:
         routes = [default(ETH1, 100), default(ETH0, 600)]
         assert choose(host(addresses=only_ipv6, routes=routes), InterfaceChoice()).name == "eth0"
 
-    def test_of_several_hops_the_one_that_is_up_is_used(self) -> None:
+    def test_the_hop_that_is_up_is_used_of_several(self) -> None:
         routes = [default(ETH0, more=(ETH1,))]
         assert choose(host(routes=routes), InterfaceChoice()).name == "eth0"
         down = host([link(ETH0, "eth0", up=False)], routes=routes)
@@ -225,7 +225,7 @@ class TestTheOverlay:
         both = host([device], addresses, [*routes, default(ETH0, 2000)])
         assert choose(both, InterfaceChoice(), OVERLAY).name == "eth0"
 
-    def test_a_bridge_of_the_own_lease_is_refused_whatever_its_name(self) -> None:
+    def test_a_bridge_of_the_own_lease_is_refused_under_any_name(self) -> None:
         bridge = host(
             [link(9, "containers", "bridge")],
             [address(9, "192.0.2.9/24"), address(9, "10.1.7.1/24")],

@@ -77,7 +77,7 @@ def test_a_link_that_may_be_upstreams_goes_only_with_an_address_of_our_network()
     assert len(host.tables.entries) == 2
 
 
-def test_what_another_flanneld_has_claimed_stays_with_its_routes() -> None:
+def test_a_device_that_another_flanneld_has_claimed_stays_with_its_routes() -> None:
     host = FakeHost()
     for link in (VXLAN, vxlan(10, 2), vxlan(11, 3, name="renamed"), TUN):
         host.netlink.add(link)

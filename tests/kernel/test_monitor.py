@@ -138,7 +138,7 @@ def test_messages_without_a_port_that_contradict_known_entries_lead_to_a_hint(
     assert watching.run(scenario) == [Hint.OVERLAY]
 
 
-def test_of_several_messages_about_one_entry_the_last_counts(watching: Watching) -> None:
+def test_the_last_of_several_messages_about_one_entry_counts(watching: Watching) -> None:
     async def scenario() -> None:
         watching.wire.send("fdb removed", "fdb added", "default route")
         await watching.hint()

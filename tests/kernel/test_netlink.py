@@ -280,7 +280,7 @@ def test_a_link_that_is_up_with_its_mtu_is_not_touched(world: World) -> None:
         (lambda n: n.delete_blackhole(network("10.5.1.0/24")), errno.ESRCH),
     ],
 )
-def test_a_change_that_is_made_already_is_no_error(
+def test_a_change_that_is_made_already_is_not_an_error(
     world: World, change: Callable[[Netlink], Awaitable[None]], number: int
 ) -> None:
     world.call(change, NetlinkError(number, ""))

@@ -112,7 +112,7 @@ def test_links_of_this_namespace_are_not_taken_for_those_of_another(kernel: Kern
     assert module.find_vxlan(1, 8472) == []
 
 
-def test_a_name_that_is_not_utf8_is_no_error(kernel: Kernel) -> None:
+def test_a_name_that_is_not_utf8_is_not_an_error(kernel: Kernel) -> None:
     strange = link(OURS).replace(b"flannel.1", b"flannel.\xff")
     kernel.namespaces = {1: [strange]}
     (found,) = module.find_vxlan(1, 8472)

@@ -79,14 +79,14 @@ def test_an_entry_that_somebody_added_is_removed_and_counted(host: Host) -> None
     assert host.repaired() == 1
 
 
-def test_a_lease_that_changed_at_the_same_time_is_no_repair(host: Host) -> None:
+def test_a_lease_that_changed_at_the_same_time_is_not_a_repair(host: Host) -> None:
     host.apply(peer(2))
     host.apply(peer(2, mac=9))
     assert host.has(peer(2, mac=9))
     assert host.repaired() == 0
 
 
-def test_an_entry_that_somebody_made_as_a_new_lease_wants_it_is_no_repair(host: Host) -> None:
+def test_an_entry_that_somebody_made_as_a_new_lease_wants_it_is_not_a_repair(host: Host) -> None:
     host.apply(peer(2))
     host.kernel.intrude(*host.plan(peer(3)))
     host.apply(peer(2), peer(3))

@@ -45,7 +45,7 @@ class TestConflicts:
         host.apply(peer(2), changed=[3])
         assert host.has(peer(2))
 
-    def test_equal_wishes_are_no_conflict(self, warnings: pytest.LogCaptureFixture) -> None:
+    def test_equal_claims_are_not_a_conflict(self, warnings: pytest.LogCaptureFixture) -> None:
         host = Host()
         host.apply(peer(2), peer(3, host=2, mac=2))  # one host with two leases
         assert warnings.text == ""

@@ -68,7 +68,7 @@ class TestFromTheKernel:
         route = Route(ip("10.5.2.0"), 24, ip("10.5.2.0"), 4, True, HOP.id, 0, PROTOCOL)
         assert rtmessages.parse_route(bytes.fromhex(VIA_NEXTHOP), HOPS) == route
 
-    def test_a_route_whose_nexthop_is_not_known_is_no_route(self) -> None:
+    def test_a_route_whose_nexthop_is_unknown_is_left_out(self) -> None:
         assert rtmessages.parse_route(bytes.fromhex(VIA_NEXTHOP), {}) is None
 
     def test_a_classic_route_has_its_own_gateway_and_metric(self) -> None:
@@ -262,7 +262,7 @@ ENTRIES: st.SearchStrategy[Entry] = st.one_of(
 
 
 @given(ENTRIES)
-def test_what_is_written_is_what_a_dump_of_it_reads(entry: Entry) -> None:
+def test_a_dump_returns_the_entries_that_were_written(entry: Entry) -> None:
     message = rtmessages.put_message(entry, 1, 0)
     assert len(message) == rt.HEADER.unpack_from(message)[0]
     assert len(message) % 4 == 0

@@ -63,7 +63,7 @@ class TestWrites:
             tables.request(rt.RTM_DELLINK, "delete link x")
         assert str(raised.value) == "cannot delete link x: Invalid argument (Invalid \ufffd)"
 
-    def test_nothing_to_write_is_no_message(self, kernel: Kernel) -> None:
+    def test_no_entries_make_no_message(self, kernel: Kernel) -> None:
         tables = kernel.tables()
         kernel.batches.clear()
         assert tables.put([]) == tables.delete([]) == []
@@ -149,7 +149,7 @@ class TestDumps:
         kernel.dumps[rt.RTM_GETNEXTHOP] = [theirs]
         assert tables.list_own(NETWORK) == [ours, first, last]
 
-    def test_foreign_routes_and_blackholes_are_told_apart(self, kernel: Kernel) -> None:
+    def test_foreign_routes_and_blackholes_are_distinguished(self, kernel: Kernel) -> None:
         tables = kernel.tables()
         kernel.dumps[rt.RTM_GETROUTE] = [
             payload(Route(bytes((10, 9, 0, 0)), 16, bytes((192, 0, 2, 9)), 3, protocol=3)),
@@ -176,7 +176,7 @@ class TestNexthops:
         assert tables.list_nexthops() == []
         assert kernel.requests == []
 
-    def test_another_error_is_no_answer_to_that(self, kernel: Kernel) -> None:
+    def test_another_error_is_not_an_answer_about_nexthops(self, kernel: Kernel) -> None:
         kernel.dump_errors[rt.RTM_GETNEXTHOP] = errno.EPERM
         with pytest.raises(KernelError, match="list nexthops"):
             kernel.tables()

@@ -87,7 +87,7 @@ def test_one_that_cannot_be_written_is_named(proc: Path, monkeypatch: pytest.Mon
         sysctls.ensure("flannel.1")
 
 
-def test_a_device_that_is_deleted_meanwhile_is_no_error(
+def test_a_device_that_is_deleted_meanwhile_is_not_an_error(
     proc: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(proc, WRONG)

@@ -73,7 +73,7 @@ class TestAHostThatIsGone:
         assert (asked.attrs, asked.ttl) == (GONE, 5000)
         assert asked.attrs.asked_by.startswith(f"{ME.node_id}-")
 
-    def test_what_was_reserved_for_the_address_stays_reserved(self, store: FakeStore) -> None:
+    def test_a_reservation_for_the_address_stays_one(self, store: FakeStore) -> None:
         store.put(SUBNET, GONE, None)
         host = NewHost(store)
         host.refused(55)

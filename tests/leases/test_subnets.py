@@ -43,13 +43,13 @@ class TestAcquiring:
         assert cluster.acquire().ttl == TTL
         assert cluster.store.renewals == 1
 
-    def test_of_several_own_leases_the_previous_subnet_is_taken(self) -> None:
+    def test_the_previous_subnet_of_several_own_leases_is_taken(self) -> None:
         cluster = Cluster()
         for subnet in ("10.5.9.0/24", "10.5.4.0/24"):
             cluster.store.put(net(subnet), ME, 50)
         assert cluster.acquire("10.5.4.0/24").subnet == net("10.5.4.0/24")
 
-    def test_of_several_own_leases_the_first_listed_is_taken(self) -> None:
+    def test_the_first_listed_of_several_own_leases_is_taken(self) -> None:
         cluster = Cluster()
         for subnet in ("10.5.9.0/24", "10.5.4.0/24"):
             cluster.store.put(net(subnet), ME, 50)
@@ -138,7 +138,7 @@ class TestWhoseItIs:
         assert len(cluster.store.leases) == 1
 
     @pytest.mark.parametrize("node_id", [ME.node_id, ""])
-    def test_a_second_host_with_the_same_address_is_refused_and_told_what_to_do(
+    def test_a_second_host_with_the_same_address_is_refused_with_the_cure(
         self, node_id: str
     ) -> None:
         cluster = Cluster()
@@ -267,7 +267,7 @@ class TestFollowing:
         assert seen == [set(), {b}, {a}]
         assert cluster.manager.peers.keys() == {b}
 
-    def test_a_rewritten_but_equal_lease_is_no_change(self) -> None:
+    def test_a_rewritten_but_equal_lease_is_not_a_change(self) -> None:
         cluster = Cluster()
         a = net("10.5.7.0/24")
         cluster.store.put(a, OTHER, 50)
@@ -318,7 +318,7 @@ class TestFollowing:
         self.follow(cluster, lambda: cluster.store.put(net("10.5.7.0/24"), beside, 50))
         assert cluster.manager.peers.keys() == {net("10.5.7.0/24")}
 
-    def test_leases_of_this_host_are_no_peers(self) -> None:
+    def test_leases_of_this_host_are_not_peers(self) -> None:
         cluster = Cluster()
         self.follow(cluster, lambda: cluster.store.put(net("10.5.7.0/24"), ME, 50))
         assert cluster.manager.peers == {}
@@ -328,7 +328,7 @@ class TestFollowing:
         with pytest.raises(LeaseLost, match=r"10\.5\.1\.0/24: 192\.0\.2\.2 \(NodeID n2\) holds"):
             self.follow(cluster, lambda: cluster.store.put(net("10.5.1.0/24"), OTHER, 50))
 
-    def test_a_copy_of_this_host_is_told_from_it(self) -> None:
+    def test_a_copy_of_this_host_is_distinguished_from_it(self) -> None:
         cluster = Cluster()
         copy = LeaseAttrs(OTHER.public_ip, "host-gw", node_id=ME.node_id)
         with pytest.raises(IdentityTaken, match="copy of the other"):

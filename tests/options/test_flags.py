@@ -20,7 +20,7 @@ def test_one_dash_or_two_and_equals_or_blank(argv: list[str]) -> None:
 
 
 @pytest.mark.parametrize("text", ["--", "-", "-v", "-h", "--etcd-prefix=/x", "a=b", "a b"])
-def test_the_next_word_is_the_value_whatever_it_looks_like(text: str) -> None:
+def test_the_next_word_is_the_value_even_with_a_dash(text: str) -> None:
     credentials = typed("-etcd-username", "me", "-etcd-password", text).etcd
     assert credentials.password == text
     assert typed("-etcd-username=me", f"-etcd-password={text}").etcd == credentials
@@ -36,7 +36,7 @@ def test_booleans_are_gos(text: str, text_of_false: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["yes", "on", "", "tRUE", "2", " true"])
-def test_other_words_are_no_booleans(text: str) -> None:
+def test_other_words_are_not_booleans(text: str) -> None:
     assert "neither true nor false" in refusal(f"-ip-masq={text}")
 
 
@@ -65,5 +65,5 @@ def test_a_boolean_never_takes_the_next_word() -> None:
         (["-etcd-prefix"], "-etcd-prefix"),
     ],
 )
-def test_what_is_no_flag_is_named(argv: list[str], named: str) -> None:
+def test_a_word_that_is_not_a_flag_is_named(argv: list[str], named: str) -> None:
     assert f"cannot use {named}" in refusal(*argv)

@@ -266,7 +266,7 @@ def test_a_flag_without_effect_is_worth_one_warning(flag: Flag) -> None:
 
 
 @pytest.mark.parametrize("flag", [flag for flag in FLAGS if flag.refused], ids=lambda f: f.name)
-def test_a_refused_flag_may_say_its_default(flag: Flag) -> None:
+def test_a_refused_flag_may_have_its_default(flag: Flag) -> None:
     assert typed(f"-{flag.name}={flag.default}") == typed()
 
 
@@ -315,7 +315,7 @@ FLAG_WORDS = st.builds(
     st.lists(FLAG_WORDS | WORDS, max_size=5),
     st.dictionaries(st.sampled_from([flag.variable for flag in FLAGS] + ["FLANNELD_"]), WORDS),
 )
-def test_whatever_is_typed_the_answer_is_options_a_refusal_or_an_exit(
+def test_every_command_line_gives_options_a_refusal_or_an_exit(
     argv: list[str], environ: dict[str, str]
 ) -> None:
     said: tuple[str, ...] = ()

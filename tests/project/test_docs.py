@@ -166,7 +166,7 @@ def test_every_message_of_the_log_has_an_entry() -> None:
 
 
 @pytest.mark.parametrize("backend", ["vxlan", "udp"])
-def test_what_a_backend_reads_is_all_in_its_table(backend: str) -> None:
+def test_every_member_that_a_backend_reads_is_in_its_table(backend: str) -> None:
     source = (ROOT / f"flannel/backends/{backend}/__init__.py").read_text()
     read = set(re.findall(r'members\.(?:integer|boolean)\(\s*"(\w+)"', source))
     read |= {"MTU"} if "mtu.read(members" in source else set()

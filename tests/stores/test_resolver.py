@@ -56,7 +56,7 @@ def assert_answers(members: Endpoints) -> None:
         members.ask("look", "GET", "/absent", {})
 
 
-def test_an_address_is_no_name(names: NameServer) -> None:
+def test_an_address_is_not_a_name(names: NameServer) -> None:
     assert Resolver().addresses("192.0.2.1") == ["192.0.2.1"]
     assert Resolver().addresses("2001:db8::1") == ["2001:db8::1"]
     assert names.asked == []

@@ -85,7 +85,9 @@ def test_a_certificate_of_ours_that_the_server_refuses_is_named(files: Path) -> 
     assert why == f"it refuses our certificate {files}/stranger: unknown ca"
 
 
-def test_a_server_that_wants_a_certificate_is_told_from_one_that_refuses_it(files: Path) -> None:
+def test_a_server_that_wants_a_certificate_is_distinguished_from_one_that_refuses_it(
+    files: Path,
+) -> None:
     why = why_tls_failed(failure(files), TlsFiles(files / "ca", None, None))
     assert why.startswith("it wants a certificate of this host, and -etcd-certfile is not set: ")
 
@@ -100,7 +102,7 @@ def test_a_server_that_wants_a_certificate_is_told_from_one_that_refuses_it(file
          "hostname mismatch, certificate is not valid for 'other.example'."),
     ],
 )  # fmt: skip
-def test_a_certificate_of_the_server_that_we_refuse_is_told_from_ours(
+def test_a_refused_certificate_of_the_server_is_distinguished_from_ours(
     files: Path, which: dict[str, str], why: str
 ) -> None:
     known = TlsFiles(files / which.get("ca", "ca"), files / "host", files / "host.key")
@@ -113,7 +115,7 @@ def test_an_unknown_issuer_without_a_ca_file_is_unknown_to_this_system(files: Pa
     assert text.endswith("(trusted CAs: the CAs of this system)")
 
 
-def test_what_speaks_no_tls_is_named(files: Path) -> None:
+def test_a_server_without_tls_is_named(files: Path) -> None:
     down = ssl.MemoryBIO()
     down.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
     client = ssl.create_default_context().wrap_bio(down, ssl.MemoryBIO(), server_hostname="x")

@@ -91,9 +91,7 @@ def test_it_publishes_the_public_address_and_no_backend_as_upstream_does() -> No
 
 
 @pytest.mark.parametrize("backend_type", ["", "udp", "vxlan", "host-gw", "something of tomorrow"])
-def test_every_lease_is_taken_whatever_backend_it_names(
-    network: UdpNetwork, backend_type: str
-) -> None:
+def test_a_lease_of_any_backend_is_taken(network: UdpNetwork, backend_type: str) -> None:
     data = {"VtepMAC": "02:00:00:00:00:01"}
     lease = Lease(PEER_SUBNET, LeaseAttrs(PEER, backend_type, data))
     assert network.plan(lease) == pack_route(PEER_SUBNET, PEER)

@@ -120,7 +120,7 @@ def test_a_super_packet_leaves_as_segments_that_scapy_would_build(loop: Loop) ->
         ("127.0.0.2", packet("10.1.16.2", "10.1.15.2")[:-1], "rx_malformed"),
     ],
 )
-def test_what_may_not_be_carried_is_counted_and_dropped(
+def test_packets_that_may_not_be_carried_are_counted_and_dropped(
     loop: Loop, source: str, data: bytes, counter: str
 ) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
@@ -139,7 +139,7 @@ def test_what_may_not_be_carried_is_counted_and_dropped(
         (packet("10.1.15.2", "10.1.16.2", ttl=1), "tx_ttl", 11, 0),
     ],
 )
-def test_a_sender_is_told_why_its_packet_was_dropped(
+def test_a_sender_gets_the_reason_why_its_packet_was_dropped(
     loop: Loop, data: bytes, counter: str, type_: int, code: int
 ) -> None:
     loop.tun.send(NO_VNET + data)

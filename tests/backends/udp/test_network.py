@@ -142,7 +142,7 @@ class TestRunning:
         host.close()
         assert left_over == []
 
-    def test_a_device_that_was_moved_away_is_made_again(self, host: Host) -> None:
+    def test_a_device_that_was_moved_to_another_namespace_is_made_again(self, host: Host) -> None:
         async def main() -> None:
             network = host.network()
             async with running(network.run()):

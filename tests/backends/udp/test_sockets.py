@@ -123,7 +123,7 @@ class Recorder:
 
 @pytest.mark.parametrize("before", [0, 0x80000000])
 @pytest.mark.parametrize("mark", [0, 1, 0x80000000])
-def test_each_socket_gets_the_mark_whatever_it_was(before: int, mark: int) -> None:
+def test_each_socket_gets_the_mark_in_place_of_an_earlier_one(before: int, mark: int) -> None:
     recorder = Recorder(before)
     sockets._set_up(cast(socket.socket, recorder), is_shared=False, mark=mark)
     assert recorder.options[socket.SO_MARK] == mark

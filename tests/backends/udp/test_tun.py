@@ -252,7 +252,9 @@ class TestRestoring:
         assert netlink.calls == []
         assert repairs(kernel, caplog) == []
 
-    def test_without_a_device_the_error_says_so(self, kernel: Kernel, netlink: FakeNetlink) -> None:
+    def test_without_a_device_the_error_names_that(
+        self, kernel: Kernel, netlink: FakeNetlink
+    ) -> None:
         with pytest.raises(KernelError, match="cannot find link flannel0") as raised:
             asyncio.run(tun.ensure_device(kernel, SETTINGS))
         assert raised.value.errno == errno.ENODEV

@@ -39,7 +39,9 @@ class Host:
         return self.kernel.repairs.last.removeprefix("repaired flannel0: ")
 
 
-def test_under_its_name_it_is_found_whatever_else_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_device_is_found_by_its_name_beside_other_links(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     host = Host(monkeypatch, replace(OURS, index=9, name="x"), OURS, queue="x")
     assert host.find() == OURS
     assert host.netlink.calls == []

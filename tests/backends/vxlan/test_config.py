@@ -15,7 +15,7 @@ def config(**members: Any) -> NetworkConfig:
     return NetworkConfig.from_json(json.dumps({"Network": "10.5.0.0/16", "Backend": backend}))
 
 
-def test_what_is_absent_has_upstreams_defaults() -> None:
+def test_absent_members_have_upstreams_defaults() -> None:
     assert VxlanConfig.from_config(config()) == VxlanConfig(1, 8472, 0, False, False, False)
 
 

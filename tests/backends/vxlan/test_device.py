@@ -57,7 +57,7 @@ def test_an_alias_that_somebody_else_gave_stays() -> None:
         ({"up": False}, "it was down"),
     ],
 )
-def test_what_somebody_changed_is_restored_and_noted(change: dict[str, object], noted: str) -> None:
+def test_changes_by_others_are_reverted_and_noted(change: dict[str, object], noted: str) -> None:
     host = Host(replace(OURS, **change))  # type: ignore[arg-type] # each names a real field
     host.ensure()
     assert host.ours == OURS
@@ -99,7 +99,7 @@ def test_learning_is_changed_in_place() -> None:
     assert host.ensure(wanted) == replace(OURS, vxlan=wanted)
 
 
-def test_what_the_kernel_refuses_in_place_leaves_the_link_as_it_is() -> None:
+def test_a_change_that_the_kernel_refuses_leaves_the_link_unchanged() -> None:
     host = Host(OURS)
     host.netlink.refuses["move_vxlan"] = errno.EINVAL
     with pytest.raises(KernelError, match=r"move vxlan flannel\.1: Invalid argument"):

@@ -138,7 +138,7 @@ class TestRenamed:
         assert host.ensure().index == OURS.index
         assert [link.name for link in host.netlink.links.values()] == ["eth0", "flannel.1"]
 
-    def test_an_alternative_name_of_another_link_is_no_link_of_ours(self) -> None:
+    def test_a_link_with_our_name_as_alternative_name_is_not_ours(self) -> None:
         host = Host()
         host.netlink.altnames["flannel.1"] = ETH0.index
         host.netlink.refuses["create_vxlan"] = errno.EEXIST

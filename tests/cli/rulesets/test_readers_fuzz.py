@@ -216,13 +216,13 @@ def judge_all(chains: Chains) -> None:
 @given(saved())
 @example(HEAD.format("ACCEPT") + "-A FORWARD -s 10.0.0.1/255.0.255.0 -j DROP")
 @example(HEAD.format("ACCEPT") + '-A FORWARD -m comment --comment "no end -j DROP')
-def test_whatever_iptables_save_prints_is_judged(text: str) -> None:
+def test_every_output_of_iptables_save_gets_a_verdict(text: str) -> None:
     judge_all(iptables.parse(text, "iptables"))
 
 
 @settings(max_examples=100)
 @given(nft_ruleset())
-def test_whatever_nft_prints_is_judged_or_called_unreadable(document: dict[str, Any]) -> None:
+def test_every_output_of_nft_gets_a_verdict_or_is_unreadable(document: dict[str, Any]) -> None:
     try:
         chains = nft.parse(json.dumps(document))
     except nft.NotARuleset:
@@ -234,7 +234,7 @@ def test_whatever_nft_prints_is_judged_or_called_unreadable(document: dict[str, 
 @example("[" * 100_000)
 @example('{"nftables": [{}]}')
 @example('{"nftables": {"rule": 1}}')
-def test_what_is_no_ruleset_at_all_is_called_unreadable(text: str) -> None:
+def test_a_text_that_is_not_a_ruleset_is_unreadable(text: str) -> None:
     with pytest.raises(nft.NotARuleset, match=r"^it "):
         nft.parse(text)
 

@@ -123,7 +123,7 @@ def test_masquerade(name: str, packet: Packet, outcome: str) -> None:
     assert (verdict.outcome, verdict.sure) == (outcome, True)
 
 
-def test_what_nft_shows_of_iptables_rules_is_less_and_never_sure_of_another_outcome() -> None:
+def test_nfts_listing_of_iptables_rules_is_never_sure_of_a_different_verdict() -> None:
     """Matches of iptables-nft that nft cannot print are called xt in its document."""
     saved, listed = recorded("docker-20.10.save"), recorded("docker-20.10.json")
     for packet in (OUT, IN, ping(OUT), ping(IN)):

@@ -87,7 +87,7 @@ def test_the_verdict_names_the_rule_or_the_policy() -> None:
     assert forward(iptables(policy="DROP")).by == "policy drop of iptables filter FORWARD"
 
 
-def test_what_is_not_understood_makes_it_unsure_and_decides_nothing() -> None:
+def test_a_rule_that_is_not_understood_makes_the_verdict_unsure_and_decides_nothing() -> None:
     assert forward(iptables("-A FORWARD -m geoip --src-cc X -j DROP")) == Verdict(
         "accept", "policy accept of iptables filter FORWARD", sure=False
     )
@@ -150,7 +150,7 @@ def test_every_hook_on_the_way_counts() -> None:
         assert forward(iptables_rules.parse(text, "iptables")).outcome == outcome
 
 
-def test_what_is_no_line_of_iptables_save_is_left_out() -> None:
+def test_lines_that_are_not_of_iptables_save_are_left_out() -> None:
     text = "-A FORWARD -j DROP\n:FORWARD DROP [0:0]\n*filter\n:\n:FORWARD\n-A\nCOMMIT\n"
     assert forward(iptables_rules.parse(text, "iptables")).outcome == "accept"
 
@@ -330,7 +330,7 @@ def test_a_statement_that_marks_leaves_rules_by_mark_unsure() -> None:
     ).sure
 
 
-def test_a_chain_at_ingress_sees_its_link_only_and_may_see_any_where_nft_does_not_say() -> None:
+def test_a_chain_at_ingress_sees_its_link_only_or_perhaps_any_if_nft_does_not_name_it() -> None:
     for link, expected in (("docker0", ("drop", True)), ("eth0", ("accept", True))):
         chains = nft([DROP], hook="ingress", dev=link)
         found = forward(chains)
