@@ -5,6 +5,7 @@
     etcd_endpoints  asks the members of an etcd cluster in turn, on python-etcd
     resolver        names of endpoints, resolved in a bounded time
     tls_trouble     which side refuses which certificate, and why
+    idle_cuts       a balancer that ends silent connections
     bounded         answers of bounded size and time
 
     store = open_store(options.etcd)

@@ -64,10 +64,20 @@ def answer_within(bounds: Bounds) -> Iterator[None]:
     A longer answer raises `TooLate` or `TooLong`, perhaps as the cause of urllib3's errors.
     """
     _current.budget = _Budget(bounds)
+    _current.opened_at = None
     try:
         yield
     finally:
         del _current.budget
+
+
+def connection_age() -> float | None:
+    """Seconds since the connection of this thread's last request was made.
+
+    None: the request was not sent.
+    """
+    opened_at: float | None = _current.opened_at
+    return monotonic() - opened_at if opened_at is not None else None
 
 
 class _RawReader(io.RawIOBase):
@@ -137,11 +147,23 @@ class _Response(client.HTTPResponse):
         del self.headers["Content-Encoding"]
 
 
-class _Connection(ResolvedInTime, HTTPConnection):
+class _Aged(ResolvedInTime):
+    """It knows when it was made."""
+
+    def connect(self) -> None:
+        super().connect()
+        self._opened_at = monotonic()
+
+    def getresponse(self) -> Any:
+        _current.opened_at = self._opened_at
+        return super().getresponse()
+
+
+class _Connection(_Aged, HTTPConnection):
     response_class = _Response
 
 
-class _TlsConnection(ResolvedInTime, HTTPSConnection):
+class _TlsConnection(_Aged, HTTPSConnection):
     response_class = _Response
 
 

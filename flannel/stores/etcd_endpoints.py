@@ -22,6 +22,7 @@ from flannel.errors import StoreDenied, StoreUnavailable
 from flannel.imports import deferred
 from flannel.lease import LAST_INDEX
 from flannel.stores import StoreHealth, bounded, resolver
+from flannel.stores.idle_cuts import LEAST_SILENCE, IdleCuts
 from flannel.stores.tls_trouble import TlsFiles, find_misfit, why_tls_failed
 
 with deferred("dns.resolver"):  # for python-etcd's ``srv_domain``
@@ -136,6 +137,7 @@ class Endpoints:
         self._answered_at: float | None = None
         self._heard_at = 0.0
         self._errors = 0
+        self._cuts = IdleCuts()
 
     def ask(self, doing: str, method: str, key: str, params: Mapping[str, str]) -> Answer:
         """Send one request to the members in turn, until one answers.
@@ -180,25 +182,31 @@ class Endpoints:
     ) -> Answer | None:
         """Wait for an event at the member that answered last; None if none came in time.
 
-        A member that hangs looks the same as one without events: after None, call `ask`, which
-        moves on to another member if needed.
+        A member that hangs looks the same as one without events, and so does a connection that is
+        cut after a silence: after None, call `ask`, which moves on to another member if needed.
 
         :raises: as `ask` does.
         """
         number = self._current
         timeout = urllib3.Timeout(connect=_CONNECT, read=seconds)
         bounds = replace(_LISTING, seconds=seconds + _ANSWER.seconds)
+        began = monotonic()
         try:
             answer = self._request(
                 self._pollers[number], "GET", key, {**params, "wait": "true"}, timeout, bounds
             )
         except etcd.EtcdWatchTimedOut:
             self._heard_at = monotonic()
+            self._cuts.note_whole(self._endpoints[number], monotonic() - began)
             return None
         except Refused:
             self._answered(number)
             raise
         except (_Denied, _Trouble) as why:
+            silence, age = monotonic() - began, bounded.connection_age()
+            if isinstance(why, _Broken) and age is not None and silence >= LEAST_SILENCE:
+                self._cuts.note_cut(self._endpoints[number], silence, age)
+                return None
             self.leave(number)
             failed = StoreDenied if isinstance(why, _Denied) else StoreUnavailable
             raise failed(f"cannot {doing}: {self._endpoints[number]}: {why}") from None
@@ -250,6 +258,10 @@ class Endpoints:
 
 class _Trouble(Exception):
     """This member gave no usable answer; another one may."""
+
+
+class _Broken(_Trouble):
+    """The connection ended, or a proxy before the member answered instead of it."""
 
 
 class _Denied(Exception):
@@ -341,7 +353,7 @@ def _outcome(error: etcd.EtcdException, payload: Mapping[str, Any]) -> Exception
         return ValueRefused(index)
     # Without a status it was not JSON, as the 404 page of an etcd 3 without --enable-v2.
     status = payload.get("status")
-    return _Trouble(f"HTTP status {status}" if status else _NO_V2)
+    return _Broken(f"HTTP status {status}" if status else _NO_V2)
 
 
 def _innermost(error: object) -> object:
@@ -363,7 +375,8 @@ def _connection_trouble(cause: object, files: TlsFiles) -> Exception:
     if isinstance(inner, FileNotFoundError | PermissionError) and (misfit := find_misfit(files)):
         return _Denied(f"TLS: {misfit}")
     if isinstance(inner, OSError) and inner.strerror:
-        return _Trouble(inner.strerror.lower())
+        kind = _Broken if isinstance(inner, ConnectionResetError) else _Trouble
+        return kind(inner.strerror.lower())
     if isinstance(cause, urllib3.exceptions.TimeoutError):
         return _Trouble("no answer in time")
-    return _Trouble("the connection broke")
+    return _Broken("the connection broke")

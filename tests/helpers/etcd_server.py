@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -162,6 +163,24 @@ def without_refresh(server: EtcdServer) -> Iterator[str]:
             while request := _whole_request(client):
                 upstream.sendall(request.replace(b"refresh=", b"unknown="))
                 client.sendall(upstream.recv(65536))
+
+    with _proxy(serve) as url:
+        yield url
+
+
+@contextmanager
+def cutting_silent(server: EtcdServer, seconds: float) -> Iterator[str]:
+    """The URL of a balancer that ends connections on which nothing is sent for so long."""
+
+    def serve(client: socket.socket) -> None:
+        with client, socket.create_connection(("127.0.0.1", server.port)) as upstream:
+            others = {client: upstream, upstream: client}
+            while ready := select.select(list(others), [], [], seconds)[0]:
+                for each in ready:
+                    piece = each.recv(65536)
+                    if not piece:
+                        return
+                    others[each].sendall(piece)
 
     with _proxy(serve) as url:
         yield url
