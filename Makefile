@@ -31,16 +31,21 @@ UNIT = tests --ignore=tests/project/test_linters.py
 # On another Python: not what is the same on all of them, C and the texts of the project.
 UNIT_AGAIN = tests --ignore=tests/project --ignore=tests/csrc \
 	--ignore=tests/cli/rulesets/test_readers_fuzz.py
+# Nor once more what costs much: asserts that explain themselves, and as many random examples.
+BRIEFLY = --assert=plain --hypothesis-profile=briefly
+PYTHONS_AGAIN = 3.12 3.13
 COVERAGE = $(CURDIR)/build/coverage
 # $(call measure,NAME): pytest, with what it reaches left in build/coverage/NAME/.
 measure = rm -rf $(COVERAGE)/$(1) && mkdir -p $(COVERAGE)/$(1) && \
 	.venv/bin/coverage run --data-file=$(COVERAGE)/$(1)/data $(PYTEST)
 
 MAKEFLAGS += --no-print-directory
+ifndef AT_ONCE
 # Two builds at once would write the same files.
 .NOTPARALLEL:
+endif
 .DELETE_ON_ERROR:
-.PHONY: help setup test lint unit netns fuzz verdicts race chaos soak coverage coverage-unit dist demo fresh bench bench-guard bench-udp install uninstall clean as-root packages
+.PHONY: help setup test lint unit units netns fuzz verdicts race chaos soak coverage coverage-unit dist demo fresh bench bench-guard bench-udp install uninstall clean as-root packages
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -55,13 +60,18 @@ setup: packages .venv/.installed ## .venv/, with the flanneld of this checkout i
 	@# Once, not at each start: where PYTHONDONTWRITEBYTECODE is set, no program leaves it behind.
 	@.venv/bin/python -m compileall -q flannel
 
-test: as-root setup lint unit unit-3.12 unit-3.13 netns ## everything below; needs root
+test: as-root setup lint units netns ## everything below; needs root
 
 lint: setup ## ruff, mypy, import-linter, codespell, clang-format, shellcheck, the C compiler's warnings
 	@.venv/bin/python $(PYTEST) tests/project/test_linters.py $(SIDE_BY_SIDE)
 
 unit: setup ## tests that need no root and no network
 	@.venv/bin/python $(PYTEST) $(UNIT) $(SIDE_BY_SIDE)
+
+# Each alone waits for half of its time. Their output comes at their ends.
+units: setup ## the unit tests on this Python and on others that are installed, side by side
+	@$(foreach each,$(PYTHONS_AGAIN),$(if $(call find-other,$(each)),$(MAKE) .venv-$(each)/.installed &&)) :
+	@$(MAKE) -j --output-sync=target AT_ONCE=1 unit $(PYTHONS_AGAIN:%=unit-%)
 
 netns: as-root setup ## tests in network namespaces, on the real kernel and etcd; needs root
 	@.venv/bin/python $(PYTEST) netns-tests -n $(JOBS) --dist loadscope
@@ -161,5 +171,5 @@ endef
 
 unit-%: packages
 	@$(if $(call find-other,$*),$(MAKE) .venv-$*/.installed && \
-		.venv-$*/bin/python $(PYTEST) $(UNIT_AGAIN) $(SIDE_BY_SIDE) \
+		.venv-$*/bin/python $(PYTEST) $(UNIT_AGAIN) $(BRIEFLY) $(SIDE_BY_SIDE) \
 		,echo "Python $* is not installed here: no unit tests on it")

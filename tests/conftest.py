@@ -16,7 +16,8 @@ from flannel.stores import etcd_endpoints as etcd_members
 
 # How long one example takes says nothing on a machine that others use too.
 settings.register_profile("shared machine", deadline=None)
-settings.load_profile("shared machine")
+settings.register_profile("briefly", deadline=None, max_examples=20)
+settings.load_profile("shared machine")  # unless --hypothesis-profile names the other
 
 
 @pytest.fixture(scope="session")

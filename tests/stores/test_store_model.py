@@ -291,7 +291,9 @@ def without(peers: dict[IPv4Network, Lease], subnets: set[IPv4Network]) -> dict[
 
 
 TestFollowing = Following.TestCase
-TestFollowing.settings = settings(max_examples=200, stateful_step_count=25, deadline=None)
+TestFollowing.settings = settings(
+    max_examples=2 * settings().max_examples, stateful_step_count=25, deadline=None
+)
 
 
 def test_restored_garbage_with_the_index_of_our_lease_is_not_taken_for_it() -> None:
