@@ -32,6 +32,7 @@ UNIT = tests --ignore=tests/project/test_linters.py
 UNIT_AGAIN = tests --ignore=tests/project --ignore=tests/csrc \
 	--ignore=tests/cli/rulesets/test_readers_fuzz.py
 # Nor once more what costs much: asserts that explain themselves, and as many random examples.
+NETNS = netns-tests -n $(JOBS) --dist loadscope --no-loadscope-reorder  # see conftest.py
 BRIEFLY = --assert=plain --hypothesis-profile=briefly
 PYTHONS_AGAIN = 3.12 3.13
 COVERAGE = $(CURDIR)/build/coverage
@@ -74,11 +75,11 @@ units: setup ## the unit tests on this Python and on others that are installed, 
 	@$(MAKE) -j --output-sync=target AT_ONCE=1 unit $(PYTHONS_AGAIN:%=unit-%)
 
 netns: as-root setup ## tests in network namespaces, on the real kernel and etcd; needs root
-	@.venv/bin/python $(PYTEST) netns-tests -n $(JOBS) --dist loadscope
+	@.venv/bin/python $(PYTEST) $(NETNS)
 
 # The unit tests alone need no root.
 coverage: as-root coverage-unit ## lines and branches that the unit tests reach, and both suites together; needs root
-	@$(call measure,netns) netns-tests -n $(JOBS) --dist loadscope
+	@$(call measure,netns) $(NETNS)
 	@.venv/bin/python tests/helpers/coverage_table.py $(COVERAGE)/unit $(COVERAGE)/netns
 
 coverage-unit: setup ## those that the unit tests reach

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,12 +12,33 @@ import pytest
 from private_network import private_network
 from world import World
 
+_LONG = (
+    *("test_boot.py", "test_chaos.py", "test_config_walk.py", "test_dist.py", "test_docker.py"),
+    *("test_hand_back.py", "test_install.py", "test_range.py", "test_start_without_etcd.py"),
+    *("test_store_trouble.py", "test_udp_dead_peers.py"),
+)
+"""Files whose tests last long, though they are few."""
+
 
 def pytest_sessionstart() -> None:
     """Without root nothing here can run, and nothing here may pass unseen."""
     if os.geteuid() != 0:
         pytest.exit("netns-tests need root to make network namespaces", returncode=1)
     fork_server.is_enabled = True
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Order what several workers get, a class or a file at a time: what lasts long comes first.
+
+    Otherwise one worker would build a system at the end, and the others would be idle.
+    """
+    if hasattr(config, "workerinput"):
+        sizes = Counter(_scope(item) for item in items)
+        items.sort(key=lambda item: (item.path.name not in _LONG, -sizes[_scope(item)]))
+
+
+def _scope(item: pytest.Item) -> str:
+    return item.nodeid.rpartition("::")[0]
 
 
 @pytest.fixture
