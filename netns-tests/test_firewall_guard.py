@@ -181,7 +181,7 @@ class TestInjection:
             return  # flanneld listens at one address alone
         here, there = rig.newly_dropped(0), rig.newly_dropped(1)
         n_dropped = here.get("tx_injected", 0)
-        if rig.tool != "nft":  # by iptables not all can be told apart: the peer drops the rest
+        if rig.tool != "nft":  # iptables cannot distinguish all of them: the peer drops the rest
             n_dropped += sum(there.values())
         assert n_dropped >= len(rig.names), (here, there)
 

@@ -126,7 +126,7 @@ class TestForward:
         other.run(iptables, "-P", "FORWARD", "DROP")  # docker second
         near, far = one.add_container(1), other.add_container(1)
         assert ping(near, far.address, 30) is not None
-        # In one go: between two, flanneld may put back what the second then cannot remove.
+        # In one command: between two, flanneld may restore rules, and the second then fails.
         nothing = r"*filter\n:FORWARD DROP\nCOMMIT\n"
         one.run("sh", "-c", f"printf '{nothing}' | {iptables}-restore")
         assert ping(near, far.address, 30) is not None

@@ -20,21 +20,21 @@ IP_FORWARD = "sysctl -qw net.ipv4.ip_forward={}"
 
 
 @contextmanager
-def planted(place: Namespace, plant: str, mend: str) -> Iterator[None]:
-    """A fault, for as long as the body runs; both are for the shell."""
+def planted(place: Namespace, plant: str, undo: str) -> Iterator[None]:
+    """A fault while the body runs; both arguments are shell commands."""
     place.run("sh", "-c", plant)
     try:
         yield
     finally:
-        place.run("sh", "-c", mend)
+        place.run("sh", "-c", undo)
 
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[tuple[World, Host, Host]]:
-    """Two hosts on vxlan that are well; each test leaves them as it found them."""
+    """Two healthy hosts on vxlan; each test leaves them unchanged."""
     with World() as world:
         world.start_etcd()
-        # Or flanneld mends what is planted.
+        # Otherwise flanneld repairs the planted faults.
         one, other = start(world, VXLAN, 2, "-iptables-forward-rules=false")
         world.configure(VXLAN)  # what is below their subnets may be reserved
         yield world, one, other

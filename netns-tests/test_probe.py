@@ -7,7 +7,7 @@ import time
 from namespaces import wait_for
 from world import World
 
-# Asks, and stands still before it can hear an answer.
+# Sends a question, and is paused before it can receive an answer.
 ASK = """
 import asyncio
 from ipaddress import IPv4Address

@@ -74,28 +74,29 @@ class Pair:
         routes = "\n".join(state(self.one, self.device)["routes"])
         return len(re.findall("via", routes)) == N_PEERS + 1
 
-    def wait_repaired(self, before: dict[str, list[str]], repairs: int, said: str) -> None:
-        """Wait until everything is as it was, and the log has said so after so many repairs.
+    def wait_repaired(self, before: dict[str, list[str]], repairs: int, logged: str) -> None:
+        """Wait until all entries are restored, and the log has a line about it.
 
-        Five seconds: sooner than the comparison that is made every ten, so a message has told.
+        It waits five seconds. The regular comparison comes every ten, so a hint caused the repair.
 
-        :param said: the words of one repair, those that it may be said with in several left out.
+        :param repairs: the number of earlier lines about repairs.
+        :param logged: the words of one repair that are the same if it is logged in several lines.
         """
-        numbers = {kind: int(n) for n, kind in _COUNT.findall(said)}
+        numbers = {kind: int(n) for n, kind in _COUNT.findall(logged)}
 
-        def is_said() -> bool:
+        def is_logged() -> bool:
             lines = self.repairs()[repairs:]
             if not numbers:
-                return any(re.search(said, line) for line in lines)
-            # A comparison may come in the middle of the damage: then there are several, and what
-            # is put back between two rounds of a flush is flushed again.
+                return any(re.search(logged, line) for line in lines)
+            # A comparison may run in the middle of the damage: then there are several lines, and
+            # entries that are restored between two rounds of a flush are flushed again.
             counts = Counter[str]()
             for n, kind in _COUNT.findall("\n".join(lines)):
                 counts[kind] += int(n)
             return counts.keys() == numbers.keys() and counts >= Counter(numbers)
 
         wait_for(
-            lambda: state(self.one, self.device) == before and is_said(),
+            lambda: state(self.one, self.device) == before and is_logged(),
             5,
             lambda: (
                 f"{_difference(before, state(self.one, self.device))}{self.repairs()[repairs:]} "
@@ -104,7 +105,7 @@ class Pair:
         )
 
     def repairs(self) -> list[str]:
-        """What the log says of repairs, a line each."""
+        """The lines of the log about repairs."""
         return re.findall(rf"WARNING repaired {re.escape(self.device)}: .*", self.one.daemon.log)
 
 
@@ -121,7 +122,7 @@ FLUSH = "for route in $(ip route show proto 102 | cut -d' ' -f1); do ip route de
 _COUNT = re.compile(r"(\d+) (route|nexthop|ARP entr|FDB entr)")
 
 FAULTS = [
-    # backend, what somebody does, what the log says of it: how many of what, or other words
+    # backend, damage, text of the log: numbers and kinds, or other words
     ("vxlan", "ip route del 10.1.101.0/24", "1 route was changed or removed"),
     ("vxlan", "ip route replace 10.1.102.0/24 via 192.0.2.1 dev eth0", "1 route was"),
     ("vxlan", "ip route add 10.1.200.0/24 via 10.1.200.1 dev flannel.1 onlink", "1 route was"),
@@ -171,18 +172,18 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(
-    ("pair", "damage", "said"),
+    ("pair", "damage", "logged"),
     FAULTS,
     indirect=["pair"],
     ids=[" ".join(fault[:2]) for fault in FAULTS],
     scope="module",  # one world for each backend
 )
-def test_changes_by_others_are_reverted_and_logged(pair: Pair, damage: str, said: str) -> None:
+def test_changes_by_others_are_reverted_and_logged(pair: Pair, damage: str, logged: str) -> None:
     before, repairs = state(pair.one, pair.device), len(pair.repairs())
     other = pair.world.net
     with Pinger(pair.near, pair.far.address) as pinger:
         pair.one.run("env", f"OTHER={other.name}", "sh", "-c", damage)
-        pair.wait_repaired(before, repairs, said)
+        pair.wait_repaired(before, repairs, logged)
         assert ping(pair.near, pair.far.address, 5) is not None
     assert pinger.received > 0
     assert pair.one.daemon.is_running
@@ -203,7 +204,7 @@ class TestFights:
         script = "while :; do ip route del 10.1.101.0/24 2>/dev/null; sleep 0.1; done"
         with pair.one.popen("sh", "-c", script) as fighter:
             try:
-                said = pair.one.daemon.wait_log("somebody keeps changing flannel.1.*", 15)
+                logged = pair.one.daemon.wait_log("somebody keeps changing flannel.1.*", 15)
                 n = len(pair.repairs())
                 world_lease = {"10.1.150.0-24": lease_value("vxlan", 150)}
                 pair.world.put_leases(world_lease)  # others are served meanwhile
@@ -222,7 +223,7 @@ class TestFights:
             finally:
                 fighter.kill()
         assert len(pair.repairs()) == 7
-        assert "Suspects: " in said[0]
+        assert "Suspects: " in logged[0]
         pair.world.etcdctl("rm", f"{PREFIX}/subnets/10.1.150.0-24")
         # The pause may have grown to half a minute.
         wait_for(lambda: state(pair.one, pair.device) == before, 60, "the last repair")

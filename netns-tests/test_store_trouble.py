@@ -36,7 +36,7 @@ def wait_leases(world: World, keys: set[str]) -> None:
 def ahead_of_others() -> Iterator[None]:
     """The body, and the programs that it starts, go before all else that wants a CPU.
 
-    For what rests on time: whoever is alive is given a second, and a busy machine may need more.
+    For a promise that depends on time: a live host gets a second, and a busy machine may need more.
     """
     before = os.getpriority(os.PRIO_PROCESS, 0)
     with suppress(PermissionError):

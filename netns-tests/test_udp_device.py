@@ -20,7 +20,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Pair]:
-    """Shared by the whole file: what a test breaks is mended, or the test fails."""
+    """Shared by all tests of the file: each test leaves it repaired, or fails."""
     with World() as world:
         world.start_etcd()
         yield start_pair(world, CONFIG)
@@ -79,7 +79,7 @@ class TestMending:
     ) -> None:
         one, near, far = pair.one, pair.near, pair.far
         before, used, began = device(one), cpu_seconds(one), time.monotonic()
-        with one.daemon.frozen():  # else it might have mended all before one can look
+        with one.daemon.frozen():  # otherwise it might repair everything before the assertion below
             one.ip(*damage)
             assert device(one) != before
         wait_device(one, before)

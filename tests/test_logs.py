@@ -116,7 +116,7 @@ def test_flanneld_logs_json_on_request() -> None:
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 2  # before there is a log, a mistake is told in words
+    assert done.returncode == 2  # before logging is set up, a mistake is plain text on stderr
     assert [json.loads(line)["message"] for line in lines_at(0, "json")] == ["step", "lost"]
 
 

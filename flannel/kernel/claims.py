@@ -1,14 +1,15 @@
-"""Claims: one flanneld for each device, or for the routes of each network, in a network namespace.
+"""Claims: allow one flanneld for each device, or each network's routes, in a network namespace.
 
     claims = Claims()
     claims.claim("flannel.1")      # AlreadyRunning: another flanneld has it
     claims.close()
 
-    find_claims()                  # what is claimed here, and by which process
+    find_claims()                  # the claims here, and the process of each
 
 A claim is an abstract unix socket (unix(7)): its name is unique within the network namespace, as
-the device's is, and the kernel takes it back when the process ends. Anybody may bind such a name,
-also a container in the host's network: a claim counts only of a process that could serve a network.
+the device's is, and the kernel frees it when the process ends. Any process may bind such a name,
+even in a container of the host's network, so a claim counts only if its process could serve a
+network.
 """
 
 import asyncio
@@ -32,7 +33,7 @@ _UCRED = struct.Struct("=3i")  # pid, uid, gid
 
 
 class Claims:
-    """The claim of this process: one at a time."""
+    """Holds the claim of this process, one at a time."""
 
     def __init__(self) -> None:
         self._name = ""
@@ -65,7 +66,7 @@ class Claims:
 
 
 class NoClaims(Claims):
-    """Where nothing is claimed, as in commands and tests."""
+    """Claims nothing, for commands and tests."""
 
     def claim(self, name: str) -> None:
         """Do nothing."""
@@ -108,19 +109,19 @@ def _bind(name: str) -> socket.socket | None:
 
 
 def _answer(claimed: socket.socket) -> None:
-    """Somebody asks who we are: the kernel has told, nothing is sent."""
+    """Accept a process that asks for our pid: the kernel reports it, so nothing is sent."""
     with suppress(OSError):
         claimed.accept()[0].close()
 
 
 def _holder(name: str) -> str | None:
-    """The process that has a claim, for messages; None: nobody whose claim counts."""
+    """The process that has a claim, for messages; None: no process whose claim counts."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
         asking.settimeout(_PATIENCE)
         try:
             asking.connect(_address(name))
             found = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-        except OSError:  # also of one whose queue is full: it may be anybody
+        except OSError:  # also if its queue is full: it may be any process
             return None
     pid, uid, _ = _UCRED.unpack(found)
     is_weaker = is_no_flanneld(pid) and not is_no_flanneld(os.getpid())

@@ -2,7 +2,7 @@
 
 An entry is one row of one kernel table: a `Route`, the `Nexthop` it names, a `Neighbour` (ARP),
 an `Fdb` row of a VXLAN link. Addresses are *packed*, as in netlink messages: 4 bytes in network
-order, MACs 6 bytes. A table may have 100,000 of them, and bytes compare and hash without running
+order, MACs 6 bytes. A table may have 100,000 of them, and bytes are compared and hashed without
 Python code.
 """
 
@@ -23,8 +23,8 @@ EVERYTHING = IPv4Network("0.0.0.0/0")
 class Route(NamedTuple):
     """An IPv4 route of the main table.
 
-    ``nexthop`` is the id of the nexthop object it names, 0 for the classic form that carries
-    gateway and link itself; ``via`` and ``link`` are filled in either way.
+    ``nexthop`` is the id of the nexthop object that it names, 0 for the classic form with its own
+    gateway and link; ``via`` and ``link`` are set in both forms.
     """
 
     dst: bytes
@@ -47,7 +47,7 @@ class Route(NamedTuple):
 class Nexthop(NamedTuple):
     """A nexthop object, named by one route.
 
-    A route that carries its own gateway costs the kernel time proportional to the number of such
+    A route with its own gateway costs the kernel time proportional to the number of such
     routes on the link (fib_find_info compares them all); a route that names an object does not. The
     id is the route's network address as a number: it is not allocated or remembered, and is far
     above the ids of programs that count upwards.
@@ -109,7 +109,7 @@ class Difference(NamedTuple):
     """The work to do in the kernel, in this order."""
 
     clear: list[Entry]
-    """Removed before anything is added: nexthops that change. The kernel removes their routes too.
+    """Nexthops that change, removed before all additions. The kernel removes their routes too.
     (To replace a nexthop, the kernel walks through all of them; and it might not be ours.)"""
     put: list[Entry]
     drop: list[Entry]

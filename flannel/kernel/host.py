@@ -1,4 +1,4 @@
-"""The host around the overlay: is its range free here, and which links are ours?"""
+"""Decides whether the overlay's range is free on this host, and which links are ours."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -27,10 +27,10 @@ def vxlan_name(vni: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What the overlay needs of this host's addresses.
+    """The overlay's claim to addresses of this host.
 
     :ivar route_len: the prefix length of the routes that lead into the overlay: a route of this
-        host that is less specific takes no packet from them.
+        host that is less specific takes none of their packets.
     :ivar own: subnets of this host's own lease; its container bridge is there.
     :ivar gateways: public addresses of lease holders; routes over them into the network are those
         of another flannel daemon, which ours will replace.
@@ -53,7 +53,7 @@ class Claim:
 
 
 async def find_overlap(netlink: Netlink, tables: RtNetlink, claim: Claim) -> str:
-    """`overlap` of what this host has now.
+    """`overlap` with the present addresses and routes of this host.
 
     :raises KernelError: it cannot be read.
     """

@@ -1,15 +1,15 @@
-"""Which link and which address of it face the other hosts: the choice, on values. Pure.
+"""Chooses the external interface: the link and its address that face the other hosts. Pure.
 
-The link is the first that can be used of:
+The link is the first usable one of:
 
-1. the interface in use: a working one is not left because another looks better;
+1. the interface in use: a working one is kept even if another looks better;
 2. links that have the address by which peers know this host;
 3. `-iface` in order; then `-iface-regex` in order, each against addresses first, then names; then
    the way to `-iface-can-reach`, which for an address of this host is the link that has it;
    without any of these the links of the default routes, the lowest metric first.
 
-Links with a carrier go before those without. What flanneld or a container engine made is refused,
-and so is an address among those that the network leases.
+Links with a carrier come before those without. Links that flanneld or a container engine made are
+refused, and addresses that the network leases to containers.
 
 The address on that link is the first in this order:
 
@@ -18,8 +18,8 @@ The address on that link is the first in this order:
 3. the one that is not deprecated; that is global, not link-local; whose prefix is shorter than
    /32, for a /32 beside others is a floating address; the kernel's first.
 
-An address of loopback or of a dummy link, as hosts with BGP have, needs another link to carry the
-packets: link and MTU are those of the default route then.
+An address of loopback or of a dummy link, as hosts with BGP have, needs another link for its
+packets: then link and MTU are those of the default route.
 """
 
 import re
@@ -50,7 +50,7 @@ _ENGINE = re.compile(r"docker0|docker_gwbridge|br-[0-9a-f]{12}|cni0|cni-podman\d
 
 @dataclass(frozen=True, slots=True)
 class Overlay:
-    """What belongs to the overlay on this host, and so never carries it.
+    """The parts of the overlay on this host, which never carry it.
 
     :ivar config: None while it is not known.
     :ivar own: the subnets of our lease.
@@ -67,10 +67,10 @@ class Overlay:
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What is known from before.
+    """Facts from the past that influence the choice.
 
     :ivar used: the interface in use.
-    :ivar home: addresses whose link is wanted, wherever routes lead; in order.
+    :ivar home: addresses whose link is preferred, independently of routes; in order.
     :ivar published: addresses that our lease published.
     """
 
@@ -118,7 +118,7 @@ def _candidates(host: Surroundings, choice: InterfaceChoice, past: Past) -> Iter
     if used is not None and _still_leads_out(host, used):
         link_local = [each for each in host.having(used.address) if is_link_local(each)]
         if link_local and not all(map(is_link_local, host.on(used.link))):
-            yield _Candidate(used.link)  # its global address has come by now
+            yield _Candidate(used.link)  # the link has a global address by now
         yield _Candidate(used.link, (used.address,), used.address)
     for ip in past.home:
         yield from (_Candidate(each.link, (ip,)) for each in host.having(ip))
@@ -165,7 +165,7 @@ def _external(
     candidate: _Candidate,
 ) -> ExternalInterface:
     link = host.links.get(candidate.link)
-    if link is None:  # it went between two dumps
+    if link is None:  # the link was removed between two dumps
         raise NoInterface(f"cannot use link number {candidate.link}: it is gone")
     refusal = refusal_of(host, link, overlay)
     if refusal:
@@ -238,7 +238,7 @@ def _address(
 ) -> IPv4Address:
     """The address to use on ``link``.
 
-    :raises NoInterface: it has none of use.
+    :raises NoInterface: it has no usable address.
     """
     own = host.on(link.index)
     usable = [each for each in own if not overlay.covers(each.interface.ip)]
@@ -297,7 +297,7 @@ def pick(
 
 
 def standing(address: Address) -> tuple[bool, bool]:
-    """How little an address looks like the host's own; the least is the best."""
+    """How unsuitable an address is; the least is the best."""
     return is_link_local(address), address.interface.network.prefixlen == 32
 
 

@@ -1,10 +1,10 @@
-"""Leftovers: what an earlier network config left in the kernel, known by its owner.
+"""Leftovers: removes the entries and links that an earlier network config left in the kernel.
 
     await remove_leftovers(kernel, Keep(network, subnet, device))
 
-Ours are routes and nexthops with our protocol number, and links with our alias, whatever range
-they are from: the config that they were made for is forgotten. What another flanneld of this
-network namespace has claimed stays, with the routes over its device.
+Ours are routes and nexthops with our protocol number, and links with our alias, of any range: the
+config that they were made for is unknown. Devices and networks that another flanneld of this
+network namespace has claimed stay, with the routes over the device.
 """
 
 import logging
@@ -24,9 +24,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """What belongs to the network that is served now.
+    """The parts of the network that is served now.
 
-    :ivar network: the range of its routes; which of them are right is for others to compare.
+    :ivar network: the range of its routes; `PeerTables` decides which of them are right.
     :ivar subnet: of this host.
     :ivar device: its link; "" if it has none.
     """
@@ -37,9 +37,9 @@ class Keep:
 
 
 async def remove_leftovers(kernel: Kernel, keep: Keep) -> None:
-    """Remove all that is ours and not of the network that is served.
+    """Remove all that is ours and does not belong to the network that is served.
 
-    :raises KernelError: what is there cannot be read, or a link or address not be removed.
+    :raises KernelError: the tables cannot be read, or a link or address cannot be removed.
     """
     others = kernel.claims.of_others()
     addresses = await kernel.netlink.list_addresses()
@@ -59,7 +59,7 @@ async def _remove_links(
     for link in await kernel.netlink.list_links():
         if not is_ours(link):
             continue
-        # Without the alias it may be upstream's, which may run, for a network of its own.
+        # Without the alias it may belong to upstream's daemon, which may serve another network.
         is_left = link.alias == ALIAS or link.index in used
         if link.name == keep.device or name_of_ours(link) in others or not is_left:
             kept.append(link)
@@ -74,8 +74,8 @@ async def _remove_addresses(
 ) -> None:
     """Remove those that a lease of another network has given to the device, which served it too.
 
-    They are known by their prefix length. A packet of this host would have such a source, and be
-    taken for a forged one.
+    Their prefix length shows which they are. A packet of this host would have such a source, and
+    peers would take it for a forged one.
     """
     own = IPv4Interface((keep.subnet.network_address, 32))
     for link in links:

@@ -1,13 +1,13 @@
 """Monitor: gives hints when the kernel reports that something of ours may have changed.
 
-It gives hints and nothing more: whoever acts on one reads what is there, on the same path as at
-start. A message too many costs one comparison. After an error of the socket, such as ENOBUFS when
-the kernel dropped messages, the socket is opened anew and the hint is `ANYTHING`.
+It gives only hints: after one, the kernel's tables are read and compared by the same path as at
+the start. A superfluous message costs one comparison. After an error of the socket, such as ENOBUFS
+when the kernel dropped messages, the socket is opened anew and the hint is `ANYTHING`.
 
-What we write ourselves comes back as messages too. A filter drops those of
-`flannel.kernel.rtnetlink`, which are thousands. Two kinds carry no port, whoever made the change:
-VXLAN's FDB messages (vxlan_fdb_notify in drivers/net/vxlan), and the removal of an ARP entry
-(neigh_cleanup_and_release in net/core). They are compared with what we believe to be there.
+Our own writes cause messages too. A filter drops those of `flannel.kernel.rtnetlink`, which are
+thousands. Two kinds carry no port at all: VXLAN's FDB messages (vxlan_fdb_notify in
+drivers/net/vxlan), and the removal of an ARP entry (neigh_cleanup_and_release in net/core). They
+are compared with the entries that we believe to exist.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from flannel.kernel.subscription import Notice, Subscription
 log = logging.getLogger(__name__)
 
 QUIET = 0.05
-"""Seconds from the first message to the hint: changes seldom come alone."""
+"""Seconds from the first message to the hint, as changes often come in series."""
 
 _BATCH = 512
 """Messages read before other tasks get a turn."""
@@ -53,7 +53,7 @@ ANYTHING = Hint.OVERLAY | Hint.UNDERLAY
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """What belongs to the network.
+    """The parts of the network to watch.
 
     :ivar device: the name of the network's own link; "" if it has none.
     :ivar external: the name of the external interface.
@@ -125,7 +125,7 @@ class Monitor:
             self._subscription.focus(self._device)
 
     def _read(self) -> None:
-        """Read what waits. After a hint, further messages tell nothing new: they wait."""
+        """Read the waiting messages; after a hint the rest are left unread, as they add nothing."""
         hint = self._drain()
         if hint or self._unsigned:
             self._tell_soon()

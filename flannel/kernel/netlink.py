@@ -4,8 +4,8 @@ What a daemon does a few times in its life goes through here. What there is one 
 goes through `flannel.kernel.rtnetlink`, which is some hundred times quicker: reading 10,000 routes
 takes pyroute2 0.7 s.
 
-Verbs: *list* dumps, *find* may return None, *ensure* makes it so, *delete* is content if it is
-absent. Each raises `KernelError` and says what it was doing.
+Verbs: *list* dumps, *find* may return None, *ensure* makes it so, *delete* does nothing if it is
+absent. Each raises `KernelError` that names what it was doing.
 """
 
 import asyncio
@@ -131,14 +131,14 @@ class Netlink:
         )
 
     async def replace_route(self, dst: IPv4Network, link: Link) -> None:
-        """Route a network over a link, without a gateway, whatever had that destination before."""
+        """Route a network over a link, without a gateway; replaces a route to the same network."""
         async with self._kernel(f"route {dst} dev {link.name}"):
             await self._ipr.route(
                 "replace", dst=str(dst), oif=link.index, scope=_SCOPE_LINK, proto=PROTOCOL
             )
 
     async def delete_route(self, dst: IPv4Network, link: int) -> None:
-        """Take back `replace_route`."""
+        """Delete the route of `replace_route`."""
         async with self._kernel(f"delete route {dst}", absent=(errno.ESRCH,)):
             await self._ipr.route("del", dst=str(dst), oif=link, scope=_SCOPE_LINK, proto=PROTOCOL)
 
@@ -148,7 +148,7 @@ class Netlink:
             await self._ipr.route("add", **_blackhole(dst))
 
     async def delete_blackhole(self, dst: IPv4Network) -> None:
-        """Take back `add_blackhole`."""
+        """Delete the route of `add_blackhole`."""
         async with self._kernel(f"delete blackhole route {dst}", absent=(errno.ESRCH,)):
             await self._ipr.route("del", **_blackhole(dst))
 

@@ -1,9 +1,9 @@
-"""PeerTables: keeps the kernel's tables equal to what the peers' leases call for.
+"""PeerTables: keeps the kernel's tables equal to the entries that the peers' leases require.
 
 One path for start, event, resync and repair. The backend plans each peer's lease into entries
-(pure); the wanted entries are compared with those that are there; the difference is written in one
-batch. The entries that are there come from a dump when anything may have happened to them, and from
-memory when only a lease has changed: one changed lease costs one lease, however many there are.
+(pure); the wanted entries are compared with the found ones; the difference is written in one batch.
+The found entries come from a dump if any of them may have changed, and from memory if only a lease
+has changed: a changed lease costs one lease, for any number of peers.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from flannel.once import Once
 log = logging.getLogger(__name__)
 
 Plan = Callable[[Lease], Iterable[Entry]]
-"""The entries that one lease calls for; raises BadLease for a lease that cannot be served."""
+"""The entries that one lease requires; raises BadLease for a lease that cannot be served."""
 
 Read = Callable[[], Iterable[Entry]]
 """The entries in the kernel that are ours to keep or remove."""
@@ -45,7 +45,7 @@ class Tables(Protocol):
 
 
 class _Claim(NamedTuple):
-    """One lease's wish for the entry at a key."""
+    """The entry that one lease wants at a key."""
 
     subnet: IPv4Network
     entry: Entry
@@ -59,7 +59,7 @@ class PeerTables:
     await tables.apply(peers, changed)      # does not
 
     Where two leases claim one key with different entries, as two hosts with the same VTEP MAC do,
-    the first claim stands: a newcomer cannot take a working peer's traffic.
+    the first claim counts: a new host cannot take a working peer's traffic.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class PeerTables:
         was_known = self._is_known
         if changed is None:
             touched = self._compare()
-        self._is_known = False  # should the kernel fail half-way
+        self._is_known = False  # in case the kernel fails half-way
         await self._write(touched)
         self._is_known = True if changed is None else was_known
 
@@ -117,7 +117,7 @@ class PeerTables:
         return claims[0].entry if claims else None
 
     def _note_repairs(self, before: dict[Key, Entry], resting: set[Key]) -> None:
-        """Note the entries that will be repaired now and were not left like that by us."""
+        """Note the entries that somebody else has changed and that are repaired now."""
         found, rested = self._found, self._rested
         wrong = []
         for each in (before.keys() | found.keys() | rested) - resting:

@@ -105,7 +105,7 @@ def _neighbour(entry: Neighbour | Fdb) -> tuple[bytes, ...]:
 
 @dataclass(frozen=True, slots=True)
 class FoundRoute:
-    """A unicast route of the main table, whoever made it.
+    """A unicast route of the main table, of any program.
 
     :ivar via: the gateway of the first hop; None: there is none.
     :ivar link: the link of the first hop; 0: there is none.
@@ -160,7 +160,7 @@ def parse_route(payload: bytes, hops: Mapping[int, Nexthop]) -> Route | None:
     metric = rt.number(attributes.get(rt.RTA_PRIORITY))
     nexthop = rt.number(attributes.get(rt.RTA_NH_ID))
     if nexthop:
-        # With the sysctl nexthop_compat_mode off the route itself tells no more than this.
+        # With the sysctl nexthop_compat_mode off, the route has only the nexthop's id.
         hop = hops.get(nexthop)
         if hop is None:
             return None

@@ -1,4 +1,4 @@
-"""The messages by which rtnetlink tells of changes: what each of them is about. Pure."""
+"""Parses rtnetlink's messages about changes: the entry that each is about. Pure."""
 
 import socket
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from flannel.kernel.entries import PROTOCOL
 
 
 class RouteChange(NamedTuple):
-    """A route of the main table that came or went; ``dst`` is None for a default route."""
+    """A route of the main table that was added or removed; ``dst`` is None for a default route."""
 
     dst: int | None
     link: int
@@ -41,7 +41,7 @@ def parse_link_name(payload: bytes) -> tuple[int, str]:
 
 
 def parse_address_link(payload: bytes) -> int:
-    """The index of the link whose address came or went."""
+    """The index of the link whose address was added or removed."""
     index: int = rt.IFADDRMSG.unpack_from(payload)[4]
     return index
 
@@ -53,5 +53,5 @@ def parse_neighbour_link(payload: bytes) -> tuple[int, int]:
 
 
 def parse_neighbour_ip(payload: bytes) -> bytes:
-    """The address of an entry of an ARP table; b"" if the message does not tell."""
+    """The address of an entry of an ARP table; b"" if the message lacks it."""
     return rt.attributes(payload, rt.NDMSG.size).get(rt.NDA_DST, b"")

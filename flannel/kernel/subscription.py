@@ -36,7 +36,7 @@ class Notice(NamedTuple):
 
     :ivar kind: rtnetlink's number of its type, such as RTM_NEWROUTE.
     :ivar port: the netlink port of the socket that made the change, often a process id; 0: the
-        kernel itself did, or does not tell.
+        kernel itself, or unknown.
     :ivar payload: all behind the header.
     """
 

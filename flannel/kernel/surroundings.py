@@ -15,7 +15,7 @@ _SCOPE_LINK, _SCOPE_HOST = 253, 254  # rtnetlink.h: RT_SCOPE_LINK; RT_SCOPE_HOST
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What this host has.
+    """The links, addresses and routes of this host.
 
     :ivar links: by index.
     :ivar addresses: those that other hosts could send to, in the kernel's order.
@@ -53,7 +53,7 @@ class Surroundings:
 async def look_around(
     netlink: Netlink, tables: RtNetlink, can_reach: IPv4Address | None = None
 ) -> Surroundings:
-    """Read what this host has.
+    """Read the links, addresses and routes of this host.
 
     :param can_reach: an address to ask the kernel the way to.
     :raises KernelError: it cannot be read.

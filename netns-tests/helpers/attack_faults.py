@@ -90,7 +90,7 @@ def many_connections_are_idle(cluster: Cluster, random: Random) -> None:
 
 @_attack(*KERNEL)
 def an_odd_lease_is_in_the_saved_state(cluster: Cluster, random: Random) -> None:
-    """And flanneld has nothing else, for etcd is away when it starts."""
+    """flanneld starts from it while etcd is unreachable."""
     host, world = some_host(cluster, random), cluster.world
     value = json.loads(lease_value(cluster.backend, 222))
     text = random.choice(["INF", "x" * 60_000, "\x1b[2J\ud800"])

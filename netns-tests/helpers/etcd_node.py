@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from namespaces import Namespace, WorldError, stands_still, wait_for
+from namespaces import Namespace, WorldError, is_paused, wait_for
 
 PREFIX = "/coreos.com/network"
 ETCD = "http://192.0.2.1:2379"
@@ -96,7 +96,7 @@ class Etcd:
         self._process.send_signal(number)
         if number == signal.SIGSTOP:  # it may answer a request before it stops
             pid = self._process.pid
-            wait_for(lambda: stands_still(pid), 30, f"{self._name} to stand still")
+            wait_for(lambda: is_paused(pid), 30, f"{self._name} to be paused")
         if number not in (signal.SIGSTOP, signal.SIGCONT):
             self._process.wait()
 
@@ -106,7 +106,7 @@ class Etcd:
         shutil.rmtree(self._directory / self._name)
 
     def ctl(self, *arguments: str) -> str:
-        """Run etcdctl for the v2 API; a machine that stands still for a while is no error."""
+        """Run etcdctl for the v2 API; a machine that is paused for a while causes no error."""
         patience = ("--timeout=30s", "--total-timeout=60s")
         return self._net.run(
             "env", "ETCDCTL_API=2", "etcdctl", f"--endpoints={self.url}", *patience, *arguments
@@ -145,7 +145,7 @@ class Etcd:
         return {node["key"].rpartition("/")[2]: node for node in nodes}
 
     def kill(self) -> None:
-        """End it for good, whatever state it is in."""
+        """End it for good, in any state."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()

@@ -1,9 +1,9 @@
-"""Everything that happens to a cluster sooner or later: one function each, drawn by `chaos`.
+"""The faults that `chaos` chooses from, one function each.
 
-A fault is over when its function returns: what it took away for a time is back. From then on the
-cluster has to heal by itself; a fault may return one more condition for that. `attack_faults` and
-`resource_faults` have others. What is random about a fault comes from the ``random`` it is given,
-so that a seed tells the whole story.
+A fault is over when its function returns: things that it removed for a time are back. From then
+on the cluster must recover by itself; a fault may return one more condition for that.
+`attack_faults` and `resource_faults` have others. All random choices of a fault use the ``random``
+that it gets, so that a seed reproduces a run.
 """
 
 import signal
@@ -299,8 +299,8 @@ def other_hosts_come_move_and_go(cluster: Cluster, random: Random) -> None:
 
 
 @fault(*ALL)
-def somebody_writes_nonsense(cluster: Cluster, random: Random) -> None:
-    """And takes it away again."""
+def somebody_writes_garbage(cluster: Cluster, random: Random) -> None:
+    """Writes a key that is not a lease, and deletes it again."""
     key, value = random.choice(
         [
             ("foo", "bar"),

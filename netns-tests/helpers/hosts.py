@@ -17,7 +17,7 @@ from typing import Any, Self
 import fork_server
 from etcd_node import ETCD
 from kept_fds import KeptFds
-from namespaces import Namespace, WorldError, stands_still, wait_for
+from namespaces import Namespace, WorldError, is_paused, wait_for
 
 FLANNELD = Path(sys.executable).parent / "flanneld"
 
@@ -54,7 +54,7 @@ class Daemon:
 
     @property
     def log(self) -> str:
-        """What this and earlier daemons of the host have said."""
+        """The log of this and earlier daemons of the host."""
         return self.log_file.read_text()
 
     @property
@@ -111,9 +111,9 @@ class Daemon:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Keep it from doing anything while the body runs: it sees what happens as one change."""
+        """Stop it while the body runs, so that it sees the changes of the body as one."""
         self.process.send_signal(signal.SIGSTOP)
-        wait_for(lambda: stands_still(self.process.pid), 30, "flanneld to stand still")
+        wait_for(lambda: is_paused(self.process.pid), 30, "flanneld to stop")
         try:
             yield
         finally:
@@ -132,7 +132,7 @@ class Daemon:
             self.close()
 
     def close(self) -> None:
-        """Hear what it has said, and nothing more."""
+        """Read its last messages, then close the socket."""
         if self._socket.fileno() >= 0:
             self._socket.sendto(b"", str(self._notify))
             self._listener.join()

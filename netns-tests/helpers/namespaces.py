@@ -27,9 +27,9 @@ class WorldError(Exception):
 def wait_for(condition: Callable[[], Any], seconds: float, what: str | Callable[[], str]) -> Any:
     """Poll until ``condition()`` is true and return its value.
 
-    It is asked once more when the time is over: we may have been standing still ourselves.
-    Between two looks we pause as long as the look took: who runs a program for each of them leaves
-    the machine to what is waited for.
+    It is checked once more when the time is over, as this process may have been paused itself.
+    The pause between two checks is as long as the check took, so that checks which run programs
+    leave the machine to the awaited work.
     """
     began = time.monotonic()
     deadline = began + seconds
@@ -103,7 +103,7 @@ def run(*command: str, stdin: str = "") -> str:
     return done.stdout
 
 
-def stands_still(pid: int) -> bool:
+def is_paused(pid: int) -> bool:
     """Whether all threads of a process have been stopped, as SIGSTOP does after a moment."""
     threads = Path(f"/proc/{pid}/task").glob("*/stat")
     try:

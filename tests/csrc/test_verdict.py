@@ -217,20 +217,20 @@ def test_without_the_check_of_sources_some_rules_remain(
 
 
 def test_the_first_rule_that_applies_decides(internals: Internals) -> None:
-    """Everything is wrong with it; the rules are mended one by one, in the order of the enum."""
+    """The packet breaks all rules; it is corrected field by field, in the order of the enum."""
     data = bytearray(packet("10.1.17.2", "10.1.17.2", size=1500, ttl=1, version=6, flags="DF"))
     sender, tos, names = STRANGER, 3, []
     names.append(verdict(internals, bytes(data[:19]), sender, tos))
     sender = PEER
     names.append(verdict(internals, bytes(data[:19]), sender, tos))
-    mends = [
+    corrections = [
         (0, b"\x45"),
         (12, IP(src=FROM).src),
         (16, TO),
         (2, struct.pack("!H", 100)),
         (8, b"\2"),
     ]
-    for at, value in mends:
+    for at, value in corrections:
         names.append(verdict(internals, bytes(data), sender, tos))
         new = value if isinstance(value, bytes) else bytes(map(int, value.split(".")))
         data[at : at + len(new)] = new

@@ -58,7 +58,7 @@ class TestWhatIsLeftOfTheLease:
         [
             (86400, 1_700_000_100, 99),
             (86400, 1_699_999_000, 0),
-            (3600, 1_800_000_000, 3600),  # the clock was put back
+            (3600, 1_800_000_000, 3600),  # the clock was set back
             (86400, 0, UNKNOWN_TTL),
             (UNKNOWN_TTL, 0, UNKNOWN_TTL),
             (None, 0, None),

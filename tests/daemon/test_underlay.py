@@ -197,7 +197,7 @@ class TestVpn:
 
 
 class TestTheOperatorsWord:
-    """It decides at a start, whatever was published."""
+    """It decides at a start, independently of the published address."""
 
     def test_a_name(self, clock: Clock) -> None:
         host = Host(clock, InterfaceChoice(names=["tun9"]))

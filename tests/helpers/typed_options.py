@@ -1,4 +1,4 @@
-"""Options as somebody types them, and what is said of those that are no good."""
+"""Options as an operator types them, and the errors about wrong ones."""
 
 import pytest
 

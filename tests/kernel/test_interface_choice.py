@@ -263,7 +263,7 @@ class TestTheOverlay:
 
 
 class TestThePast:
-    """What works is kept, whatever looks better."""
+    """A working interface is kept even if another looks better."""
 
     USED = ExternalInterface(
         ETH0, "eth0", 1500, IPv4Address("192.0.2.7"), IPv4Address("192.0.2.7"),

@@ -201,7 +201,7 @@ def test_entries_that_were_judged_are_not_judged_again(watching: Watching) -> No
         watching.wire.send("default route")
         assert await watching.hint() == Hint.UNDERLAY
 
-    watching.held[key(FDB)] = FDB  # not yet put back
+    watching.held[key(FDB)] = FDB  # not restored yet
     watching.run(scenario)
 
 

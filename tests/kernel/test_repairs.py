@@ -108,7 +108,7 @@ def test_only_the_entry_that_somebody_keeps_changing_rests(
     caplog.clear()
     compare(FDB)
     assert "repaired flannel.1: 1 FDB entry was changed or removed" in caplog.text
-    compare()  # it rests: that it was not put back says nothing
+    compare()  # it rests, so that it was not restored does not count
     assert repairs.resting() == {key(ARP)}
     clock.now += 1
     assert repairs.resting() == set()

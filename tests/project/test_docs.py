@@ -118,15 +118,18 @@ LEVELS = ("info", "warning", "warn", "report", "error", "exception")
 
 
 def texts_of_the_log() -> Iterator[tuple[str, str]]:
-    """What is logged, but for debugging, and the errors that may be the reason in it.
+    """All log texts but those of level debug, and the errors that may be a reason in them.
 
-    Where it stands, and how the longest of its parts begins that are always the same.
+    Each with its place, and the beginning of its longest constant part.
     """
     reasons = {
         name
         for name, kind in vars(errors).items()
         if isinstance(kind, type) and issubclass(kind, errors.FlannelError)
-    } - {"BadOption", "KernelError"}  # told on stderr with status 2; and in the kernel's own words
+    } - {
+        "BadOption",
+        "KernelError",
+    }  # printed on stderr with status 2; and in the kernel's own words
     for path in SOURCES:
         if "cli" in path.parts or path.name in ("docker_opts.py", "reservations.py"):
             continue  # they answer an operator's command

@@ -51,7 +51,7 @@ class UdpNetwork:
 
     def __init__(self, kernel: Kernel, tunnel: Tunnel) -> None:
         self.mtu = tunnel.settings.mtu
-        # What arrives the packet loop checks by itself, but for the link on which it arrives.
+        # The packet loop checks arriving packets itself, except for the link they arrive on.
         self.guard = Guard(
             tun.NAME,
             tunnel.interface.name,
@@ -117,7 +117,7 @@ class UdpNetwork:
                 if why.errno != errno.ENODEV:
                     raise
             # The threads notice it if somebody has deleted the device. If somebody has moved it
-            # to another network namespace, they go on there: they have to be ended.
+            # to another network namespace, they go on there and must be ended.
             if self._carrying.is_set():
                 self._carrying.clear()
                 self._is_gone = True

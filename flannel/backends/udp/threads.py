@@ -84,7 +84,7 @@ class _Thread:
             function, future = self._given.get()
             try:
                 function()
-            except BaseException as error:  # whoever waits for the future handles it
+            except BaseException as error:  # the task that waits for the future handles it
                 future.set_exception(error)
             else:
                 future.set_result(None)

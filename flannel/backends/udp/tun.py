@@ -166,7 +166,9 @@ async def ensure_device(kernel: Kernel, settings: Settings) -> str:
     ):
         kernel.repairs.note(f"the route to {network} was gone")
         await netlink.replace_route(network, link)
-    strange = tables.list_own(network, link.index)  # of another backend before, or made by hand
+    strange = tables.list_own(
+        network, link.index
+    )  # a backend before this one made it, or an operator
     kernel.repairs.note_entries(strange)
     tables.delete(strange)
     return taken
@@ -243,7 +245,7 @@ def _is_attached(fd: int, flags: int) -> bool:
             ioctl(fd, _TUNSETPERSIST, 0)
             return False
         ioctl(fd, _TUNSETVNETHDRSZ, struct.pack("=i", _VNET_HEADER_LEN))
-    except OSError:  # its device is deleted, or it is no queue
+    except OSError:  # its device is deleted, or it is not a queue
         return False
     # Those of the flags that decide how packets are read, and whether any are.
     relevant = flags | _IFF_TAP | _IFF_MULTI_QUEUE | _IFF_DETACH_QUEUE

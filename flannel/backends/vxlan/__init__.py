@@ -100,7 +100,7 @@ class VxlanBackend:
     async def lease_attrs(self, node_id: str) -> LeaseAttrs:
         """See `flannel.backends.Backend`.
 
-        :raises BadNetworkConfig: this kernel has no VXLAN; says which backend it can run.
+        :raises BadNetworkConfig: this kernel has no VXLAN; names the backend that it can run.
         """
         self._kernel.claims.claim(vxlan_name(self._vxlan.vni))
         self._mac = vtep_mac(self._interface.public_ip, self._vxlan.vni, node_id)

@@ -40,9 +40,9 @@ async def ensure_device(
 ) -> Link:
     """Return the link with these settings, up and with this MTU.
 
-    A link that is there is kept as far as the kernel lets us, and packets flow on: the link and
-    the address that carry it are changed in place. For another difference it is replaced, and the
-    log names which; it goes only when its successor is there. One that was renamed gets its name
+    An existing link is kept if possible, and packets flow on: the link and the address that carry
+    it are changed in place. For other differences it is replaced, and the log names the
+    difference; it is deleted only when its successor exists. One that was renamed gets its name
     back, one that was enslaved to a bridge is released.
 
     :param published: peers know ``mac``: a link with another gets it. If not, a link that is there
