@@ -93,7 +93,9 @@ def test_a_host_whose_address_a_container_may_get_waits_for_another_config(world
     assert f"REFUSED: the host of lease {other.subnet} of 192.0.2.12" in done.stdout
     # Nor is a network taken over that would do the same to a host that serves.
     world.configure(around)
-    one.daemon.wait_log(r"its own address 192\.0\.2\.11 is among .*; serving on")
+    one.daemon.wait_log(
+        r"its own address 192\.0\.2\.11 is among .*; still serving the previous one"
+    )
     assert ping(near, far.address, 30) is not None
 
 

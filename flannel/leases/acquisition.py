@@ -92,6 +92,8 @@ class Acquisition:
                 pause = min(_LONGEST_PAUSE, 0.02 * 2**attempt)
                 await asyncio.sleep(self._random.uniform(0, pause))
             else:
+                if self._adoption is not None:
+                    self._adoption.published(lease)
                 return lease
         raise LeaseTaken(f"cannot lease a subnet: others were quicker {ATTEMPTS} times")
 
@@ -99,6 +101,8 @@ class Acquisition:
         """Keep the first of our leases that fits the config; None if none does."""
         for lease in own:
             if self._config.fits(lease.subnet):
+                if self._adoption is not None and not lease.has_no_host_yet:
+                    lease = await self._adoption.reclaim(lease, attrs)
                 log.info("lease %s is ours, keeping it", lease.subnet)
                 kept = await self._own_lease.write(lease, attrs)
                 if lease.has_no_host_yet:

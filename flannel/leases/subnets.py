@@ -19,10 +19,10 @@ from random import Random, SystemRandom
 from time import monotonic
 from typing import assert_never
 
-from flannel.errors import IdentityTaken, LeaseChanged, LeaseLost, LeaseTaken
+from flannel.errors import LeaseChanged, LeaseLost, LeaseTaken
 from flannel.lease import UNKNOWN_TTL, Lease, LeaseAttrs, LeaseGarbled, LeaseTable
 from flannel.leases.acquisition import ATTEMPTS, Acquisition
-from flannel.leases.adoption import Adoption
+from flannel.leases.adoption import Adoption, copied
 from flannel.leases.own_lease import OwnLease
 from flannel.leases.subnet_choice import is_of
 from flannel.network_config import NetworkConfig
@@ -218,10 +218,7 @@ class SubnetManager:
             raise LeaseLost(f"cannot keep lease {own.subnet}: {attrs.host} holds it now")
         stored = self._stored or own.attrs
         if attrs.public_ip not in (own.attrs.public_ip, stored.public_ip):
-            raise IdentityTaken(
-                f"cannot keep lease {own.subnet}: {attrs.public_ip} holds it now, with the NodeID "
-                f"of this host, {own.attrs.node_id}: one of them is a copy of the other"
-            )
+            raise copied(seen)
 
     def _update_peers(self, changed: Iterable[IPv4Network]) -> set[IPv4Network]:
         differ = set()

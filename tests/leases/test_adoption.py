@@ -11,12 +11,14 @@ import pytest
 from fake_store import FakeStore
 from managers import CONFIG, LONG_AGO, ME, OTHER, TTL, fresh, net, run
 
-from flannel.errors import AddressTaken
+from flannel.errors import AddressTaken, IdentityTaken
 from flannel.lease import Lease, LeaseAttrs
+from flannel.leases import adoption as module
 from flannel.leases.adoption import Adoption
 
 SUBNET = net("10.5.9.0/24")
 GONE = LeaseAttrs(ME.public_ip, "vxlan", {"VtepMAC": "02:00:00:00:00:01"}, node_id="gone")
+MOVED_TO = IPv4Address("192.0.2.3")
 
 
 class NewHost:
@@ -208,6 +210,61 @@ class TestAHostThatIsAlive:
         with asyncio.Runner() as runner:
             Holder(store, runner)
         assert store.leases[SUBNET].attrs.asked_by == ""
+
+
+class TestACopy:
+    """A host that finds its own lease with an address that is not its own."""
+
+    MOVED = replace(GONE, public_ip=OTHER.public_ip)
+
+    def test_the_copy_of_a_live_host_leaves_it_its_lease(self, store: FakeStore) -> None:
+        async def work() -> None:
+            first = fresh(store, CONFIG, Random(3))
+            copy = fresh(store, CONFIG, Random(7))
+            await first.acquire(GONE, None, seen_since=LONG_AGO)
+
+            async def serve() -> None:
+                async for _ in first.follow():
+                    if not first.is_in_order:
+                        await first.keep()
+
+            serving = asyncio.create_task(serve())
+            with pytest.raises(IdentityTaken, match="holds it now, with the NodeID of this host"):
+                await copy.acquire(
+                    self.MOVED, None, seen_since=LONG_AGO, adoption=Adoption(store, 60.0)
+                )
+            serving.cancel()
+
+        run(work())
+        assert store.leases[SUBNET].attrs == GONE
+
+    def test_a_host_that_has_moved_while_it_was_down_keeps_its_lease(
+        self, store: FakeStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "_MOMENT", 0.1)
+        host = NewHost(store)
+        assert host.attempt(self.MOVED).subnet == SUBNET
+        assert store.leases[SUBNET].attrs == self.MOVED
+        assert not store.leases[SUBNET].attrs.asked_by
+        # In the same process it knows the lease.
+        index = store.index
+        assert host.attempt(GONE).attrs == GONE
+        assert store.index == index + 1
+
+    def test_without_questions_it_takes_its_lease_at_once(self, store: FakeStore) -> None:
+        index = store.index
+        assert NewHost(store, after=0).attempt(self.MOVED).attrs == self.MOVED
+        assert store.index == index + 1
+
+    def test_a_lease_that_others_write_meanwhile_is_looked_at_again(
+        self, store: FakeStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def intrude(_: float) -> None:
+            monkeypatch.undo()
+            store.put(SUBNET, OTHER, 5000)
+
+        monkeypatch.setattr(asyncio, "sleep", intrude)
+        assert NewHost(store).attempt(replace(self.MOVED, public_ip=MOVED_TO)).subnet != SUBNET
 
 
 class TestNever:
