@@ -13,11 +13,15 @@ MINUTES ?= 60
 JOBS ?= 4
 # With 1, the demo's containers are docker's.
 DOCKER ?=
-# The Debian of `make fresh`, and what is run in it.
+# The Debian of `make fresh` and `make deb-trial`, a directory that keeps the latter's for the next time,
+# and what is run in the former.
 SUITE ?= bookworm
+ROOT ?=
 RUN ?= make demo && make demo DOCKER=1 && make test
 PREFIX ?= /usr
 DESTDIR ?=
+# For install: a directory of wheels that `make dist` has filled. No network and no compiler is needed.
+WHEELHOUSE ?=
 # The Python that .venv/ is made of: 3.11 or later, with venv and its C headers. Empty: the first fit.
 PYTHON ?=
 
@@ -46,12 +50,13 @@ ifndef AT_ONCE
 .NOTPARALLEL:
 endif
 .DELETE_ON_ERROR:
-.PHONY: help setup test lint unit units netns fuzz verdicts race chaos soak coverage coverage-unit dist demo fresh bench bench-guard bench-udp install uninstall clean as-root packages
+.PHONY: help setup test lint unit units netns fuzz verdicts race chaos soak coverage coverage-unit dist deb deb-trial demo fresh bench bench-guard bench-udp install uninstall clean as-root packages
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
 	@echo "Variables: BACKEND=$(BACKEND) HOSTS=$(HOSTS) DOCKER=1 for demo, PYTHON= for setup in a clean"
-	@echo "tree and for install, DESTDIR= PREFIX=$(PREFIX) for install and uninstall."
+	@echo "tree and for install, DESTDIR= PREFIX=$(PREFIX) for install and uninstall,"
+	@echo "WHEELHOUSE= for install without a network."
 	@echo "FUZZ_RUNS=$(FUZZ_RUNS) for fuzz, VERDICTS=$(VERDICTS) for verdicts," \
 		"SWAPS=$(SWAPS) LOOKUPS=$(LOOKUPS) for race."
 	@echo "JOBS=$(JOBS) for netns, FAULTS=$(FAULTS) SEED= BACKEND= for chaos, MINUTES=$(MINUTES) for soak,"
@@ -125,14 +130,21 @@ bench-udp: as-root setup ## speed of the udp backend beside a plain loop, VXLAN 
 
 # The distribution's Python before others: it is there for all users, at every boot.
 install: ## flanneld, its units and all else in dist/, in PREFIX; see dist/install.sh
-	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" dist/install.sh install \
-		"$(call find-python,$(or $(PYTHON),/usr/bin/python3 $(PYTHONS)))"
+	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" WHEELHOUSE="$(WHEELHOUSE)" dist/install.sh install \
+		"$(call find-python,$(or $(PYTHON),/usr/bin/python3 $(PYTHONS)),$(if $(WHEELHOUSE),pass))"
 
 uninstall: ## take away what install has put there
 	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" dist/install.sh remove
 
 dist: setup ## what is published: sdist and wheel in build/dist/, the same bytes each time, and tried
 	@.venv/bin/python dist/make_dist.py
+
+deb: setup ## a Debian package in build/dist/, for Debian 12 and 13; the same bytes each time
+	@.venv/bin/python dist/make_deb.py
+
+deb-trial: as-root setup ## the package on booted hosts of a clean SUITE: install, upgrade, purge; needs root
+	@netns-tests/install-packages.sh debootstrap debootstrap
+	@.venv/bin/python netns-tests/deb_trial.py $(SUITE) $(if $(ROOT),--root $(ROOT))
 
 clean: ## remove what the others have made
 	rm -rf .venv .venv-* build *.egg-info flannel/backends/udp/_dataplane*.so
@@ -145,11 +157,13 @@ as-root:
 packages:
 	@netns-tests/install-packages.sh
 
-# $(call find-python,CANDIDATES,MINIMUM): the first that runs, is recent enough, and can be built
-# for. A command that is there may still not run: pyenv leaves such in PATH.
-find-python = $(shell for python in $(1); do "$$python" -c 'import ensurepip, os, sys, sysconfig, venv; \
-	assert sys.version_info >= (3, 11); os.stat(sysconfig.get_path("include") + "/Python.h"); \
-	print(sys.executable)' 2>/dev/null && break; done)
+CAN_BUILD := import ensurepip, os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")
+# $(call find-python,CANDIDATES,NEEDS): the first that runs, is recent enough, and has what is needed:
+# by default, what one builds for it with. A command that is there may still not run: pyenv leaves such
+# in PATH.
+find-python = $(shell for python in $(1); do "$$python" -c 'import sys, venv; \
+	assert sys.version_info >= (3, 11); $(or $(2),$(CAN_BUILD)); print(sys.executable)' \
+	2>/dev/null && break; done)
 find-other = $(call find-python,python$(1) $(wildcard $(PYENV)/versions/$(1).*/bin/python))
 
 # $(call install,VENV,PYTHON,EXTRA)

@@ -9,7 +9,8 @@
 2. A wheel from that sdist, unpacked elsewhere; auditwheel says on which systems it runs.
 3. Both again, in other directories: the same bytes, or this fails.
 4. The sdist's own unit tests, in the unpacked sdist.
-5. The wheel installed in an empty environment, where no compiler is; its programs run there.
+5. wheelhouse/: this wheel and all that it needs, for hosts without a network (wheelhouse.py).
+6. The wheel installed from there alone in an empty environment, without a compiler; its programs run.
 
 What would differ from build to build is what archives say of files: times, owners, modes, order. So
 both are written anew; nothing that they contain is changed.
@@ -30,27 +31,14 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from wheelhouse import Failed, fill, run
+
 CHECKOUT = Path(__file__).resolve().parents[1]
 SCRIPTS = Path(sys.executable).parent
 # Neither the debug information nor the directory of a build is anybody's; and a Python that was
 # built by hand wants its own directory in what it links.
 COMPILER = {"CFLAGS": "-g0 -ffile-prefix-map={tree}=.", "LDSHARED": "gcc -shared"}
 _ZIP_BEGIN = datetime(1980, 1, 1, tzinfo=UTC)  # what the format can say at the earliest
-
-
-class Failed(Exception):
-    """One line: what could not be made, and why."""
-
-
-def run(what: str, *command: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> str:
-    """What a program prints, on both outputs; it has to succeed."""
-    done = subprocess.run(
-        command, cwd=cwd, env={**os.environ, **(env or {})}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    if done.returncode != 0:
-        raise Failed(f"cannot {what}: exit status {done.returncode}\n{done.stdout}")
-    return done.stdout
 
 
 def tracked_files() -> list[Path]:
@@ -187,15 +175,15 @@ def test_sdist(sdist: Path, wheel: Path) -> None:
 
 
 def try_wheel(wheel: Path) -> None:
-    """Install it where nothing is, and no compiler is found; run its programs."""
+    """Install it from its directory alone, without a compiler; run its programs."""
     with scratch() as work:
         venv.create(work / "venv", with_pip=False)
         programs, empty = work / "venv/bin", work / "empty"
         empty.mkdir()
         env = {"PATH": str(empty), "PYTHONPATH": ""}
         pip = (sys.executable, "-m", "pip", "--python", programs / "python", "install")
-        quiet = ("--quiet", "--disable-pip-version-check")
-        run("install the wheel", *pip, *quiet, wheel, cwd=work, env=env)
+        options = ("--quiet", "--disable-pip-version-check", "--no-index")
+        run("install the wheel", *pip, *options, "--find-links", wheel.parent, wheel, cwd=work, env=env)
         run("run flanneld", programs / "flanneld", "--version", cwd=work, env=env)
         load = "from flannel.backends.udp import dataplane"
         run("load the packet loop", programs / "python", "-Ic", load, cwd=work, env=env)
@@ -220,9 +208,15 @@ def main() -> None:
         made = make(into, date)
         for file in made:
             print(f"made {file}, {file.stat().st_size:,} bytes")
+        wheelhouse = into / "wheelhouse"
+        wheels = fill(wheelhouse, made[1])
+        print(f"made {wheelhouse}, {len(wheels)} wheels")
         steps: list[tuple[str, Callable[[], None]]] = [
             ("a second build has the same bytes", lambda: compare(made, date)),
-            ("it runs in an empty environment, without a compiler", lambda: try_wheel(made[1])),
+            (
+                "it runs in an empty environment, without a compiler or a network",
+                lambda: try_wheel(wheelhouse / made[1].name),
+            ),
         ]
         if not arguments.no_tests:
             steps.append(("the sdist's own unit tests pass", lambda: test_sdist(*made)))
