@@ -1,4 +1,7 @@
-"""flannel cleanup: remove everything of flannel's from this host. The lease stays in etcd."""
+"""flannel cleanup: remove everything of flannel's from this host, and release its lease.
+
+With --keep-lease the host keeps lease and identity: it gets the same subnet when it comes back.
+"""
 
 import asyncio
 from functools import partial
@@ -7,28 +10,37 @@ from pathlib import Path
 from flannel.cli.context import Context
 from flannel.cli.running import refuse_while_running
 from flannel.daemon import identity, saved_state
-from flannel.errors import CannotWrite, FlannelError, KernelError
+from flannel.errors import CannotWrite, FlannelError, KernelError, StoreError
 from flannel.firewall.removal import Part, find_ours
+from flannel.handover import docker_opts
 from flannel.health.pages import socket_path
 from flannel.kernel.doors import Kernel
 from flannel.kernel.entries import EVERYTHING
 from flannel.kernel.host import is_ours
 from flannel.kernel.netlink import Netlink
 from flannel.kernel.rtnetlink import RtNetlink
+from flannel.lease import Lease
 from flannel.printable import say
 from flannel.run_lock import FILE_NAME
 
+_RELEASE = (
+    "{} is leased to this host, which has no identity any more. Until the lease ends, other hosts "
+    "keep routes to it, and nobody else gets it. Release it?"
+)
 
-async def cleanup(context: Context) -> int:
-    """Show what is ours, ask, and remove it; exit status 1 if something is left.
 
+async def cleanup(context: Context, keep_lease: bool = False) -> int:
+    """Show what is ours, ask, remove it, and ask for the lease; exit status 1 if something is left.
+
+    :param keep_lease: keep lease, identity and saved state, and do not ask for them.
     :raises BadOption: flanneld is running.
     """
     await refuse_while_running(context, "clean up")
+    node_id = identity.find(context.options.state_dir) if not keep_lease else ""
     async with context.kernel() as kernel:
         firewall = await find_ours()
         parts = [*await _links(kernel.netlink), *_entries(kernel.tables), *blackhole_parts(kernel),
-                 *firewall.parts, *_files(context)]  # fmt: skip
+                 *firewall.parts, *_files(context, keep_lease)]  # fmt: skip
         notes = [f"not seen: {why}" for why in firewall.unread + firewall.foreign]
         if not context.as_json:
             say(*_found(parts), *notes)
@@ -36,8 +48,11 @@ async def cleanup(context: Context) -> int:
         if parts and not context.confirm(question):
             return 1
         removed, failed = await remove_parts(parts)
-    document = {"removed": removed, "failed": failed, "unread": firewall.unread + firewall.foreign}
-    context.show(document, *_outcome(removed, failed))
+    released, left = await _release(context, node_id)
+    document = {"removed": removed, "failed": failed, "unread": firewall.unread + firewall.foreign,
+                "released": released}  # fmt: skip
+    context.show(document, *_outcome(removed, failed), *(f"released {each}" for each in released),
+                 left if removed or released else "")  # fmt: skip
     return 1 if failed or firewall.unread else 0
 
 
@@ -50,9 +65,30 @@ def _found(parts: list[Part]) -> list[str]:
 def _outcome(removed: list[str], failed: list[str]) -> list[str]:
     if failed:
         return ["NOT removed:", *(f"  {why}" for why in failed)]
-    if not removed:
-        return []
-    return ["removed; the lease stays in etcd until it ends, or: flannel release SUBNET"]
+    return ["removed"] if removed else []
+
+
+async def _release(context: Context, node_id: str) -> tuple[list[str], str]:
+    """Release the leases of this host after asking: those released, and a note on one that stays.
+
+    :param node_id: the identity of this host; "": none is known.
+    """
+    stays = "the lease stays in etcd until it ends, or: flannel release SUBNET"
+    if not node_id:
+        return [], stays
+    try:
+        leases = [each for each in (await context.store.snapshot()).leases if _is_of(each, node_id)]
+        released = [each for each in leases if context.confirm(_RELEASE.format(each.subnet))]
+        for each in released:
+            await context.store.release(each)
+    except StoreError as why:
+        return [], f"{stays}; {why}"
+    return [str(each) for each in released], stays if len(released) < len(leases) else ""
+
+
+def _is_of(lease: Lease, node_id: str) -> bool:
+    """Whether that host holds it, other than as a reservation."""
+    return lease.attrs.node_id == node_id and lease.ttl is not None
 
 
 async def remove_parts(parts: list[Part]) -> tuple[list[str], list[str]]:
@@ -95,16 +131,16 @@ def blackhole_parts(kernel: Kernel) -> list[Part]:
     ]
 
 
-def _files(context: Context) -> list[Part]:
+def _files(context: Context, keep_lease: bool) -> list[Part]:
     subnet_file, state = context.options.subnet_file, context.options.state_dir
-    paths = (
+    paths = [
         subnet_file,
+        subnet_file.with_name(docker_opts.FILE_NAME),
         socket_path(subnet_file),
         subnet_file.with_name(FILE_NAME),
-        state / saved_state.FILE_NAME,
-        state / identity.FILE_NAME,
-        state / FILE_NAME,
-    )
+    ]
+    if not keep_lease:
+        paths += [state / saved_state.FILE_NAME, state / identity.FILE_NAME, state / FILE_NAME]
     return [
         Part(f"file {path}", partial(asyncio.to_thread, _unlink, path))
         for path in paths

@@ -150,7 +150,7 @@ async def _dispatch(context: "Context", arguments: argparse.Namespace) -> int:
         case "cleanup":
             from flannel.cli import cleanup
 
-            return await cleanup.cleanup(context)
+            return await cleanup.cleanup(context, arguments.keep_lease)
         case "hand-back":
             from flannel.cli import hand_back
 
@@ -225,6 +225,7 @@ def parser() -> argparse.ArgumentParser:
     actions = config.add_subparsers(dest="action", metavar="ACTION", required=True)
     set_config = _add_actions(lambda name, text: add(name, text, actions))
     cleanup = add("cleanup", "remove everything of flannel's from this host, after asking")
+    cleanup.add_argument("--keep-lease", action="store_true", help="keep lease and identity")
     add("hand-back", "leave this host to CoreOS's flanneld, while packets flow on")
     for each in (reserve, release, set_config, cleanup):
         each.add_argument("--yes", action="store_true", help="do not ask")

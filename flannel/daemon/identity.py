@@ -29,6 +29,11 @@ def load(directory: Path) -> str:
     If it cannot be stored, that is logged and the result is "": with a NodeID that differs at each
     start, our own lease would look like another host's.
     """
+    return find(directory) or renew(directory)
+
+
+def find(directory: Path) -> str:
+    """The stored NodeID; "" without a file, and, with a warning, of a bad file."""
     path = directory / FILE_NAME
     try:
         text = atomic_file.read(path, 100).decode()
@@ -40,7 +45,7 @@ def load(directory: Path) -> str:
     except (OSError, ValueError) as why:
         reason = why.strerror if isinstance(why, OSError) else why
         log.warning("ignoring %s, which an earlier run should have left: %s", path, reason)
-    return renew(directory)
+    return ""
 
 
 def renew(directory: Path) -> str:

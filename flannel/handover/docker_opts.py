@@ -19,6 +19,9 @@ from flannel.errors import BadOption, FlannelError
 from flannel.handover import subnet_env
 from flannel.printable import as_json, complain, say, say_whole
 
+FILE_NAME = "docker"
+"""What our units have it write, beside subnet.env: the options that dockerd is started with."""
+
 _USAGE = """\
 usage: mk-docker-opts [-f SUBNET-ENV] [-d DOCKER-ENV] [-i] [-c] [-m] [-k NAME] [--json]
 

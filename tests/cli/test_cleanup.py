@@ -5,10 +5,14 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 from fake_context import OWN, PEER, PEER_TUNNEL, TUNNEL, World
+from fake_host import HOST
 
 from flannel.cli.context import DaemonDown, DaemonUnseen
+from flannel.daemon import identity
+from flannel.errors import StoreUnreachable
 from flannel.kernel.entries import Route, key
 from flannel.kernel.links import Link
+from flannel.lease import LeaseAttrs
 
 ROUTE = Route(PEER.network_address.packed, 24, PEER_TUNNEL.packed, TUNNEL.index, True)
 TABLE = "nft delete table ip flannel"
@@ -46,7 +50,8 @@ def test_everything_of_ours_is_listed_and_removed_after_a_yes(full: World) -> No
         "  nftables table ip flannel",
         f"  file {full.env_file}",
         f"  file {full.state / 'node-id'}",
-        "removed; the lease stays in etcd until it ends, or: flannel release SUBNET",
+        "removed",
+        "the lease stays in etcd until it ends, or: flannel release SUBNET",
     ]
     assert "Remove it? [y/N]" in done.err
     assert {link.name for link in full.netlink.links.values()} == {"eth0", "docker0"}
@@ -129,3 +134,48 @@ def test_routes_with_our_protocol_number_are_ours_at_any_address(world: World) -
     world.tables.entries.clear()
     world.tables.intrude(foreign)
     assert "  1 routes and nexthops" in world.run("cleanup", "--yes").lines
+
+
+@pytest.fixture
+def known(full: World) -> World:
+    """The host of `full`, with an identity that its lease names."""
+    node_id = identity.renew(full.state)
+    full.own = full.store.put(OWN, LeaseAttrs(HOST, "vxlan", None, node_id), 80000)
+    full.store.put(IPv4Network("10.1.6.0/24"), LeaseAttrs(HOST, "vxlan", None, node_id), None)
+    full.env_file.with_name("docker").touch()
+    return full
+
+
+def test_the_lease_is_released_after_a_second_yes(known: World) -> None:
+    known.terminal = "y\ny\n"
+    done = known.run("cleanup")
+    assert done.status == 0
+    assert "10.1.5.0/24 is leased to this host, which has no identity any more." in done.err
+    assert done.lines[-2:] == ["removed", f"released {known.own}"]
+    # Another host's lease and the reservation of this one stay.
+    assert set(known.store.leases) == {PEER, IPv4Network("10.1.6.0/24")}
+    assert not known.env_file.with_name("docker").exists()
+
+
+def test_the_lease_stays_after_a_no_and_without_etcd(known: World) -> None:
+    known.terminal = "y\nn\n"
+    done = known.run("cleanup")
+    assert (done.status, done.lines[-2]) == (0, "removed")
+    assert done.lines[-1].startswith("the lease stays in etcd until it ends, or: flannel release")
+    assert OWN in known.store.leases
+
+
+def test_an_etcd_that_does_not_answer_keeps_nothing_on_the_host(known: World) -> None:
+    known.store.go_down(StoreUnreachable("etcd does not answer"))
+    done = known.run("cleanup", "--yes")
+    assert done.status == 0
+    assert "until it ends, or: flannel release SUBNET; " in done.lines[-1]
+    assert not (known.state / "node-id").exists()
+
+
+def test_with_keep_lease_the_host_keeps_identity_and_lease(known: World) -> None:
+    done = known.run("cleanup", "--yes", "--keep-lease")
+    assert done.status == 0
+    assert (known.state / "node-id").exists()
+    assert not known.env_file.exists()
+    assert OWN in known.store.leases
