@@ -7,7 +7,8 @@ r"""A host that boots: a real systemd as the first process, with what `make inst
     booted.run("systemctl", "is-active", "flanneld")
 
 Its files are those of this machine below, the installation above, and what is written on top, in
-memory that goes with it; of what the machine's own administrator has set up it sees nothing. It has
+memory that goes with it; of what the machine's own administrator has set up it sees nothing. With
+``base`` they are those of another Debian, in that directory, all of it. It has
 mount, PID, IPC, UTS and cgroup namespaces of its own beside the host's network namespace. Of
 /proc/sys it can write what belongs to that network.
 """
@@ -22,6 +23,8 @@ from hosts import Host
 from namespaces import Completed, run, wait_for
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_HIDDEN = "etc/default etc/docker etc/systemd/system var/lib"
+"""Of the machine's own administrator."""
 
 # In a cgroup of its own in each hierarchy, of which the cgroup namespace makes the root.
 _OUTSIDE = """
@@ -42,14 +45,16 @@ mkdir "$here/work" "$here/root"
 cp -a "$installed" "$here/installed"
 cp -a "$here.written" "$here/written"
 mount -t overlay overlay "$here/root" \
-    -o "lowerdir=$here/installed:/,upperdir=$here/written,workdir=$here/work"
+    -o "lowerdir=$here/installed:$BASE,upperdir=$here/written,workdir=$here/work"
 cd "$here/root"
-for each in etc/default etc/docker etc/systemd/system var/lib; do
+for each in $HIDDEN; do
     mount -t tmpfs -o mode=755 tmpfs "$each"
     if [ -d "$here.written/$each" ]; then cp -a "$here.written/$each/." "$each"; fi
 done
 mkdir -p var/lib/docker var/lib/systemd
-install -d -o etcd -g etcd var/lib/etcd
+# Docker's own overlays cannot lie in an overlay.
+mount -t tmpfs tmpfs var/lib/docker
+if [ ! -d var/lib/etcd ]; then install -d -o etcd -g etcd var/lib/etcd; fi
 mount -t proc proc proc
 mount --bind proc/sys proc/sys
 mount -o remount,bind,ro proc/sys
@@ -89,8 +94,9 @@ exec env -i container=flannel PATH=/usr/sbin:/usr/bin:/sbin:/bin \
 class Booted:
     """A host with a systemd; not booted yet."""
 
-    def __init__(self, host: Host, installed: Path) -> None:
+    def __init__(self, host: Host, installed: Path, base: Path = Path("/")) -> None:
         self.host = host
+        self._base = base
         self._installed = installed
         self._root = host.directory / "boot"
         self._root.mkdir()
@@ -118,6 +124,8 @@ class Booted:
                     "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
                     "GROUPS_": " ".join(map(str, groups)),
                     "INSIDE": _INSIDE,
+                    "BASE": str(self._base),
+                    "HIDDEN": _HIDDEN if self._base == Path("/") else "",
                 },
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -69,10 +69,13 @@ def test_docker_reads_the_file_that_flanneld_has_written() -> None:
     makes = rf"(?m)^%s=.*/usr/bin/mk-docker-opts -i -d {options}\b"
     assert re.search(makes % "ExecStartPost", flanneld)
     assert re.search(makes % "ExecStart", late)
-    assert f"\nEnvironmentFile={options}\n" in drop_in
+    assert f"\nEnvironmentFile=-{options}\n" in drop_in
     # ... and makes it anew: the lease may have changed since.
     assert re.search(makes % "ExecStartPre", drop_in)
     # Not before there is a subnet, and not later.
-    assert f"\nConditionPathExists={options}\n" in drop_in
+    assert f"\nConditionPathExists=|{options}\n" in drop_in
+    assert "\nConditionPathExists=|!/etc/systemd/system/docker.service.wants/" in drop_in
+    assert "\nWants=" not in drop_in  # docker wants what is enabled
+    assert "\nWantedBy=multi-user.target docker.service\n" in flanneld
     assert f"'test ! -e {subnet} ||" in flanneld
     assert f"\nPathExists={subnet}\n" in (DIST / f"{LATE}.path").read_text()
