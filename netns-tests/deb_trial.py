@@ -152,6 +152,9 @@ class Trial:
 
     def join(self, host: Booted) -> None:
         """Wait for the lease, and give it to docker."""
+        # A host that has lost its identity asks the holder of its lease for a minute.
+        has_subnet = ("test", "-e", "/run/flannel/subnet.env")
+        wait_for(lambda: host.try_run(*has_subnet).returncode == 0, 150, "a subnet")
         host.wait_active("flanneld.service")
         host.run("timeout", "120", "systemctl", "restart", "docker.service")
         found = docker0(host)
