@@ -42,7 +42,8 @@ async def _peer(context: Context, facts: Facts, host: Host, peer: Peer) -> list[
         there = f"over {host.name(way.link)}" if way is not None else "nowhere"
         return [Finding("route-missing", f"packets for {who} go {there}")]
     if peer.rtt is None:
-        return [await _silent(context, facts, peer, who)]
+        silent = await _silent(context, facts, peer, who)
+        return [Finding(silent.kind, silent.what + await _detour(facts, host, peer))]
     findings = []
     if peer.full_size is False:
         size = f"of more than {peer.mtu} bytes" if peer.mtu is not None else "of full size"
@@ -73,6 +74,18 @@ def _misfit(facts: Facts, peer: Peer) -> str:
     if own.carrier is not None and not own.takes_every_lease and peer.backend != own.type:
         return f"its lease is of backend {peer.backend}, not {facts.backend}"
     return ""
+
+
+async def _detour(facts: Facts, host: Host, peer: Peer) -> str:
+    """The link by which the tunnel's packets leave, if it is not the external interface.
+
+    The kernel routes them like packets of the host's own programs, so a VPN can take them.
+    """
+    way = await host.netlink.find_way(IPv4Address(peer.public_ip))
+    if facts.interface is None or way is None:
+        return ""
+    used, wanted = host.name(way.link), str(facts.interface["name"])
+    return f"; packets to {peer.public_ip} leave by {used}, not by {wanted}" * (used != wanted)
 
 
 async def _silent(context: Context, facts: Facts, peer: Peer, who: str) -> Finding:

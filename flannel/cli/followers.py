@@ -111,9 +111,13 @@ def judge(holders: Iterable[Lease], now: Collection[Lease], change: Change) -> F
     :param now: the leases at this moment.
     """
     found = Followers()
-    for lease in holders:
-        if lease.has_no_host_yet:
-            continue
+    # A lease that was released lasts for a second, beside the new one of its host.
+    hosts = {
+        lease.attrs.node_id or lease.attrs.public_ip: lease
+        for lease in sorted(holders, key=lambda each: each.index)
+        if not lease.has_no_host_yet
+    }
+    for lease in sorted(hosts.values(), key=lambda each: each.subnet):
         own = [each for each in now if _is_same_host(each, lease)]
         if not change.concerns(lease) or any(change.is_adopted_by(each) for each in own):
             found.followed.append(lease)

@@ -5,12 +5,15 @@ from typing import Any
 
 from flannel import backends
 from flannel.cli.context import Context
-from flannel.errors import KernelError
+from flannel.errors import KernelError, NoInterface
 from flannel.handover import subnet_env
 from flannel.kernel.host import DOCKER_BRIDGE, Claim, docker_takes, overlap
+from flannel.kernel.interface import InterfaceChoice
+from flannel.kernel.interface_choice import choose
 from flannel.kernel.surroundings import Surroundings, look_around
 from flannel.lease import Lease
 from flannel.network_config import NetworkConfig
+from flannel.options.table import Options
 
 
 async def range_report(
@@ -18,7 +21,8 @@ async def range_report(
 ) -> dict[str, Any]:
     """Members of the report on ``config`` that are about addresses.
 
-    :return: ``overlap``: the address or route of this host in that range; ``docker0``: the address
+    :return: ``overlap``: the address or route of this host in that range, or the address that it
+        would publish, if a container may get that; ``docker0``: the address
         of docker's bridge in it, and what follows; ``refused``: the leases whose hosts cannot be
         served. The first two are empty if this host's addresses cannot be read.
     """
@@ -34,10 +38,32 @@ async def range_report(
     }
     try:
         async with context.kernel() as kernel:
-            host = await look_around(kernel.netlink, kernel.tables)
+            reach = context.options.iface_can_reach
+            host = await look_around(kernel.netlink, kernel.tables, reach)
     except KernelError:
         return found
-    return {**found, "overlap": overlap(host, claim), "docker0": docker_report(host, claim)}
+    taken = overlap(host, claim)
+    if not taken and not any(host.having(address) for address in gateways):
+        taken = own_address(context.options, host, config)  # `refused` has it if it holds a lease
+    return {**found, "overlap": taken, "docker0": docker_report(host, claim)}
+
+
+def own_address(options: Options, host: Surroundings, config: NetworkConfig) -> str:
+    """The address that this host would publish, if a container may get it; else "". Pure."""
+    choice = InterfaceChoice(
+        names=options.iface,
+        patterns=options.iface_regex,
+        can_reach=options.iface_can_reach,
+        public_ip=options.public_ip,
+    )
+    try:
+        interface = choose(host, choice)
+    except NoInterface:
+        return ""
+    for address in (interface.address, interface.public_ip):
+        if config.may_lease(address):
+            return f"its own address {address} among those that are leased to containers"
+    return ""
 
 
 def docker_report(host: Surroundings, claim: Claim) -> str:

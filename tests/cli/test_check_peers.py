@@ -8,7 +8,7 @@ from fake_context import PEER, PEER_HOST, PEER_TUNNEL, World, status_document
 from flannel.cli.context import DaemonDown
 from flannel.cli.probe import PortAnswer
 from flannel.errors import StoreUnavailable
-from flannel.kernel.links import Way
+from flannel.kernel.links import Link, Way
 from flannel.lease import LeaseAttrs
 
 WHO = "192.0.2.9 (10.1.9.0/24)"
@@ -26,6 +26,16 @@ def test_one_that_answers_nowhere_is_down(world: World) -> None:
     world.reach.clear()
     assert findings(world) == {
         "peer-down": f"{WHO} answers neither through the overlay nor beside it"
+    }
+
+
+def test_a_vpn_that_takes_the_way_to_a_silent_one_is_named(world: World) -> None:
+    world.reach.clear()
+    world.netlink.add(Link(9, "tun9", "tun", 1400, True, ""))
+    world.netlink.ways[PEER_HOST] = Way(9, None, None)
+    assert findings(world) == {
+        "peer-down": f"{WHO} answers neither through the overlay nor beside it; packets to "
+        "192.0.2.9 leave by tun9, not by eth0"
     }
 
 

@@ -91,6 +91,11 @@ def test_a_reservation_shows_only_what_changes_it() -> None:
     assert judge([reserved], [reserved], change(OTHER_BACKEND)).late == [reserved]
 
 
+def test_a_host_with_a_lease_that_it_has_just_released_is_one_host() -> None:
+    released = replace(LEASE, subnet=IPv4Network("10.9.5.0/24"), index=2)
+    assert judge([LEASE, released], [after()], change()) == Followers(followed=[LEASE])
+
+
 def test_a_reservation_without_a_host_is_waited_for_by_nobody() -> None:
     reserved = Lease(LEASE.subnet, LeaseAttrs(HOST.public_ip), None, 3)
     found = judge([reserved], [reserved], change())

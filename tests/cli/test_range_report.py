@@ -1,11 +1,12 @@
 """What `flannel config check` reports of addresses: on values."""
 
 from dataclasses import replace
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 import pytest
+from typed_options import typed
 
-from flannel.cli.range_report import docker_report, range_lines
+from flannel.cli.range_report import docker_report, own_address, range_lines
 from flannel.kernel.host import Claim
 from flannel.kernel.links import Address, Link
 from flannel.kernel.rtmessages import FoundRoute
@@ -44,6 +45,27 @@ def test_docker_s_own_address_in_the_network_calls_for_a_restart_of_docker(
 
 def test_a_host_without_docker_needs_nothing() -> None:
     assert docker_report(Surroundings({}, []), CLAIM) == ""
+
+
+@pytest.mark.parametrize(
+    ("address", "flags", "expected"),
+    [
+        ("172.17.0.9/12", (), "172.17.0.9"),
+        ("192.0.2.1/24", ("-public-ip=172.17.0.9",), "172.17.0.9"),
+        ("172.17.0.9/12", ("-iface=eth9",), ""),
+        ("192.0.2.1/24", (), ""),
+    ],
+)
+def test_the_address_of_a_host_without_a_lease_may_not_be_a_container_s(
+    address: str, flags: tuple[str, ...], expected: str
+) -> None:
+    eth0 = Surroundings(
+        {2: Link(2, "eth0", "", 1500, True, "")},
+        [Address(2, IPv4Interface(address), 0)],
+        [FoundRoute(IPv4Network("0.0.0.0/0"), IPv4Address("192.0.2.254"), 2, 0)],
+    )
+    text = f"its own address {expected} among those that are leased to containers"
+    assert own_address(typed(*flags), eth0, CLAIM.config) == (text if expected else "")
 
 
 def test_each_reason_has_a_line() -> None:
