@@ -20,7 +20,7 @@ async def examine_peers(context: Context, facts: Facts, host: Host) -> AsyncIter
     try:
         peers, _ = await probe_peers(context)
     except StoreError:
-        yield Finding("unseen", "the peers: neither etcd nor flanneld tells who they are")
+        yield Finding("unseen", "the peers: neither etcd nor flanneld lists them")
         return
     for peer in peers:
         for finding in await _peer(context, facts, host, peer):
@@ -56,7 +56,9 @@ async def _peer(context: Context, facts: Facts, host: Host, peer: Peer) -> list[
         what = f"{who} answers through the overlay, and nothing listens at flanneld's probe port"
         findings.append(Finding("peer-daemon-dead", what))
     elif peer.probe.ready is False:
-        findings.append(Finding("peer-not-ready", f"flanneld of {who} says that it is not ready"))
+        findings.append(
+            Finding("peer-not-ready", f"flanneld of {who} reports that it is not ready")
+        )
     elif peer.probe.ready is None and not peer.probe.refused:
         what = f"{who} answers pings through the overlay, and flanneld there does not answer"
         findings.append(Finding("peer-silent", what))

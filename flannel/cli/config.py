@@ -90,7 +90,7 @@ async def _followers(
 ) -> Followers:
     written = await context.config_document()
     if written is None or written.text != text:
-        return Followers()  # somebody has written another one meanwhile: nobody follows this one
+        return Followers()  # the document was overwritten meanwhile, so no host follows it
     former = before.text if before is not None else ""
     change = Change(former, NetworkConfig.from_json(text), written.version)
     return await wait_for_hosts(context.store, holders, change)

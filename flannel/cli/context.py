@@ -132,7 +132,7 @@ class Context:
     def show(self, document: Any, *lines: str, on_one_line: bool = False) -> None:
         """Print the document as JSON, or the lines that are not empty.
 
-        :param on_one_line: the JSON, so that its reader can tell one document from the next.
+        :param on_one_line: the JSON, so that its reader can separate the documents.
         """
         if self.as_json:
             say_whole(as_json(document, indent=None if on_one_line else 2))
@@ -142,13 +142,13 @@ class Context:
     def confirm(self, question: str) -> bool:
         """Ask the operator, unless --yes was given; another program may answer by a pipe.
 
-        :raises BadOption: nobody answers: stdin is no terminal, and is at its end.
+        :raises BadOption: stdin is not a terminal, and has ended without an answer.
         """
         if self.yes:
             return True
         answer = ask(f"{question} [y/N]")
         if not answer and (sys.stdin is None or not sys.stdin.isatty()):
-            raise BadOption("cannot ask whether to go on: this is no terminal; --yes says so")
+            raise BadOption("cannot ask for a confirmation: this is no terminal; use --yes")
         return answer.strip().lower() in ("y", "yes")
 
 

@@ -57,7 +57,9 @@ async def _steps(
     async with context.host() as host:
         way = await host.netlink.find_way(destination)
         if way is None:
-            yield Step("route", "none: the sender is told that the network is unreachable", True)
+            yield Step(
+                "route", "none: the sender gets the error that the network is unreachable", True
+            )
             return
         if way.local:
             yield Step("route", "the address is this host's own: delivered here")

@@ -67,7 +67,7 @@ def _data(document: dict[str, Any]) -> str:
 async def reserve(context: Context, public_ip: IPv4Address, subnet: IPv4Network | None) -> int:
     """Reserve a subnet for a host; ask first if the host is to leave the one that it holds.
 
-    :raises BadOption: there is no network config, or nobody can be asked.
+    :raises BadOption: there is no network config, or no terminal to ask at and no --yes.
     """
     document = await context.config_document()
     if document is None:

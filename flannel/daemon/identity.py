@@ -39,7 +39,9 @@ def find(directory: Path) -> str:
         text = atomic_file.read(path, 100).decode()
         if re.fullmatch("[0-9a-f]{32}\n", text):
             return _hash(text)
-        log.warning("ignoring %s, which an earlier run should have left: it is no identity", path)
+        log.warning(
+            "ignoring %s, which an earlier run should have left: it is not an identity", path
+        )
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as why:

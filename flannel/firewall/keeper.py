@@ -101,7 +101,7 @@ class Firewall:
         return self._rules.guard is not None
 
     def peers_changed(self, changed: Collection[IPv4Network]) -> None:
-        """The leases of these subnets have changed; the first call says that all are known."""
+        """The leases of these subnets have changed; after the first call all leases are known."""
         self._pending.update(changed)
         self._changed.set()
 

@@ -43,7 +43,7 @@ class Rules:
     :ivar random_ports: masquerade with random source ports, against a race in conntrack that
         drops packets of connections that start at the same time.
     :ivar no_masquerade: networks that see the containers' own addresses; they do not overlap.
-    :ivar forward: accept packets from and to the overlay, whatever the policy of FORWARD is.
+    :ivar forward: accept packets from and to the overlay, with any policy of FORWARD.
     :ivar mark: the bit of the packet mark that the guard sets on the tunnel's own packets.
     """
 

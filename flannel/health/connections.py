@@ -3,7 +3,7 @@
 A client can connect as fast as it likes, so a connection costs little: a socket and an entry in a
 table until a whole request has arrived. When there are too many, the server drops the client that
 has been connected longest without a whole request. A probe sends its request at once, so it is
-answered whatever other clients do.
+answered in any case.
 """
 
 import asyncio

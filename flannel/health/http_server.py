@@ -73,7 +73,7 @@ class _Served:
 
     @property
     def has_its_file(self) -> bool:
-        """Whether nobody has removed the file, or put another there."""
+        """Whether the file is still ours: not removed, and not replaced."""
         return _inode(self._address) == self._inode
 
     async def close(self) -> None:
@@ -93,7 +93,7 @@ async def _serve(address: Address, pages: Pages) -> None:
         while True:
             try:
                 if served is None or not served.has_its_file:
-                    # The one before goes on until there is another: its file may come back.
+                    # The previous one stays until there is a new one: its file may come back.
                     made, served = served, _Served(address, pages)
                     if made is not None:
                         await made.close()

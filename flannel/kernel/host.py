@@ -71,7 +71,7 @@ def overlap(host: Surroundings, claim: Claim) -> str:
         if _is_expected(link) or claim.is_own(interface.network):
             continue
         # The address is taken from a container even where its network is wide; that of a bridge
-        # is the gateway of some containers, and nobody sends to it from elsewhere.
+        # is the gateway of local containers, and other hosts do not send to it.
         takes_one = claim.config.may_lease(interface.ip) and (link is None or link.kind != "bridge")
         if takes_one or claim.meets(interface.network):
             return f"address {interface} of {host.name(address.link)}"

@@ -98,7 +98,7 @@ def choose(
     overlay: Overlay = Overlay(),
     past: Past = Past(),
 ) -> ExternalInterface:
-    """Choose as the head of this file says.
+    """Choose by the rules at the head of this file.
 
     :raises NoInterface: nothing can be used now; links and addresses come late when a host boots.
     """

@@ -1,7 +1,7 @@
 """Links and addresses of this host, over rtnetlink, by pyroute2.
 
-What a daemon does a few times in its life goes through here. What there is one of for every lease
-goes through `flannel.kernel.rtnetlink`, which is some hundred times quicker: reading 10,000 routes
+This module is for rare work. Entries that exist for every lease go through
+`flannel.kernel.rtnetlink`, which is some hundred times quicker: reading 10,000 routes
 takes pyroute2 0.7 s.
 
 Verbs: *list* dumps, *find* may return None, *ensure* makes it so, *delete* does nothing if it is

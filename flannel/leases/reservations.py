@@ -41,8 +41,8 @@ async def reserve(
     leases = (await store.snapshot()).leases
     if subnet is not None and not config.fits(subnet):
         raise BadLease(
-            f"cannot reserve {subnet}: it is no /{config.subnet_len} from {config.subnet_min} to "
-            f"{config.subnet_max}"
+            f"cannot reserve {subnet}: it is not a /{config.subnet_len} from {config.subnet_min} "
+            f"to {config.subnet_max}"
         )
     held = held_by(leases, public_ip)
     for lease in held:

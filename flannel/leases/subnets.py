@@ -241,7 +241,7 @@ class SubnetManager:
         if is_of(attrs, own.attrs):
             return False  # ours from before our address changed
         if subnet.prefixlen != self.config.subnet_len or subnet.network_address not in network:
-            why = f"it is no /{self.config.subnet_len} of {network}"
+            why = f"it is not a /{self.config.subnet_len} of {network}"
         elif self.config.may_lease(attrs.public_ip) or attrs.public_ip in subnet:
             why = f"its host's address is inside {network}, where a container may have it"
         else:

@@ -156,8 +156,8 @@ FLAGS = (
          "from addresses that hold no lease; false for hosts behind NAT, whose packets come from "
          "an address that they do not publish"),
     Flag(name="guard-mark", parse=values.mark_bit, metavar="BIT", default="0x10000000",
-         help="the bit of the packet mark by which -guard tells the tunnel's own packets from "
-         "others on their way out; one that no other program of this host uses"),
+         help="the bit of the packet mark by which -guard distinguishes the tunnel's own packets "
+         "from others on their way out; one that no other program of this host uses"),
     Flag(name="ip-blackhole-route", parse=boolean, metavar="BOOL", default="false",
          help="drop packets to the own subnet where no bridge has it, instead of sending them out "
          "by the default route"),

@@ -140,7 +140,7 @@ class TestMisfits:
 def test_without_etcd_and_flanneld_nobody_names_them(world: World) -> None:
     world.store.refusal = StoreUnavailable("refused")
     world.pages = DaemonDown("refused")
-    assert findings(world)["unseen"] == ("the peers: neither etcd nor flanneld tells who they are")
+    assert findings(world)["unseen"] == ("the peers: neither etcd nor flanneld lists them")
 
 
 def test_a_route_that_cannot_be_looked_up_is_named(world: World) -> None:

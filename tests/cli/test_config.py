@@ -136,7 +136,7 @@ class TestSet:
         assert world.run("config", "set", OTHER, "--no-wait").status == 0
         world.stdin = io.StringIO("")
         done = world.run("config", "set", CONFIG)
-        assert (done.status, "this is no terminal; --yes says so" in done.err) == (2, True)
+        assert (done.status, "this is no terminal; use --yes" in done.err) == (2, True)
 
     def test_the_hosts_that_have_not_followed_are_named(self, world: World) -> None:
         done = world.run("config", "set", OTHER, "--yes")

@@ -163,7 +163,7 @@ class TestQuestions:
     ) -> None:
         monkeypatch.setattr("sys.stdin", stdin)
         asking = Context(options=None)  # type: ignore[arg-type] # none are read
-        with pytest.raises(BadOption, match="--yes says so"):
+        with pytest.raises(BadOption, match="use --yes"):
             asking.confirm("Really?")
         assert Context(None, yes=True).confirm("Really?")  # type: ignore[arg-type]
 

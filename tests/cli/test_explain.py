@@ -87,7 +87,7 @@ class TestWhereItEnds:
         world.netlink.ways.clear()
         assert steps(world, status=1)[-1] == (
             "route",
-            "none: the sender is told that the network is unreachable",
+            "none: the sender gets the error that the network is unreachable",
         )
 
     def test_an_address_of_this_host_is_the_end_of_the_way(self, world: World) -> None:

@@ -85,8 +85,8 @@ class TestReserve:
         ("subnet", "why"),
         [
             ("10.1.9.0/24", "cannot lease 10.1.9.0/24"),
-            ("10.2.9.0/24", "cannot reserve 10.2.9.0/24: it is no /24 from"),
-            ("10.1.9.0/25", "cannot reserve 10.1.9.0/25: it is no /24 from"),
+            ("10.2.9.0/24", "cannot reserve 10.2.9.0/24: it is not a /24 from"),
+            ("10.1.9.0/25", "cannot reserve 10.1.9.0/25: it is not a /24 from"),
         ],
     )
     def test_a_subnet_that_cannot_be_reserved_is_refused_with_the_reason(
@@ -148,7 +148,7 @@ class TestRelease:
     def test_without_a_terminal_yes_must_be_on_the_command_line(self, world: World) -> None:
         done = world.run("release", str(PEER))
         assert done.status == 2
-        assert "--yes says so" in done.err
+        assert "use --yes" in done.err
         assert world.run("release", str(PEER), "--yes", "--json").document == {
             "released": {"subnet": "10.1.9.0/24", "public_ip": "192.0.2.9", "backend": "vxlan",
                          "backend_data": {"VtepMAC": "02:00:00:00:00:09"}, "node_id": "it",

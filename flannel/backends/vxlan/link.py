@@ -83,7 +83,7 @@ class VxlanLink:
         return await self._create(self.name, mac, mtu)
 
     async def replace(self, old: Link, mac: str, mtu: int) -> Link:
-        """Put a new link in the place of ``old``, which goes when the new one has proved to work.
+        """Put a new link in the place of ``old``, which is deleted when the new one works.
 
         :raises KernelError: the new one cannot be made; the old one is there.
         """
