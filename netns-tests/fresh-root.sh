@@ -4,10 +4,10 @@
 #
 #     netns-tests/fresh-root.sh bookworm|trixie "make demo && make test"
 #
-# The Debian is what debootstrap makes, with make in it and nothing else; the README's commands have to
-# bring the rest. It has the machine's kernel, devices, cgroups and network, and mount, PID, IPC and UTS
-# namespaces of its own: when the command ends, or this script is killed, so do all its processes and
-# mounts. With FRESH_CACHE=DIRECTORY what debootstrap makes is kept there and used the next time.
+# The Debian is what debootstrap makes, with git and make in it and nothing else; the README's commands
+# have to bring the rest. It has the machine's kernel, devices, cgroups and network, and mount, PID, IPC
+# and UTS namespaces of its own: when the command ends, or this script is killed, so do all its processes
+# and mounts. With FRESH_CACHE=DIRECTORY what debootstrap makes is kept there and used the next time.
 set -euo pipefail
 
 die() {
@@ -55,9 +55,9 @@ inside() {
 	umount -l mnt
 	cd /root/flannel
 	export DEBIAN_FRONTEND=noninteractive
-	{ apt-get update && apt-get install --yes --no-install-recommends make; } >/tmp/make.log 2>&1 || {
+	{ apt-get update && apt-get install --yes --no-install-recommends git make; } >/tmp/make.log 2>&1 || {
 		tail -n 20 /tmp/make.log >&2
-		die "apt-get cannot install make"
+		die "apt-get cannot install git and make"
 	}
 	echo "running in it: $4"
 	bash -c "$4"
