@@ -185,6 +185,7 @@ endef
 	$(call install,.venv-$*,$(call find-other,$*),test)
 
 unit-%: packages
-	@$(if $(call find-other,$*),$(MAKE) .venv-$*/.installed && \
+	@$(if $(call find-other,$*),$(MAKE) .venv-$*/.installed)
+	@$(if $(call find-other,$*), \
 		.venv-$*/bin/python $(PYTEST) $(UNIT_AGAIN) $(BRIEFLY) $(SIDE_BY_SIDE) \
 		,echo "Python $* is not installed here: no unit tests on it")
