@@ -2,8 +2,8 @@
 
 A client can connect as fast as it likes, so a connection costs little: a socket and an entry in a
 table until a whole request has arrived. When there are too many, the server drops the client that
-has been connected longest without a whole request. A probe sends its request at once, so it is
-answered in any case.
+has been connected longest without a whole request, or, if most have sent one, the first of those. A
+probe sends its request at once, so it is answered in any case.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import errno
 import logging
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from time import monotonic
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,8 @@ class Connections:
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[socket.socket, tuple[float, bytearray]] = {}
         """When each client connected, and the bytes it has sent; in the order of connecting."""
-        self._answering: set[asyncio.Task[None]] = set()
+        self._answering: dict[asyncio.Task[None], None] = {}
+        """Those whose answer is being made or sent, in the order of their requests."""
 
     async def serve(self) -> None:
         """Serve until cancelled; then all connections are closed."""
@@ -59,7 +61,7 @@ class Connections:
             self._loop.remove_reader(self._listener)
             for sock in list(self._waiting):
                 self._drop(sock)
-            for task in self._answering:
+            for task in list(self._answering):
                 task.cancel()
 
     def _accept(self) -> None:
@@ -75,11 +77,8 @@ class Connections:
                 if why.errno != errno.ECONNABORTED:
                     self._loop.remove_reader(self._listener)  # until the next look
                 return
-            if len(self._waiting) + len(self._answering) >= MAX_CLIENTS and not (
-                self._drop_the_oldest()
-            ):
-                sock.close()
-                continue
+            if len(self._waiting) + len(self._answering) >= MAX_CLIENTS:
+                self._make_room()
             sock.setblocking(False)
             self._waiting[sock] = monotonic(), bytearray()
             self._loop.add_reader(sock, self._read, sock)
@@ -97,18 +96,32 @@ class Connections:
             del self._waiting[sock]
             self._loop.remove_reader(sock)
             task = self._loop.create_task(self._respond(sock, bytes(head)))
-            self._answering.add(task)
-            task.add_done_callback(self._answering.discard)
+            self._answering[task] = None
+            task.add_done_callback(lambda done: self._has_ended(done, sock))
         elif not data or len(head) >= MAX_HEAD:
             self._drop(sock)
 
     async def _respond(self, sock: socket.socket, head: bytes) -> None:
-        with sock:
-            try:
-                async with asyncio.timeout(PATIENCE):
-                    await self._loop.sock_sendall(sock, await self._answer(head))
-            except (TimeoutError, OSError):
-                pass
+        with suppress(TimeoutError, OSError):
+            async with asyncio.timeout(PATIENCE):
+                await self._loop.sock_sendall(sock, await self._answer(head))
+
+    def _has_ended(self, task: asyncio.Task[None], sock: socket.socket) -> None:
+        self._answering.pop(task, None)
+        sock.close()  # not by the task: one that is cancelled at once never runs
+
+    def _make_room(self) -> None:
+        """Drop the oldest client of those that are more: that wait, or that are being answered.
+
+        An answer may take long to make, as /metrics, which runs a program; a probe's does not. So
+        it is not a probe that is dropped, even if all others have sent whole requests.
+        """
+        if len(self._answering) > MAX_CLIENTS // 2:
+            oldest = next(iter(self._answering))
+            del self._answering[oldest]
+            oldest.cancel()
+        else:
+            self._drop_the_oldest()
 
     def _drop_the_slow(self) -> None:
         latest = monotonic() - PATIENCE

@@ -4,14 +4,14 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack, asynccontextmanager
 
 import pytest
 from waiting import running, until
 
 from flannel.health import connections
-from flannel.health.connections import Connections
+from flannel.health.connections import MAX_CLIENTS, Connections
 
 
 class Listener(socket.socket):
@@ -42,7 +42,9 @@ async def answer(head: bytes) -> bytes:
 
 
 @asynccontextmanager
-async def serving(listener: Listener) -> AsyncIterator[Connections]:
+async def serving(
+    listener: Listener, answer: Callable[[bytes], Awaitable[bytes]] = answer
+) -> AsyncIterator[Connections]:
     served = Connections(listener, answer)
     async with running(served.serve()):
         yield served
@@ -99,5 +101,31 @@ def test_a_client_that_closes_before_its_request_is_whole_is_forgotten() -> None
                     client.sendall(b"GET /a")
                     await until(lambda: len(served._waiting) == 1, "waiting client")
                 await until(lambda: not served._waiting, "end of it")
+
+    asyncio.run(main())
+
+
+def test_a_probe_is_answered_while_others_wait_for_answers_that_take_long() -> None:
+    """Scrapes run a program; any user of the host may ask for a thousand."""
+
+    async def slow(head: bytes) -> bytes:
+        if head.startswith(b"GET /metrics"):
+            await asyncio.Event().wait()
+        return b"alive"
+
+    async def main() -> None:
+        with Listener() as listener, ExitStack() as stack:
+            async with serving(listener, slow) as served:
+                scrapes = []
+                for _ in range(MAX_CLIENTS + 50):
+                    scrapes.append(stack.enter_context(listener.connected()))
+                    scrapes[-1].sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+                    await asyncio.sleep(0)  # the queue of those to be accepted is short
+                await until(lambda: received(scrapes[49]) == b"", "end of the first ones")
+                await until(lambda: len(served._answering) == MAX_CLIENTS, "answers")
+                assert received(scrapes[-1]) is None
+                probe = stack.enter_context(listener.connected())
+                probe.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+                await until(lambda: received(probe) == b"alive", "answer to the probe")
 
     asyncio.run(main())
