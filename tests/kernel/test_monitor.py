@@ -180,13 +180,22 @@ def test_a_device_that_is_made_anew_is_followed_by_its_new_index(watching: Watch
     watching.run(scenario)
 
 
-def test_before_something_is_watched_there_are_no_hints(watching: Watching) -> None:
+def test_before_something_is_watched_there_are_no_hints(
+    watching: Watching, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def scenario() -> None:
         monitor = watching.monitor
         monitor._watched = None
+        looked = asyncio.Event()
+        tell = monitor._tell
+
+        def tell_and_note() -> None:
+            tell()
+            looked.set()
+
+        monkeypatch.setattr(monitor, "_tell", tell_and_note)
         watching.wire.send("eth0 mtu", "default route")
-        await until(lambda: monitor._timer is not None)
-        await until(lambda: monitor._timer is None)
+        await looked.wait()
         assert watching.hints == []
         monitor.watch(Watched(IPv4Network("10.5.0.0/16"), "", "eth0", lambda _: None), print)
         assert monitor._hint == Hint.NOTHING
