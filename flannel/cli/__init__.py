@@ -6,6 +6,7 @@
     leases       leases, reserve, release
     peers        peers: which hosts answer, how quickly, and packets up to which size
     check        check: whether the network is healthy; here flanneld and the store
+    check_docker docker's own rules and its configuration file
     check_host   this host: firewall, devices, docker, addresses
     check_peers  the other hosts
     facts        what `check` knows of this host, shared by its examinations

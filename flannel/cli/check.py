@@ -1,12 +1,14 @@
 """flannel check: whether the overlay is healthy, as seen from this host.
 
 Each examination looks at one thing and returns findings; what it cannot see is a finding too. Here
-are those of flanneld and of the store. `check_host` and `check_peers` have the others; `facts` is
+are those of flanneld and of the store. `check_docker`, `check_host` and
+`check_peers` have the others; `facts` is
 what one finds out for the next.
 """
 
 from ipaddress import IPv4Address
 
+from flannel.cli.check_docker import examine_config
 from flannel.cli.check_host import examine_host
 from flannel.cli.check_peers import examine_peers
 from flannel.cli.config import validate
@@ -47,6 +49,7 @@ async def examine(context: Context) -> list[Finding]:
     facts = Facts(env=subnet_env.read(context.options.subnet_file), mark=context.options.guard_mark)
     findings = await _ask_daemon(context, facts)
     findings += await _ask_store(context, facts)
+    findings += examine_config()
     try:
         async with context.host() as host:
             async for each in examine_host(facts, host):

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from flannel import backends
+from flannel.cli.check_docker import direct_routing, dropped_directly, untouched
 from flannel.cli.facts import Facts
 from flannel.cli.findings import Finding
 from flannel.cli.host_view import Host, first_container
@@ -46,17 +47,20 @@ def _forward_drop(facts: Facts, host: Host) -> list[Finding]:
         return []
     peer = next(iter(_peer_subnets(facts)), None)
     far = first_container(peer) if peer is not None else network.broadcast_address - 1
-    near = first_container(subnet)
+    dropped = dropped_directly(host, subnet, far, device)
+    findings = direct_routing(dropped, far)
+    near = untouched(dropped, subnet)
     for protocol in ("tcp", "icmp"):  # ufw accepts pings even if it drops all else
         for packet in (
             Packet(near, far, DOCKER_BRIDGE, device, protocol),
             Packet(far, near, device, DOCKER_BRIDGE, protocol),
         ):
             verdict = judge(host.chains, FORWARDED, packet)
-            if verdict.outcome == "drop" and verdict.sure:
+            is_new = all(verdict.by != each.by for each in dropped.values())
+            if verdict.outcome == "drop" and verdict.sure and is_new:
                 what = f"{verdict.by} drops {packet.source} -> {packet.destination}"
-                return [Finding("forward-drop", what)]
-    return []
+                return [*findings, Finding("forward-drop", what)]
+    return findings
 
 
 def _input_drop(facts: Facts, host: Host) -> list[Finding]:

@@ -67,7 +67,8 @@ async def _steps(
         yield _route(host, way)
         if source is not None and all(source != each.interface.ip for each in host.addresses):
             is_masqueraded = False
-            for step in _forwarded(host, source, destination, way):
+            came_in = await _came_in(host, env, source, destination)
+            for step in _forwarded(host, Packet(source, destination, came_in), way):
                 is_masqueraded |= step.name == "masquerade" and step.text.startswith("yes")
                 yield step
             if env is not None and host.drops_forged and not is_masqueraded:
@@ -111,11 +112,21 @@ def _route(host: Host, way: Way) -> Step:
     return Step("route", f"{via}dev {host.name(way.link)}{mtu}{source}")
 
 
-def _forwarded(host: Host, source: IPv4Address, destination: IPv4Address, way: Way) -> list[Step]:
+async def _came_in(
+    host: Host, env: SubnetEnv | None, source: IPv4Address, destination: IPv4Address
+) -> str:
+    """The link by which a packet comes in: that towards a peer, if it is for a container here."""
+    if env is None or destination not in env.subnet.network or source in env.subnet.network:
+        return DOCKER_BRIDGE
+    back = await host.netlink.find_way(source)
+    return host.name(back.link) if back is not None else DOCKER_BRIDGE
+
+
+def _forwarded(host: Host, coming: Packet, way: Way) -> list[Step]:
     steps = []
     if host.sysctl("ip_forward") == 0:
         steps.append(Step("forwarding", "net.ipv4.ip_forward is 0: dropped", True))
-    packet = Packet(source, destination, DOCKER_BRIDGE, host.name(way.link), "tcp")
+    packet = replace(coming, goes_out=host.name(way.link), protocol="tcp")
     verdict = judge(host.chains, FORWARDED, packet)
     ping = judge(host.chains, FORWARDED, replace(packet, protocol="icmp"))
     if ping == verdict:
@@ -126,7 +137,7 @@ def _forwarded(host: Host, source: IPv4Address, destination: IPv4Address, way: W
     if translated.outcome == "masquerade":
         text = f"yes, by {translated.by}: the other side sees this host's address"
     else:
-        text = f"no: the other side sees {source}"
+        text = f"no: the other side sees {packet.source}"
     steps.append(Step("masquerade", text + _doubt(host, translated)))
     steps.extend(Step("not seen", text) for text in host.unseen)
     return steps

@@ -59,6 +59,10 @@ KINDS: dict[str, Kind] = {
     "forward-drop": Kind(
         "packets between containers and other hosts are dropped",
         "let flanneld add its rules (-iptables-forward-rules), or accept the network there"),
+    "direct-routing": Kind(
+        "docker 28 and later drops what reaches containers past their bridge, as peers' packets do",
+        "restart docker with --allow-direct-routing (28.2 and later; flannel's drop-in gives it), "
+        "or before 28.2 with DOCKER_INSECURE_NO_IPTABLES_RAW=1 in its environment"),
     "input-drop": Kind(
         "packets of other hosts to containers here are dropped",
         "accept that UDP port on the external interface"),
@@ -95,6 +99,10 @@ KINDS: dict[str, Kind] = {
     "docker0": Kind(
         "containers here are not reached, or their large packets are lost",
         "restart docker with the options that mk-docker-opts writes"),
+    "daemon-json": Kind(
+        "docker refuses to start the next time",
+        "remove that from daemon.json, or repair the file: docker gets bip, mtu and ip-masq from "
+        "flannel"),
     "subnet-env": Kind(
         "docker starts with another subnet than this host has leased",
         "see why flanneld cannot write it: journalctl -u flanneld"),

@@ -209,7 +209,7 @@ def parser() -> argparse.ArgumentParser:
     explain.add_argument("address", metavar="ADDRESS", type=_address, help="the destination")
     explain.add_argument(
         "--source", metavar="ADDRESS", type=_address,
-        help="the source; default: the first container of this host",
+        help="the source, here or on a peer; default: the first container of this host",
     )  # fmt: skip
     reserve = add("reserve", "reserve a subnet for a host; a reservation never expires")
     reserve.add_argument("host", metavar="HOST", type=_address, help="its public address")

@@ -33,6 +33,7 @@ from flannel.cli.host_view import Host
 from flannel.cli.main import _options, exit_status, parser, run
 from flannel.cli.probe import Pinger, PortAnswer
 from flannel.firewall import nfnetlink, tools
+from flannel.handover import daemon_json
 from flannel.handover.subnet_env import SubnetEnv
 from flannel.health.status import PARTS, Status, lease_document
 from flannel.kernel.doors import Kernel
@@ -102,6 +103,10 @@ class World:
         self.set_sysctl("ip_forward", 1)
         self.programs = FakePrograms(directory, monkeypatch)
         monkeypatch.setattr(tools, "_LEGACY_TABLES", directory / "ip_tables_names")
+        self.daemon_json = directory / "daemon.json"
+        self.docker_options = directory / "docker-options"
+        monkeypatch.setattr(daemon_json, "DAEMON_JSON", self.daemon_json)
+        monkeypatch.setattr(daemon_json, "DOCKER_OPTIONS", self.docker_options)
         self.nf_tables: set[tuple[str, str]] = set()
         monkeypatch.setattr(nfnetlink, "list_tables", lambda: self.nf_tables)
         self.claims: dict[str, str] = {}
@@ -161,6 +166,7 @@ class World:
     def filter(self, *rules: str, policy: str = "ACCEPT", table: str = "filter") -> None:
         """Have an iptables with a chain FORWARD of this policy, and these lines."""
         others = "".join(f":{name} ACCEPT [0:0]\n" for name in ("INPUT", "OUTPUT", "POSTROUTING"))
+        others += ":PREROUTING ACCEPT [0:0]\n" * (table == "raw")
         text = f"*{table}\n:FORWARD {policy} [0:0]\n{others}"
         lines = "".join(f"{rule}\n" for rule in rules)
         self.programs.install_iptables("iptables", "nf_tables", prints=f"{text}{lines}COMMIT\n")
