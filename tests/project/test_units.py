@@ -79,3 +79,33 @@ def test_docker_reads_the_file_that_flanneld_has_written() -> None:
     assert "\nWantedBy=multi-user.target docker.service\n" in flanneld
     assert f"'test ! -e {subnet} ||" in flanneld
     assert f"\nPathExists={subnet}\n" in (DIST / f"{LATE}.path").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "daemon_json", "helps", "is_given"),
+    [
+        ("DOCKER_OPT_MTU=1", "{}", "--allow-direct-routing", True),
+        ("DOCKER_OPT_MTU=1\nDOCKER_OPT_ROUTING=--x", "{}", "--bip", False),
+        ("DOCKER_OPT_MTU=1", '{"allow-direct-routing": true}', "--allow-direct-routing", False),
+        ("DOCKER_OPT_BIP=1", "{}", "--allow-direct-routing", False),
+    ],
+)
+def test_docker_gets_the_flag_for_direct_routing_where_it_knows_it(
+    tmp_path: Path, options: str, daemon_json: str, helps: str, is_given: bool
+) -> None:
+    drop_in = (DIST / "docker.service.d/flannel.conf").read_text()
+    command = re.search(r"(?ms)^ExecStartPre=-/bin/sh -c '(.*?)'$", drop_in)
+    assert command is not None
+    file = tmp_path / "options"
+    file.write_text(options + "\n")
+    (tmp_path / "daemon.json").write_text(daemon_json)
+    (tmp_path / "dockerd").write_text(f"#!/bin/sh\necho '      {helps}  text'\n")
+    (tmp_path / "dockerd").chmod(0o755)
+    script = command[1].replace("\\\n", "").replace("/run/flannel/docker", str(file))
+    script = script.replace("/etc/docker/daemon.json", str(tmp_path / "daemon.json"))
+    subprocess.run(
+        ["sh", "-c", script], check=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, timeout=30
+    )
+    expected = "DOCKER_OPT_ROUTING=--allow-direct-routing\n" if is_given else ""
+    assert file.read_text() == options.split("\n")[0] + "\n" + expected
+    assert " $DOCKER_OPT_ROUTING $DOCKER_OPTS " in drop_in
