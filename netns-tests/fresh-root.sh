@@ -82,6 +82,7 @@ above=$(mktemp -d "${TMPDIR:-/var/tmp}/flannel-fresh.XXXXXX")
 child=
 # shellcheck disable=SC2329 # the trap calls it
 clean_up() {
+	trap '' INT TERM HUP # rm ignores them as well: nothing is left
 	# The first process of its PID namespace takes all others along.
 	if [ "$child" ]; then
 		kill -KILL "$child" 2>/dev/null || true
