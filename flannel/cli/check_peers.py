@@ -71,7 +71,7 @@ def _misfit(facts: Facts, peer: Peer) -> str:
     if config is not None and not (
         subnet.prefixlen == config.subnet_len and subnet.subnet_of(config.network)
     ):
-        return f"its lease is no /{config.subnet_len} of {config.network}"
+        return f"its lease is not a /{config.subnet_len} of {config.network}"
     own = traits(facts.backend)
     if own.carrier is not None and not own.takes_every_lease and peer.backend != own.type:
         return f"its lease is of backend {peer.backend}, not {facts.backend}"

@@ -126,7 +126,7 @@ class TestMisfits:
         lease = world.store.put(IPv4Network("10.1.64.0/20"), world.peer.attrs, 3600)
         world.reach[lease.subnet.network_address] = 1450
         assert findings(world)["peer-not-ready"] == (
-            "192.0.2.9 (10.1.64.0/20) is not of this network: its lease is no /24 of 10.1.0.0/16"
+            "192.0.2.9 (10.1.64.0/20) is not of this network: its lease is not a /24 of 10.1.0.0/16"
         )
 
     def test_a_lease_of_another_backend_is_not_of_this_network(self, world: World) -> None:
