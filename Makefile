@@ -10,7 +10,7 @@ FAULTS ?= 70
 SEED ?=
 MINUTES ?= 60
 # Tests in namespaces at a time. Those of a class, or of a module without, stay together.
-JOBS ?= 4
+JOBS ?= 6
 # With 1, the demo's containers are docker's.
 DOCKER ?=
 # The Debian of `make fresh` and `make deb-trial`, a directory that keeps the latter's for the next time,
