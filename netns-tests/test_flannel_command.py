@@ -73,7 +73,7 @@ class TestCheck:
         ("key", "value", "why"),
         [
             ("10.1.77.0-24", '{"PublicIP":"192.0.2.1"}', "of backend udp, not vxlan"),
-            ("10.2.7.0-24", peer_value("192.0.2.1"), "no /24 of 10.1.0.0/16"),
+            ("10.2.7.0-24", peer_value("192.0.2.1"), "not a /24 of 10.1.0.0/16"),
         ],
     )
     def test_a_host_of_another_config(self, pair: Pair, key: str, value: str, why: str) -> None:

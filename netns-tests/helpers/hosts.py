@@ -151,11 +151,17 @@ class Container(Namespace):
         env = host.subnet_env
         subnet = IPv4Interface(env["FLANNEL_SUBNET"])
         self.address = subnet.network[1 + number]
-        mtu, peer = env["FLANNEL_MTU"], f"veth{number}"
+        mtu, self._peer = env["FLANNEL_MTU"], f"veth{number}"
+        self._host, peer = host, self._peer
         host.ip(f"link add {peer} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {self.name}",
                 f"link set {peer} master docker0 up")  # fmt: skip
         self.ip(f"addr add {self.address}/{subnet.network.prefixlen} dev eth0", "link set eth0 up",
                 f"route add default via {subnet.ip}")  # fmt: skip
+
+    def remove(self) -> None:
+        """Remove it; the kernel would remove its link some time after its namespace."""
+        self._host.ip(f"link del {self._peer}")
+        super().remove()
 
 
 class Host(Namespace):
