@@ -7,6 +7,7 @@ raises only `BadDocument`.
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,8 +16,10 @@ from flannel.printable import as_json, printable
 MAX_CHARS = 64 * 1024
 """Characters; real configs and leases have some hundred. The limit keeps one bad value cheap."""
 _MAX_DEPTH = 20
-"""Levels of nested values; real documents have three. A document that the decoder can just read
-without exhausting the stack could exhaust it when the value is compared, copied or written."""
+"""Levels of nested values; real documents have three. A deep one would exhaust the stack of the
+decoder, or of whatever compares, copies or writes the value."""
+_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_BRACKET = re.compile(r"[\[\]{}]")
 
 
 class BadDocument(Exception):
@@ -46,25 +49,25 @@ def parse_object(text: str, max_chars: int = MAX_CHARS) -> dict[str, Any]:
     """
     if len(text) > max_chars:
         raise BadDocument(f"it has {len(text)} characters, more than {max_chars}")
+    # Counting brackets is quick, and most documents have fewer than the limit.
+    if text.count("[") + text.count("{") > _MAX_DEPTH and _is_deep(text):
+        raise BadDocument("it is nested too deeply")
     try:
         document = _decoder.decode(text)
-    except RecursionError:
-        raise BadDocument("it is nested too deeply") from None
     except ValueError as error:
         raise BadDocument(f"it is not JSON: {error}") from None
     if not isinstance(document, dict):
         raise BadDocument(f"it is {shown(document)}, not an object")
-    # Counting brackets is quick, and most documents have fewer than the limit.
-    if text.count("[") + text.count("{") > _MAX_DEPTH and _is_deeper(document, _MAX_DEPTH):
-        raise BadDocument("it is nested too deeply")
     return document
 
 
-def _is_deeper(value: Any, levels: int) -> bool:
-    if not isinstance(value, dict | list):
-        return False
-    inner = value.values() if isinstance(value, dict) else value
-    return levels == 0 or any(_is_deeper(each, levels - 1) for each in inner)
+def _is_deep(text: str) -> bool:
+    level = 0
+    for bracket in _BRACKET.findall(_STRING.sub("", text)):
+        level += 1 if bracket in "[{" else -1
+        if level > _MAX_DEPTH:
+            return True
+    return False
 
 
 def shown(value: Any) -> str:

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,8 @@ def test_a_claim_of_an_unknown_process_does_not_count(
 ) -> None:
     squatter.listen(0)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as first:
-        first.connect(f"\0flanneld/{DEVICE}")
+        with suppress(BlockingIOError):  # full already: of another test that looks for claims
+            first.connect(f"\0flanneld/{DEVICE}")
         monkeypatch.setattr(module, "_PATIENCE", 0.01)
         assert DEVICE not in ours()
 
