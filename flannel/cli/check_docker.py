@@ -43,10 +43,11 @@ def dropped_directly(
 
 def direct_routing(dropped: dict[IPv4Address, Verdict], far: IPv4Address) -> list[Finding]:
     """One finding for all that `dropped_directly` found."""
-    for near, verdict in dropped.items():
-        more = f", and likewise to {len(dropped) - 1} more" if len(dropped) > 1 else ""
-        return [Finding("direct-routing", f"{verdict.by} drops {far} -> {near}{more}")]
-    return []
+    if not dropped:
+        return []
+    near, verdict = next(iter(dropped.items()))
+    more = f", and likewise to {len(dropped) - 1} more" if len(dropped) > 1 else ""
+    return [Finding("direct-routing", f"{verdict.by} drops {far} -> {near}{more}")]
 
 
 def _containers(host: Host, subnet: IPv4Network) -> list[IPv4Address]:

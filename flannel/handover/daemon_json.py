@@ -4,7 +4,9 @@ dockerd refuses to start if an option is a flag and a member of that file, if th
 object, and if ``bridge`` names a bridge beside ``--bip``. Nothing is changed here.
 """
 
+import errno
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -75,7 +77,7 @@ def _read(path: Path) -> bytes:
     """
     path.stat()  # `is_file` hides why
     if path.is_dir():
-        raise IsADirectoryError(21, "Is a directory")
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not path.is_file():
         return b""
     with path.open("rb") as file:
