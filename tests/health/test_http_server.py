@@ -312,12 +312,17 @@ def test_a_socket_file_that_somebody_removes_is_made_again(
     path = tmp_path / "socket"
 
     def talk() -> None:
-        path.unlink()
-        if instead == "a file":
-            path.touch()
-        elif instead == "another socket":
-            with socket.socket(socket.AF_UNIX) as other:
-                other.bind(str(path))
+        if instead == "nothing":
+            path.unlink()
+        else:
+            # Put in its place in one step: the server looks all the time and may bind in between.
+            other = tmp_path / "other"
+            if instead == "a file":
+                other.touch()
+            else:
+                with socket.socket(socket.AF_UNIX) as listener:
+                    listener.bind(str(other))
+            other.replace(path)
         wait_for(lambda: is_listening(path))
         assert get(path).endswith(b"well\n")
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
