@@ -90,7 +90,7 @@ class TestDeferred:
 def modules_after(script: str) -> set[str]:
     """The modules that a process has loaded which ran ``script``."""
     command = [sys.executable, "-c", f"{script}\nimport sys\nprint(*sys.modules)"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=True)
     return set(done.stdout.split())
 
 

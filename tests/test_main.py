@@ -17,7 +17,7 @@ SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 def run(script: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """A process of its own that runs ``script``."""
     command = [sys.executable, "-c", script, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, timeout=250)
 
 
 def test_signals_without_a_meaning_are_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -168,7 +168,7 @@ def test_one_directory_for_both_is_one_lock(tmp_path: Path) -> None:
 def test_a_flanneld_that_is_just_ending_is_waited_for(
     lock: RunLock, other: Other, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_PATIENCE", 30)
+    monkeypatch.setattr(module, "_PATIENCE", 250)
     monkeypatch.setattr(module, "sleep", lambda _: other.end())
     lock.take()
 

@@ -15,7 +15,7 @@ from flannel.systemd import notify
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(30)
+        sock.settimeout(100)
         yield sock
 
 

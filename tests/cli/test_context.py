@@ -26,6 +26,7 @@ from flannel.cli.context import (
 )
 from flannel.cli.main import exit_status
 from flannel.errors import BadOption, KernelError
+from flannel.health import connections
 from flannel.health.http_server import Page, serving
 from flannel.health.pages import socket_path
 from flannel.options.table import parse
@@ -38,6 +39,11 @@ def context(directory: Path, *argv: str) -> Context:
 
 class TestFlanneld:
     """On a real socket, as flanneld serves it."""
+
+    @pytest.fixture(autouse=True)
+    def patience(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(context_module, "_PATIENCE", 100.0)
+        monkeypatch.setattr(connections, "PATIENCE", 100.0)
 
     def ask(self, directory: Path, page: Callable[[], Awaitable[Page]]) -> object:
         asking = context(directory)

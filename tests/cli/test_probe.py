@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from ipaddress import IPv4Address
 from threading import Thread
 
+import loopback
 import pytest
 from fake_context import Wire
 
@@ -130,20 +131,22 @@ def flanneld(answer: Callable[[bytes], bytes | None]) -> Iterator[int]:
             serving.join()
 
 
-def closed_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind((str(LOOPBACK), 0))
-        return int(sock.getsockname()[1])
-
-
 class TestPorts:
     @pytest.mark.parametrize(("word", "ready"), [(b"flannel!", True), (b"flannel-", False)])
-    def test_flanneld_answers_whether_it_is_ready(self, word: bytes, ready: bool) -> None:
+    def test_flanneld_answers_whether_it_is_ready(
+        self, word: bytes, ready: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(probe, "PATIENCE", 100.0)
         with flanneld(lambda data: word + data[8:]) as port:
             assert asyncio.run(ask_peers([LOOPBACK], port)) == {LOOPBACK: PortAnswer(ready)}
 
-    def test_a_closed_port_is_known_by_the_kernel_s_answer(self) -> None:
-        found = asyncio.run(ask_port(LOOPBACK, closed_port(), 0))
+    def test_a_closed_port_is_known_by_the_kernel_s_answer(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(probe, "PATIENCE", 100.0)
+        with loopback.udp_holder() as holder:
+            port = holder.getsockname()[1]
+            found = asyncio.run(ask_port(loopback.address(1), port, 0))
         assert found == PortAnswer(refused=True)
 
     def test_silence_and_garbage_do_not_count_as_answers(

@@ -8,16 +8,16 @@ import errno
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
+import loopback
 import pytest
 from internals import Internals
 
-PEERS = [str(IPv4Address("127.0.0.2") + n) for n in range(3)]
-OWN = "127.0.0.1"
+OWN, *PEERS = (str(loopback.address(n)) for n in range(1, 5))
 MANY, FEW = 200_000, 1000
 """Bytes that wait: more and less than is taken for a stall."""
 
@@ -37,7 +37,7 @@ class Queue:
         for address in PEERS:
             peer = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
             peer.bind((address, self.port))
-            peer.settimeout(30)
+            peer.settimeout(100)
             self.peers.append(peer)
         self.queue = self.ffi.new("struct udp_queue *")
         self.stats = self.ffi.new("struct flannel_stats *")
@@ -82,9 +82,15 @@ class Queue:
         return {name: count for name, count in counts.items() if count}
 
 
-def n_descriptors() -> int:
-    """That this process has open."""
-    return len(list(Path("/proc/self/fd").iterdir()))
+def n_sockets(port: int) -> int:
+    """Descriptors of this process that are sockets of this port; others come and go."""
+    found = 0
+    for each in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            if each.readlink().name.startswith("socket:"):
+                with socket.socket(fileno=os.dup(int(each.name))) as sock:
+                    found += sock.family == socket.AF_INET and sock.getsockname()[1] == port
+    return found
 
 
 @pytest.fixture
@@ -218,13 +224,14 @@ def test_more_peers_than_lanes_are_all_served(queue: Queue) -> None:
     for start in range(0, most, 50):
         queue.send(*addresses[start : start + 50])
     assert queue.queue.lanes.n == most
-    n_open = n_descriptors()
+    n_open = n_sockets(queue.port)
+    assert n_open == 1 + len(PEERS) + most
     for _ in range(2):
         queue.send(*PEERS)
     for peer in queue.peers:
         assert len([peer.recv(100) for _ in range(2)]) == 2
     assert queue.queue.lanes.n == most
-    assert n_descriptors() == n_open
+    assert n_sockets(queue.port) == n_open
     assert queue.counts() == {"tx_packets": most + 6}
 
 

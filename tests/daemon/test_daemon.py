@@ -317,13 +317,13 @@ def test_the_daemon_stops_at_once_when_a_run_ends_and_between_two_runs(
         daemon.is_ending = asyncio.Event()
         running = asyncio.create_task(daemon.run())
         for _ in range(n_runs):
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(250):
                 await daemon.is_ending.wait()
             daemon.is_ending.clear()
         await asyncio.sleep(seconds)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(250):
                 await running
         return daemon.n_runs
 

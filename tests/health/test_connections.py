@@ -14,6 +14,12 @@ from flannel.health import connections
 from flannel.health.connections import MAX_CLIENTS, Connections
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No client is too slow, however long this machine needs for it."""
+    monkeypatch.setattr(connections, "PATIENCE", 600.0)
+
+
 class Listener(socket.socket):
     """A listening socket that fails to accept with each of `errors` in turn."""
 

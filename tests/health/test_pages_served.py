@@ -10,11 +10,12 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
+from loopback import tcp_port
 from one_status import OneStatus
 from virtual_time import Clock
 from waiting import until
 
-from flannel.health import pages
+from flannel.health import connections, pages
 from flannel.options.table import Options, parse
 
 
@@ -22,12 +23,12 @@ class UnixConnection(http.client.HTTPConnection):
     """HTTP over a unix socket."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=30)
+        super().__init__("localhost", timeout=100)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(30)
+        self.sock.settimeout(100)
         self.sock.connect(str(self._path))
 
 
@@ -42,6 +43,12 @@ def get(connect: Connect, path: str) -> tuple[int, bytes]:
         return answer.status, answer.read()
     finally:
         connection.close()
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No client is too slow, however long this machine needs for it."""
+    monkeypatch.setattr(connections, "PATIENCE", 600.0)
 
 
 @pytest.fixture
@@ -95,17 +102,16 @@ def test_the_socket_serves_health_readiness_status_and_peers(
 def test_the_port_serves_metrics_and_neither_status_nor_peers(
     one: OneStatus, tmp_path: Path
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = tcp_port()
     options = parse([f"-subnet-file={tmp_path}/subnet.env", f"-healthz-port={port}"], {})
     assert options.healthz_ip == IPv4Address("127.0.0.1")
 
     def answer(name: str) -> tuple[int, bytes]:
-        return get(lambda: http.client.HTTPConnection("127.0.0.1", port, timeout=30), name)
+        return get(lambda: http.client.HTTPConnection("127.0.0.1", port, timeout=100), name)
 
     def is_listening() -> bool:
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=30).close()
+            socket.create_connection(("127.0.0.1", port), timeout=100).close()
         except ConnectionRefusedError:
             return False
         return True

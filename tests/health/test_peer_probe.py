@@ -4,8 +4,9 @@ import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 
+import loopback
 import pytest
 from waiting import running, until
 
@@ -20,9 +21,9 @@ from flannel.health.peer_probe import (
 )
 from flannel.lease import Lease, LeaseAttrs
 
-LEASE = Lease(IPv4Network("127.77.5.0/24"), LeaseAttrs(IPv4Address("192.0.2.11"), "vxlan"), 86400)
-"""Its overlay address, 127.77.5.0, is loopback's."""
-ADDRESS = "127.77.5.0"
+LEASE = Lease(loopback.NETWORK, LeaseAttrs(IPv4Address("192.0.2.11"), "vxlan"), 86400)
+"""Its overlay address is loopback's."""
+ADDRESS = str(loopback.NETWORK[0])
 
 
 @pytest.fixture
@@ -33,19 +34,10 @@ def asker() -> Iterator[socket.socket]:
 
 
 @pytest.fixture
-def holder() -> Iterator[socket.socket]:
-    """Has a port of the overlay address, until it is closed."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind((ADDRESS, 0))
-        yield sock
-
-
-@pytest.fixture
-def port(holder: socket.socket) -> int:
-    """A port that is free."""
-    number: int = holder.getsockname()[1]
-    holder.close()
-    return number
+def port() -> Iterator[int]:
+    """A port that is free at the overlay address."""
+    with loopback.udp_holder() as holder:
+        yield holder.getsockname()[1]
 
 
 async def ask(asker: socket.socket, port: int, nonce: bytes) -> bool | None:
@@ -98,7 +90,7 @@ def test_without_an_address_or_a_port_nothing_is_answered(backend: str, port: in
     lease = Lease(LEASE.subnet, LeaseAttrs(IPv4Address("192.0.2.11"), backend), 86400)
 
     async def main() -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(250):
             await answer_peers(lease, port, lambda: "")
 
     asyncio.run(main())
@@ -163,12 +155,11 @@ def test_only_whole_questions_are_answered_and_at_most_a_hundred_a_second(
 
 
 def test_a_port_that_is_in_use_is_logged_once_and_taken_when_it_is_free(
-    holder: socket.socket,
+    port: int,
     asker: socket.socket,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    number: int = holder.getsockname()[1]
     tries = 0
     bind = peer_probe._bound
 
@@ -181,12 +172,14 @@ def test_a_port_that_is_in_use_is_logged_once_and_taken_when_it_is_free(
     monkeypatch.setattr(peer_probe, "_bound", counted)
 
     async def main() -> None:
-        async with running(answer_peers(LEASE, number, lambda: "")):
-            await until(lambda: tries > 3, "fourth try")
-            holder.close()
-            assert await ask(asker, number, b"is-there") is True
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as holder:
+            holder.bind((ADDRESS, port))
+            async with running(answer_peers(LEASE, port, lambda: "")):
+                await until(lambda: tries > 3, "fourth try")
+                holder.close()
+                assert await ask(asker, port, b"is-there") is True
 
     asyncio.run(main())
     assert [record.getMessage() for record in caplog.records] == [
-        f"cannot answer probes at UDP port {number} of {ADDRESS}: Address already in use"
+        f"cannot answer probes at UDP port {port} of {ADDRESS}: Address already in use"
     ]

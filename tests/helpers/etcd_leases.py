@@ -21,7 +21,7 @@ def store_at(*urls: str, **options: Any) -> EtcdV2Store:
     return EtcdV2Store(Endpoints(urls, **options), PREFIX)
 
 
-def run(work: Coroutine[Any, Any, T], seconds: float = 100) -> T:
+def run(work: Coroutine[Any, Any, T], seconds: float = 250) -> T:
     return asyncio.run(asyncio.wait_for(work, seconds))
 
 

@@ -16,15 +16,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from loopback import tcp_port
+
 PREFIX = "/coreos.com/network"
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class EtcdServer:
@@ -35,7 +29,7 @@ class EtcdServer:
 
     def __init__(self, directory: Path, name: str = "m1", scheme: str = "http") -> None:
         self.name = name
-        self.port, self._peer_port = free_port(), free_port()
+        self.port, self._peer_port = tcp_port(), tcp_port()
         self.url = f"{scheme}://127.0.0.1:{self.port}"
         self.peer_url = f"http://127.0.0.1:{self._peer_port}"
         self._directory = directory
@@ -65,15 +59,17 @@ class EtcdServer:
 
     def wait_ready(self) -> None:
         """Wait until it listens and, on plain HTTP, its cluster has a leader."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 200
         while True:
             with suppress(OSError, http.client.HTTPException, AssertionError):
                 if self.url.startswith("https"):
-                    socket.create_connection(("127.0.0.1", self.port), 1).close()
+                    socket.create_connection(("127.0.0.1", self.port), 30).close()
                 else:
                     assert self.get("/?quorum=true")["node"]
                 return
-            assert time.monotonic() < deadline, "etcd did not start"
+            assert self._process is not None
+            assert self._process.poll() is None, f"etcd {self.name} has ended by itself"
+            assert time.monotonic() < deadline, f"etcd {self.name} did not start"
             time.sleep(0.05)
 
     def signal(self, number: int) -> None:
@@ -91,7 +87,7 @@ class EtcdServer:
 
     def request(self, method: str, key: str, **params: object) -> dict[str, Any]:
         """A request of the v2 API, past the code under test."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=100)
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
         body = urlencode(params) if params else None
         connection.request(method, "/v2/keys" + key, body, headers)
@@ -114,18 +110,22 @@ class EtcdServer:
         return self.request("GET", key)
 
 
-def _whole_request(client: socket.socket) -> bytes:
-    """The next HTTP request, which may come in pieces; nothing at the end."""
-    request = b""
+def _whole_message(sock: socket.socket) -> bytes:
+    """The next HTTP request or answer, which may come in pieces; nothing at the end."""
+    message = b""
     while True:
-        head, end, body = request.partition(b"\r\n\r\n")
-        length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
-        if end and len(body) >= int(length[1] if length else 0):
-            return request
-        piece = client.recv(65536)
+        head, end, body = message.partition(b"\r\n\r\n")
+        if b"transfer-encoding: chunked" in head.lower():
+            if body.endswith(b"0\r\n\r\n"):
+                return message
+        else:
+            length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+            if end and len(body) >= int(length[1] if length else 0):
+                return message
+        piece = sock.recv(65536)
         if not piece:
             return b""
-        request += piece
+        message += piece
 
 
 @contextmanager
@@ -139,9 +139,9 @@ def losing_answers(server: EtcdServer, n: int) -> Iterator[tuple[str, list[bytes
 
     def serve(client: socket.socket) -> None:
         with client, socket.create_connection(("127.0.0.1", server.port)) as upstream:
-            while request := _whole_request(client):
+            while request := _whole_message(client):
                 upstream.sendall(request)
-                answer = upstream.recv(65536)
+                answer = _whole_message(upstream)
                 if request.startswith(b"PUT"):
                     with lock:
                         puts.append(request)
@@ -160,9 +160,9 @@ def without_refresh(server: EtcdServer) -> Iterator[str]:
 
     def serve(client: socket.socket) -> None:
         with client, socket.create_connection(("127.0.0.1", server.port)) as upstream:
-            while request := _whole_request(client):
+            while request := _whole_message(client):
                 upstream.sendall(request.replace(b"refresh=", b"unknown="))
-                client.sendall(upstream.recv(65536))
+                client.sendall(_whole_message(upstream))
 
     with _proxy(serve) as url:
         yield url
@@ -170,16 +170,22 @@ def without_refresh(server: EtcdServer) -> Iterator[str]:
 
 @contextmanager
 def cutting_silent(server: EtcdServer, seconds: float) -> Iterator[str]:
-    """The URL of a balancer that ends connections on which nothing is sent for so long."""
+    """The URL of a balancer that ends long polls on which nothing is sent for so long.
+
+    Other requests have all the time that a busy etcd needs.
+    """
 
     def serve(client: socket.socket) -> None:
         with client, socket.create_connection(("127.0.0.1", server.port)) as upstream:
             others = {client: upstream, upstream: client}
-            while ready := select.select(list(others), [], [], seconds)[0]:
+            patience = None
+            while ready := select.select(list(others), [], [], patience)[0]:
                 for each in ready:
                     piece = each.recv(65536)
                     if not piece:
                         return
+                    if each is client:
+                        patience = seconds if b"wait=true" in piece else None
                     others[each].sendall(piece)
 
     with _proxy(serve) as url:
@@ -191,11 +197,15 @@ def _proxy(serve: Callable[[socket.socket], None]) -> Iterator[str]:
     """The URL of a server that hands each of its clients to ``serve``."""
     listener = socket.create_server(("127.0.0.1", 0))
 
+    def handle(client: socket.socket) -> None:
+        with suppress(OSError):  # one side has ended the connection
+            serve(client)
+
     def accept() -> None:
         with suppress(OSError):
             while True:
                 client, _ = listener.accept()
-                threading.Thread(target=serve, args=(client,), daemon=True).start()
+                threading.Thread(target=handle, args=(client,), daemon=True).start()
 
     threading.Thread(target=accept, daemon=True).start()
     try:

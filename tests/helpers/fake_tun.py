@@ -57,7 +57,7 @@ class FakeTun:
         """A descriptor that is attached to no device yet."""
         self._may("/dev/net/tun")
         device, kernel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        kernel.settimeout(30)
+        kernel.settimeout(100)
         fd = device.detach()
         self.queues[fd] = None
         if fd in self.kernel_ends:  # of a queue that has been closed

@@ -112,6 +112,20 @@ class Client:
             self._socket.sendall(data)
 
 
+class TimeByPieces(threading.local):
+    """Each look at this clock costs ten seconds; each thread has its own.
+
+    An answer is looked at the clock for before each piece that is read. So one that trickles soon
+    takes too long, and one of an etcd that is late does not, however long this machine needs.
+    """
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 10.0
+        return self.now
+
+
 class HostileServer:
     """Answers every request in one way.
 
@@ -122,6 +136,7 @@ class HostileServer:
         self._answer = answer
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._is_over = threading.Event()
+        self._lock = threading.Lock()
         self.open = 0
         self.accepted = 0
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -130,8 +145,9 @@ class HostileServer:
         with suppress(OSError):
             while True:
                 sock, _ = self._listener.accept()
-                self.accepted += 1
-                self.open += 1
+                with self._lock:
+                    self.accepted += 1
+                    self.open += 1
                 threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
 
     def _serve(self, sock: socket.socket) -> None:
@@ -139,7 +155,8 @@ class HostileServer:
             client = Client(sock, self._is_over)
             while sock.recv(65536):
                 self._answer(client)
-        self.open -= 1
+        with self._lock:
+            self.open -= 1
 
     def close(self) -> None:
         self._is_over.set()

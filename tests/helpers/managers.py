@@ -39,7 +39,7 @@ def fresh(
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run(asyncio.wait_for(work, 60))
+    return asyncio.run(asyncio.wait_for(work, 250))
 
 
 class Cluster:

@@ -82,7 +82,7 @@ class Watching:
                 network = IPv4Network("10.5.0.0/16")
                 watched = Watched(network, self.device, "eth0", self.held.get)
                 self.monitor.watch(watched, self.note)
-                await asyncio.wait_for(scenario(), 30)
+                await asyncio.wait_for(scenario(), 250)
 
         try:
             asyncio.run(main())
@@ -113,5 +113,9 @@ class Watching:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 - nobody tells of it
-        await asyncio.sleep(0.001)
+    """Return in the turn of the loop in which ``condition`` comes true.
+
+    A timer that this turn has started cannot end before, however long the process stops.
+    """
+    while not condition():  # noqa: ASYNC110 # the next turn reads what the test has sent
+        await asyncio.sleep(0)

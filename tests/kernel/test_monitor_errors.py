@@ -79,7 +79,7 @@ class TestErrors:
     def test_a_monitor_that_waits_for_a_socket_can_be_ended(self, watching: Watching) -> None:
         async def scenario() -> None:
             watching.wire.near[-1].errors.append(errno.ENOMEM)
-            watching.wire.refuses += [errno.EMFILE]
+            watching.wire.refuses += [errno.EMFILE] * 1000
             watching.wire.send("other down")
             await watching.hint()
 

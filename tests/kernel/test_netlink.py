@@ -5,10 +5,7 @@ Most of it with a stand-in for pyroute2; what only the kernel can answer is in n
 
 import asyncio
 import errno
-import gc
 import os
-import tracemalloc
-from asyncio import selector_events
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
@@ -23,7 +20,6 @@ from flannel.kernel.links import Address, Link, VxlanSettings, Way
 from flannel.kernel.netlink import Netlink
 
 T = TypeVar("T")
-_ROUNDS = 100
 
 ADDRESS = IPv4Address("192.0.2.9")
 SETTINGS = VxlanSettings(1, 3, IPv4Address("192.0.2.1"), 8472, False, False)
@@ -358,43 +354,3 @@ def test_requests_wait_for_each_other(world: World) -> None:
         assert [what for what, _, _ in world.calls] == ["link", "addr"]
 
     world.call(scenario, None, [])
-
-
-def test_no_answer_of_the_kernel_is_kept() -> None:
-    async def ask() -> None:
-        async with Netlink() as netlink:
-            for _ in range(_ROUNDS):
-                assert await netlink.find_link("lo") is not None
-                assert await netlink.find_link("none") is None
-                await netlink.find_way(IPv4Address("127.0.0.1"))
-                await netlink.list_links()
-                await netlink.list_addresses()
-            gc.collect()
-            assert _received() < _ROUNDS / 2
-
-    tracemalloc.start()
-    try:
-        asyncio.run(ask())
-    finally:
-        tracemalloc.stop()
-
-
-def _received() -> int:
-    """How many things there are that asyncio has made, as it makes every datagram it receives."""
-    by_asyncio = tracemalloc.Filter(True, selector_events.__file__)
-    made = tracemalloc.take_snapshot().filter_traces([by_asyncio]).statistics("filename")
-    return sum(each.count for each in made)
-
-
-def test_the_real_socket_is_replaced_after_an_error_that_it_keeps() -> None:
-    """As pyroute2 does: whatever is asked afterwards raises the same error again."""
-
-    async def main() -> None:
-        async with Netlink() as netlink:
-            assert await netlink.find_link("lo") is not None
-            netlink._ipr.protocol.error_received(os_error(errno.ENOBUFS))
-            with pytest.raises(KernelError, match="No buffer space"):
-                await netlink.list_links()
-            assert await netlink.find_link("lo") is not None
-
-    asyncio.run(main())

@@ -21,7 +21,7 @@ ME, OTHER = (IPv4Address(f"192.0.2.{n}") for n in (1, 2))
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run(asyncio.wait_for(work, 10))
+    return asyncio.run(asyncio.wait_for(work, 250))
 
 
 def test_the_host_gets_the_reserved_subnet_and_the_reservation_stays() -> None:

@@ -104,7 +104,7 @@ def test_docker_gets_the_flag_for_direct_routing_where_it_knows_it(
     script = command[1].replace("\\\n", "").replace("/run/flannel/docker", str(file))
     script = script.replace("/etc/docker/daemon.json", str(tmp_path / "daemon.json"))
     subprocess.run(
-        ["sh", "-c", script], check=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, timeout=30
+        ["sh", "-c", script], check=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, timeout=250
     )
     expected = "DOCKER_OPT_ROUTING=--allow-direct-routing\n" if is_given else ""
     assert file.read_text() == options.split("\n")[0] + "\n" + expected

@@ -3,18 +3,25 @@
 import gc
 import resource
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
 from etcd_leases import ME, A, run, store_at
 from etcd_server import PREFIX, EtcdServer
-from hostile_server import KINDS, TRICKLING, Client, HostileServer, hostile_server
+from hostile_server import (
+    KINDS,
+    TRICKLING,
+    Client,
+    HostileServer,
+    TimeByPieces,
+    hostile_server,
+)
+from waiting import wait_for
 
 from flannel.errors import StoreUnavailable
 from flannel.lease import Lease
-from flannel.stores import Snapshot, etcd_endpoints
+from flannel.stores import Snapshot, bounded, etcd_endpoints
 from flannel.stores.bounded import Bounds
 
 each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
@@ -28,28 +35,12 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def in_time(patience: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time for the etcd of a busy machine; but not more of it than a test may wait in vain."""
-    for name in ("_ANSWER", "_LISTING"):
-        bounds = getattr(etcd_endpoints, name)
-        monkeypatch.setattr(etcd_endpoints, name, replace(bounds, seconds=4.0))
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
-
-
-@pytest.fixture
 def nothing_left() -> Iterator[None]:
     """Afterwards there are no more threads than before."""
-    before = set(threading.enumerate())
     yield
     wait_for(
         lambda: not [each for each in threading.enumerate() if each.name == "etcd"],
-        f"threads are left: {set(threading.enumerate()) - before}",
+        "end of the threads",
     )
 
 
@@ -84,7 +75,7 @@ def test_an_answer_without_an_end_is_given_up(kind: Callable[[Client], None]) ->
             assert reason.isprintable()
             assert len(reason) < 300
         assert peak() - before < 60_000_000
-        wait_for(lambda: server.open == 0, "connections are left")
+        wait_for(lambda: server.open == 0, "end of the connections")
         assert server.accepted <= 3  # nothing was redirected, or tried again behind our back
 
 
@@ -94,10 +85,13 @@ def test_an_answer_without_an_end_is_given_up(kind: Callable[[Client], None]) ->
     [kind for kind in KINDS if kind not in TRICKLING[1:]],
     ids=lambda kind: kind.__name__,
 )
-@pytest.mark.usefixtures("in_time", "nothing_left")
+@pytest.mark.usefixtures("nothing_left")
 def test_the_next_member_is_asked_in_its_place(
-    etcd: EtcdServer, kind: Callable[[Client], None]
+    etcd: EtcdServer, kind: Callable[[Client], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if kind in TRICKLING:
+        monkeypatch.setattr(bounded, "monotonic", TimeByPieces())
+
     async def main(url: str) -> None:
         store = store_at(url, etcd.url)
         lease = await store.create(A, ME, 100)
@@ -116,7 +110,7 @@ def test_a_poll_without_an_end_ends(kind: Callable[[Client], None]) -> None:
         with pytest.raises(StoreUnavailable, match=rf"cannot watch: {server.url}: "):
             members.poll("watch", f"{PREFIX}/subnets", {"waitIndex": "1"}, 0.3)
         members.close()
-        wait_for(lambda: server.open == 0, "connections are left")
+        wait_for(lambda: server.open == 0, "end of the connections")
 
 
 def test_an_answer_of_the_largest_network_fits(etcd: EtcdServer) -> None:
@@ -128,14 +122,19 @@ def test_an_answer_of_the_largest_network_fits(etcd: EtcdServer) -> None:
     assert len(run(store_at(etcd.url).snapshot()).leases) == 200
 
 
-@pytest.mark.usefixtures("soon")
-def test_a_connection_is_used_again_after_an_answer(etcd: EtcdServer) -> None:
+def test_a_connection_is_used_again_after_an_answer(
+    etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What bounds the reading of one answer leaves the next request its own time."""
+    now = 0.0
+    monkeypatch.setattr(bounded, "monotonic", lambda: now)
 
     async def main() -> None:
+        nonlocal now
         store = store_at(etcd.url)
         for _ in range(20):
             await store.snapshot()
+            now += 3600.0
         (client,) = store._members._clients
         (pool,) = map(client.http.pools.get, client.http.pools.keys())
         assert pool.num_connections == 1

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from etcd_server import EtcdServer
+from waiting import wait_for
 
 from flannel.errors import StoreUnavailable
 from flannel.stores import resolver
@@ -31,7 +32,7 @@ class NameServer:
         if name[0].isdigit():  # of urllib3
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (name, port))]
         self.asked.append(name)
-        self.answers.wait(30)
+        self.answers.wait(100)
         if isinstance(self.found, Exception):
             raise self.found
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port)) for each in self.found]
@@ -70,9 +71,10 @@ def test_a_search_that_takes_long_is_left_and_its_result_is_there_later(
     for _ in range(5):
         with pytest.raises(Unresolved, match="no name server answers in time"):
             made.addresses("etcd.test")
+    wait_for(lambda: names.asked, "question")
     assert names.asked == ["etcd.test"]  # one thread, not five
     names.answers.set()
-    monkeypatch.setattr(resolver, "PATIENCE", 30.0)
+    monkeypatch.setattr(resolver, "PATIENCE", 100.0)
     assert made.addresses("etcd.test") == ["127.0.0.1"]
 
 
@@ -81,7 +83,7 @@ def test_a_name_keeps_its_addresses_while_no_name_server_answers(
 ) -> None:
     made = Resolver()
     with monkeypatch.context() as patient:
-        patient.setattr(resolver, "PATIENCE", 30.0)
+        patient.setattr(resolver, "PATIENCE", 100.0)
         made.addresses("etcd.test")
         names.found = SILENT
         assert made.addresses("etcd.test") == ["127.0.0.1"]
@@ -107,7 +109,7 @@ def test_an_endpoint_whose_name_does_not_resolve_is_named_and_left_for_the_next(
     if found is None:
         names.answers.clear()
     else:
-        monkeypatch.setattr(resolver, "PATIENCE", 30.0)
+        monkeypatch.setattr(resolver, "PATIENCE", 100.0)
         names.found = found
     members = Endpoints(["http://etcd.test:1", etcd.url])
     assert_answers(members)

@@ -165,7 +165,7 @@ class Following(RuleBasedStateMachine):
         self.patched.stop()
 
     def run(self, work: Any) -> Any:
-        return self.loop.run_until_complete(asyncio.wait_for(work, 10))
+        return self.loop.run_until_complete(asyncio.wait_for(work, 100))
 
     @rule(name=keys, value=values, action=st.sampled_from(["set", "create", "compareAndSwap"]))
     def somebody_writes(self, name: str, value: str, action: str) -> None:

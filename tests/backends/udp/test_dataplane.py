@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
+import loopback
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.packet import Raw
+from waiting import wait_for
 
 from flannel.backends.udp import _dataplane
 from flannel.backends.udp.dataplane import DROPS, ENCAP_LEN, Dataplane, Settings, pack_route
@@ -20,7 +22,7 @@ from flannel.backends.udp.dataplane import DROPS, ENCAP_LEN, Dataplane, Settings
 CSRC = Path(__file__).parents[3] / "csrc"
 NO_VNET = bytes(10)  # struct virtio_net_hdr
 OWN, PEER = IPv4Network("10.1.15.0/24"), IPv4Network("10.1.16.0/24")
-HOST = IPv4Address("127.0.0.1")
+HOST, PEER_HOST, STRANGER = (loopback.address(n) for n in (1, 2, 3))
 TOO_BIG = bytes(1445)
 """A byte more of UDP payload than fits an MTU of 1472."""
 
@@ -31,16 +33,16 @@ class Loop:
     def __init__(self) -> None:
         self.tun, device = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.udp.bind(("127.0.0.1", 0))
+        self.udp.bind((str(HOST), 0))
         self.peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.port = self.udp.getsockname()[1]
         # All hosts have one port: the peer is another address of loopback.
-        self.peer.bind(("127.0.0.2", self.port))
+        self.peer.bind((str(PEER_HOST), self.port))
         for each in (self.tun, self.peer):
-            each.settimeout(30)
+            each.settimeout(100)
         network = IPv4Network("10.1.0.0/16")
         self.dataplane = Dataplane(Settings(network, OWN, 1472, self.port, merge_udp=True))
-        self.dataplane.set_routes([pack_route(PEER, IPv4Address("127.0.0.2"))])
+        self.dataplane.set_routes([pack_route(PEER, PEER_HOST)])
         self.stop = os.eventfd(0)
         self.device = device
         run = (device.fileno(), self.udp.fileno(), self.stop)
@@ -49,7 +51,7 @@ class Loop:
 
     def close(self) -> None:
         os.eventfd_write(self.stop, 1)
-        self.thread.join(30)
+        self.thread.join(100)
         assert not self.thread.is_alive()
         os.close(self.stop)
         for each in (self.tun, self.device, self.udp, self.peer):
@@ -57,10 +59,7 @@ class Loop:
 
     def wait(self, counter: str, value: int = 1) -> None:
         """Wait until a counter has a value."""
-        deadline = time.monotonic() + 30
-        while (stats := self.dataplane.stats())[counter] != value:
-            assert time.monotonic() < deadline, stats
-            time.sleep(0.002)
+        wait_for(lambda: self.dataplane.stats()[counter] == value, f"{counter} of {value}")
 
 
 @pytest.fixture
@@ -80,14 +79,14 @@ def test_a_packet_leaves_as_the_payload_of_one_datagram_with_a_hop_less(loop: Lo
     loop.tun.send(NO_VNET + packet("10.1.15.2", "10.1.16.2"))
     received, source = loop.peer.recvfrom(2000)
     assert received == packet("10.1.15.2", "10.1.16.2", ttl=63)
-    assert source == ("127.0.0.1", loop.port)
+    assert source == (str(HOST), loop.port)
 
 
 def test_a_packet_from_a_peer_arrives_with_a_hop_less_and_without_what_trailed_it(
     loop: Loop,
 ) -> None:
     sent = packet("10.1.16.2", "10.1.15.2")
-    loop.peer.sendto(sent + b"trailing", ("127.0.0.1", loop.port))
+    loop.peer.sendto(sent + b"trailing", (str(HOST), loop.port))
     assert loop.tun.recv(70000)[10:] == packet("10.1.16.2", "10.1.15.2", ttl=63)
 
 
@@ -107,28 +106,28 @@ def test_a_super_packet_leaves_as_segments_that_scapy_would_build(loop: Loop) ->
 @pytest.mark.parametrize(
     ("source", "data", "counter"),
     [
-        ("127.0.0.3", packet("10.1.16.2", "10.1.15.2"), "rx_unknown_peer"),
-        ("127.0.0.2", packet("10.1.17.2", "10.1.15.2"), "rx_spoofed"),
-        ("127.0.0.2", packet("10.1.15.3", "10.1.15.2"), "rx_spoofed"),
-        ("127.0.0.2", packet("10.1.16.2", "10.1.17.2"), "rx_not_mine"),
-        ("127.0.0.2", packet("10.1.16.2", "224.0.0.1"), "rx_not_mine"),
-        ("127.0.0.2", packet("10.1.16.2", "10.1.15.2", flags="DF", payload=TOO_BIG), "rx_too_big"),
-        ("127.0.0.2", packet("10.1.16.2", "10.1.15.2", ttl=0), "rx_ttl"),
-        ("127.0.0.2", b"", "rx_short"),
-        ("127.0.0.2", b"\x45" + bytes(18), "rx_short"),
-        ("127.0.0.2", b"\x60" + bytes(39), "rx_malformed"),
-        ("127.0.0.2", packet("10.1.16.2", "10.1.15.2")[:-1], "rx_malformed"),
+        (STRANGER, packet("10.1.16.2", "10.1.15.2"), "rx_unknown_peer"),
+        (PEER_HOST, packet("10.1.17.2", "10.1.15.2"), "rx_spoofed"),
+        (PEER_HOST, packet("10.1.15.3", "10.1.15.2"), "rx_spoofed"),
+        (PEER_HOST, packet("10.1.16.2", "10.1.17.2"), "rx_not_mine"),
+        (PEER_HOST, packet("10.1.16.2", "224.0.0.1"), "rx_not_mine"),
+        (PEER_HOST, packet("10.1.16.2", "10.1.15.2", flags="DF", payload=TOO_BIG), "rx_too_big"),
+        (PEER_HOST, packet("10.1.16.2", "10.1.15.2", ttl=0), "rx_ttl"),
+        (PEER_HOST, b"", "rx_short"),
+        (PEER_HOST, b"\x45" + bytes(18), "rx_short"),
+        (PEER_HOST, b"\x60" + bytes(39), "rx_malformed"),
+        (PEER_HOST, packet("10.1.16.2", "10.1.15.2")[:-1], "rx_malformed"),
     ],
 )
 def test_packets_that_may_not_be_carried_are_counted_and_dropped(
-    loop: Loop, source: str, data: bytes, counter: str
+    loop: Loop, source: IPv4Address, data: bytes, counter: str
 ) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-        if source != "127.0.0.2":
-            sender.bind((source, 0))
-        (loop.peer if source == "127.0.0.2" else sender).sendto(data, ("127.0.0.1", loop.port))
+        if source != PEER_HOST:
+            sender.bind((str(source), 0))
+        (loop.peer if source == PEER_HOST else sender).sendto(data, (str(HOST), loop.port))
     loop.wait(counter)
-    loop.peer.sendto(packet("10.1.16.9", "10.1.15.9"), ("127.0.0.1", loop.port))
+    loop.peer.sendto(packet("10.1.16.9", "10.1.15.9"), (str(HOST), loop.port))
     assert IP(loop.tun.recv(70000)[10:]).src == "10.1.16.9"
 
 
@@ -172,7 +171,7 @@ def test_consecutive_segments_arrive_as_one_super_packet(loop: Loop) -> None:
     loop.udp.setsockopt(socket.IPPROTO_UDP, 104, 1)
     option = [(socket.IPPROTO_UDP, 103, struct.pack("=H", 1040))]
     segments = b"".join(segment(n) for n in range(8))
-    loop.peer.sendmsg([segments], option, 0, ("127.0.0.1", loop.port))
+    loop.peer.sendmsg([segments], option, 0, (str(HOST), loop.port))
     received = loop.tun.recv(70000)
     assert received[:10] == struct.pack("=BBHHHH", 1, 1, 40, 1000, 20, 16)
     assert len(received) == 10 + 40 + 8000

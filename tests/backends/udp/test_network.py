@@ -6,8 +6,9 @@ import gc
 import os
 import socket
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network
 
+import loopback
 import pytest
 from fake_kernel import FakeNetlink, FakeTables
 from fake_tun import FakeTun
@@ -26,7 +27,7 @@ from flannel.kernel.links import Way
 from flannel.lease import Lease, LeaseAttrs, Peers
 
 NETWORK, SUBNET, PEER = map(IPv4Network, ("10.1.0.0/16", "10.1.15.0/24", "10.1.16.0/24"))
-HOST, PEER_HOST = IPv4Address("127.0.0.1"), IPv4Address("127.0.0.2")
+HOST, PEER_HOST, THIRD = (loopback.address(n) for n in (1, 2, 3))
 PEERS: Peers = {PEER: Lease(PEER, LeaseAttrs(PEER_HOST))}
 OUT = bytes(10) + bytes(IP(src="10.1.15.2", dst="10.1.16.2") / UDP() / Raw(b"a packet"))
 STRANGE = bytes(IP(src="10.1.17.2", dst="10.1.15.2"))
@@ -46,7 +47,7 @@ class Host:
         self.kernel = Kernel(self.netlink, FakeTables())
         self.peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.peer.bind((str(PEER_HOST), 0))
-        self.peer.settimeout(30)
+        self.peer.settimeout(100)
         self.port = self.peer.getsockname()[1]
         settings = Settings(NETWORK, SUBNET, 1472, self.port)
         interface = ExternalInterface(2, "eth0", 1500, HOST, HOST, ())
@@ -267,7 +268,7 @@ class TestRunning:
 class TestPeers:
     def test_only_changed_subnets_are_looked_at(self, host: Host) -> None:
         other = IPv4Network("10.1.17.0/24")
-        moved = Lease(PEER, LeaseAttrs(IPv4Address("127.0.0.3")))
+        moved = Lease(PEER, LeaseAttrs(THIRD))
 
         async def main() -> None:
             network = host.network()

@@ -6,26 +6,24 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
-from ipaddress import IPv4Address
 from typing import cast
 
+import loopback
 import pytest
 
 from flannel.backends.udp import sockets
 from flannel.errors import KernelError
 from flannel.systemd import FdStore
 
-ADDRESS = IPv4Address("127.0.0.1")
+ADDRESS, OTHER_ADDRESS = loopback.address(1), loopback.address(2)
 NAME = "flannel0/udp"
 
 
 @pytest.fixture
-def port() -> int:
-    """One that is free."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind((str(ADDRESS), 0))
-        found: int = probe.getsockname()[1]
-        return found
+def port() -> Iterator[int]:
+    """One that is free at these addresses."""
+    with loopback.udp_holder() as holder:
+        yield holder.getsockname()[1]
 
 
 @pytest.fixture
@@ -144,10 +142,13 @@ def test_one_of_another_address_or_port_is_replaced(
     store: FdStore, port: int, namespace: Callable[[str], None]
 ) -> None:
     sockets.bound(store, ADDRESS, port, 1, 0)
-    for address, number in ((IPv4Address("127.0.0.2"), port), (ADDRESS, 0)):
-        (fd,) = sockets.bound(store, address, number, 1, 0)
-        assert name_of(fd)[0] == str(address)
-        assert store.held(NAME) == (fd,)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        for address, number in ((OTHER_ADDRESS, port), (ADDRESS, 0)):
+            (fd,) = sockets.bound(store, address, number, 1, 0)
+            assert name_of(fd)[0] == str(address)
+            assert store.held(NAME) == (fd,)
+            if number:  # then the kernel chooses: not this port again by chance
+                other.bind((str(ADDRESS), port))
     assert name_of(fd)[1] != port
 
 

@@ -23,7 +23,7 @@ def no_new_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 
 def test_all_functions_run_at_once_each_in_a_thread_of_its_own() -> None:
-    all_there = threading.Barrier(3, timeout=30)
+    all_there = threading.Barrier(3, timeout=100)
     seen: list[int] = []
 
     def function() -> None:
@@ -42,11 +42,11 @@ def test_the_block_ends_when_all_functions_have_ended() -> None:
 
     def function() -> None:
         begun.set()
-        assert may_end.wait(30)
+        assert may_end.wait(100)
         ended.append(True)
 
     with ParkedThreads().running([function]) as runs:
-        assert begun.wait(30)
+        assert begun.wait(100)
         assert not runs[0].done()
         threading.Timer(0.05, may_end.set).start()
     assert ended == [True]
@@ -87,7 +87,7 @@ def test_a_process_at_its_limit_runs_as_many_functions_as_before(
     no_new_threads: Callable[[], None],
 ) -> None:
     threads, seen = ParkedThreads(), set()
-    all_there = threading.Barrier(2, timeout=30)
+    all_there = threading.Barrier(2, timeout=100)
 
     def function() -> None:
         all_there.wait()
