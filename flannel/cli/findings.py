@@ -98,7 +98,8 @@ KINDS: dict[str, Kind] = {
         "raise the MTU between the hosts, or set Backend.MTU in the network config to what fits"),
     "docker0": Kind(
         "containers here are not reached, or their large packets are lost",
-        "restart docker with the options that mk-docker-opts writes"),
+        "restart docker with the options that mk-docker-opts writes; or have the containers in "
+        "another network, whose bridge has the lease's first address, and the overlay's MTU"),
     "daemon-json": Kind(
         "docker refuses to start the next time",
         "remove that from daemon.json, or repair the file: docker gets bip, mtu and ip-masq from "

@@ -1,6 +1,9 @@
-"""Does docker's bridge fit the lease? Docker reads subnet and MTU only when it starts.
+"""Does a bridge of this host fit the lease? docker0, or another that has the lease's address.
 
-Nothing is changed here: a restart of docker stops its containers, so the operator decides when.
+Docker reads subnet and MTU of docker0 only when it starts. A host can as well leave docker0 as
+docker makes it, and have its containers in a docker network, or a network of another program, whose
+bridge has the lease's first address. Nothing is changed here: a restart of docker stops its
+containers, so the operator decides when.
 """
 
 from collections.abc import Collection
@@ -15,22 +18,24 @@ from flannel.kernel.netlink import Netlink
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
-    """A fault of docker's bridge that a restart of docker repairs.
+    """A fault of the bridge of the containers.
 
     :ivar what: the value found, and the value expected.
     :ivar why: the consequence for containers.
+    :ivar remedy: what repairs it.
     """
 
     condition: Condition
     what: str
     why: str
+    remedy: str = "restart docker with what mk-docker-opts writes"
 
     def __str__(self) -> str:
-        return f"{self.what}: {self.why}; restart docker with what mk-docker-opts writes"
+        return f"{self.what}: {self.why}; {self.remedy}"
 
 
 async def glance(netlink: Netlink) -> object:
-    """A value that changes with the bridge: when it is made or removed, or its addresses change.
+    """A value that changes with docker0, and with the addresses of this host while there is one.
 
     A link that joins or leaves the bridge may not change it; listing all links would cost more.
 
@@ -39,12 +44,13 @@ async def glance(netlink: Netlink) -> object:
     bridge = await netlink.find_link(DOCKER_BRIDGE)
     if bridge is None:
         return None
-    addresses = [each for each in await netlink.list_addresses() if each.link == bridge.index]
-    return bridge, addresses
+    return bridge, await netlink.list_addresses()
 
 
 async def find_misfits(netlink: Netlink, subnet: IPv4Interface, mtu: int) -> list[Misfit]:
-    """The faults that a restart of docker repairs; empty if the bridge fits, or there is none.
+    """The faults of the bridge of the containers; empty if it fits, or there is none.
+
+    It is the bridge that has the address ``subnet``, and docker0 if none has.
 
     :param subnet: FLANNEL_SUBNET: the address that the bridge should have.
     :param mtu: FLANNEL_MTU, in bytes.
@@ -57,14 +63,15 @@ def misfits(
     subnet: IPv4Interface, mtu: int, links: Collection[Link], addresses: Collection[Address]
 ) -> list[Misfit]:
     """`find_misfits` without I/O: the same, from links and addresses already listed."""
-    bridge = next(
-        (link for link in links if link.name == DOCKER_BRIDGE and link.kind == "bridge"), None
-    )
+    with_address = {each.link for each in addresses if each.interface == subnet}
+    bridges = [link for link in links if link.kind == "bridge"]
+    fitting = [link for link in bridges if link.index in with_address]
+    bridge = next(iter(fitting or [link for link in bridges if link.name == DOCKER_BRIDGE]), None)
     if bridge is None:
         return []
     found = []
-    has = [str(each.interface) for each in addresses if each.link == bridge.index]
-    if str(subnet) not in has:
+    if not fitting:
+        has = [str(each.interface) for each in addresses if each.link == bridge.index]
         found.append(
             Misfit(
                 Condition.DOCKER_SUBNET,
@@ -79,8 +86,9 @@ def misfits(
         found.append(
             Misfit(
                 Condition.DOCKER_MTU,
-                f"{DOCKER_BRIDGE} has containers with MTU {largest}, and the overlay carries {mtu}",
+                f"{bridge.name} has containers with MTU {largest}, and the overlay carries {mtu}",
                 "their large packets are refused or lost",
+                *(() if bridge.name == DOCKER_BRIDGE else ("create its network with that MTU",)),
             )
         )
     return found

@@ -34,6 +34,13 @@ FITS = address(3, "10.1.5.1/24")
         ([DOCKER0, link(4, "veth1", "veth", 1500, master=9)], [FITS]),  # of another bridge
         ([DOCKER0], [address(3, "169.254.7.7/16"), FITS]),
         ([link(3, "docker0", "veth")], [address(3, "172.17.0.1/16")]),
+        (
+            [
+                *(DOCKER0, link(4, "veth1", "veth", 1500, master=3), link(5, "br-f1", "bridge")),
+                link(6, "veth2", "veth", 1450, master=5),
+            ],
+            [address(3, "172.17.0.1/16"), address(5, "10.1.5.1/24")],
+        ),
     ],
 )
 def test_a_bridge_that_fits_or_is_not_dockers_is_not_reported(
@@ -65,6 +72,16 @@ def test_containers_with_a_larger_mtu_are_named_with_the_largest() -> None:
     links = [DOCKER0, *(link(n, f"veth{n}", "veth", 1400 + 25 * n, master=3) for n in range(1, 5))]
     (found,) = misfits(SUBNET, MTU, links, [FITS])
     assert found.what == "docker0 has containers with MTU 1500, and the overlay carries 1450"
+
+
+def test_containers_of_another_bridge_with_the_leases_address_need_its_mtu_too() -> None:
+    other = [link(5, "br-f1", "bridge"), link(6, "veth2", "veth", 1500, master=5)]
+    (found,) = misfits(SUBNET, MTU, [DOCKER0, *other], [address(5, "10.1.5.1/24")])
+    assert str(found) == (
+        "br-f1 has containers with MTU 1500, and the overlay carries 1450: their large packets are "
+        "refused or lost; create its network with that MTU"
+    )
+    assert misfits(SUBNET, MTU, other, [address(5, "10.1.5.1/24")]) == [found]
 
 
 def test_a_bridge_can_have_both_faults() -> None:
