@@ -15,6 +15,10 @@ from flannel.kernel.host import DOCKER_BRIDGE
 from flannel.kernel.links import Address, Link
 from flannel.kernel.netlink import Netlink
 
+_RESTART = "restart docker with what mk-docker-opts writes"
+_EMPTY = "docker takes the lease's when it starts with what mk-docker-opts writes"
+"""For a bridge without containers: they may get another network, and docker0 may stay."""
+
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
@@ -28,7 +32,7 @@ class Misfit:
     condition: Condition
     what: str
     why: str
-    remedy: str = "restart docker with what mk-docker-opts writes"
+    remedy: str
 
     def __str__(self) -> str:
         return f"{self.what}: {self.why}; {self.remedy}"
@@ -69,6 +73,7 @@ def misfits(
     bridge = next(iter(fitting or [link for link in bridges if link.name == DOCKER_BRIDGE]), None)
     if bridge is None:
         return []
+    of_containers = [link for link in links if link.master == bridge.index]
     found = []
     if not fitting:
         has = [str(each.interface) for each in addresses if each.link == bridge.index]
@@ -78,17 +83,19 @@ def misfits(
                 f"{DOCKER_BRIDGE} has {' and '.join(has) or 'no address'}, not {subnet} of the "
                 "lease",
                 "other hosts do not reach the containers here",
+                _RESTART if of_containers else _EMPTY,
             )
         )
     # The bridge itself has MTU 1500 until its first container starts. A smaller MTU is not a fault.
-    largest = max((link.mtu for link in links if link.master == bridge.index), default=0)
+    largest = max((link.mtu for link in of_containers), default=0)
     if largest > mtu:
+        is_docker0 = bridge.name == DOCKER_BRIDGE
         found.append(
             Misfit(
                 Condition.DOCKER_MTU,
                 f"{bridge.name} has containers with MTU {largest}, and the overlay carries {mtu}",
                 "their large packets are refused or lost",
-                *(() if bridge.name == DOCKER_BRIDGE else ("create its network with that MTU",)),
+                _RESTART if is_docker0 else "create its network with that MTU",
             )
         )
     return found

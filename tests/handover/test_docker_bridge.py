@@ -61,10 +61,20 @@ def test_a_bridge_that_fits_or_is_not_dockers_is_not_reported(
     ],
 )
 def test_a_bridge_without_the_leases_address_is_named(addresses: list[Address], has: str) -> None:
-    (found,) = misfits(SUBNET, MTU, [ETH0, DOCKER0], addresses)
+    container = link(4, "veth1", "veth", 1450, master=3)
+    (found,) = misfits(SUBNET, MTU, [ETH0, DOCKER0, container], addresses)
     assert str(found) == (
         f"docker0 has {has}, not 10.1.5.1/24 of the lease: other hosts do not reach the containers"
         " here; restart docker with what mk-docker-opts writes"
+    )
+
+
+def test_no_restart_is_asked_for_while_docker0_has_no_container() -> None:
+    """They may get a network of their own, before which docker0 is all there is to look at."""
+    (found,) = misfits(SUBNET, MTU, [ETH0, DOCKER0], [address(3, "172.17.0.1/16")])
+    assert str(found) == (
+        "docker0 has 172.17.0.1/16, not 10.1.5.1/24 of the lease: other hosts do not reach the "
+        "containers here; docker takes the lease's when it starts with what mk-docker-opts writes"
     )
 
 
