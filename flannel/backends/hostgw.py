@@ -84,17 +84,20 @@ class HostGwNetwork(CarriedByKernel):
 
         :raises BadLease: the peer is behind a router, or runs another backend.
         """
-        attrs = lease.attrs
-        if attrs.backend != HOST_GW.type:
-            raise BadLease(f"its backend is {attrs.backend}, not {HOST_GW.type}")
-        if not self._interface.is_on_link(attrs.public_ip):
-            raise BadLease(
-                f"{attrs.public_ip} is on no network of {self._interface.name}, "
-                "and host-gw reaches only hosts without a router between"
-            )
-        return routed(
-            lease.subnet,
-            attrs.public_ip,
-            self._interface.link,
-            nexthops=self._kernel.tables.has_nexthops,
+        return plan_peer(lease, self._interface, nexthops=self._kernel.tables.has_nexthops)
+
+
+def plan_peer(lease: Lease, interface: ExternalInterface, *, nexthops: bool) -> tuple[Entry, ...]:
+    """See `HostGwNetwork.plan`.
+
+    :param nexthops: the kernel has nexthop objects.
+    """
+    attrs = lease.attrs
+    if attrs.backend != HOST_GW.type:
+        raise BadLease(f"its backend is {attrs.backend}, not {HOST_GW.type}")
+    if not interface.is_on_link(attrs.public_ip):
+        raise BadLease(
+            f"{attrs.public_ip} is on no network of {interface.name}, "
+            "and host-gw reaches only hosts without a router between"
         )
+    return routed(lease.subnet, attrs.public_ip, interface.link, nexthops=nexthops)

@@ -9,6 +9,9 @@
     check_docker docker's own rules and its configuration file
     check_host   this host: firewall, devices, docker, addresses
     check_peers  the other hosts
+    check_ways   routes and entries of each peer, for this host's packets and for containers'
+    forwarded    a forwarded packet's way: the kernel's route for it, and the rules of the firewall
+    planned      the entries that flanneld plans for a peer's lease
     facts        what `check` knows of this host, shared by its examinations
     findings     the table of all findings
     explain      explain: the way of a packet, hop by hop

@@ -7,11 +7,14 @@ from flannel import backends
 from flannel.cli.check_docker import direct_routing, dropped_directly, untouched
 from flannel.cli.facts import Facts
 from flannel.cli.findings import Finding
+from flannel.cli.forwarded import find_bridge, forwarding_off
 from flannel.cli.host_view import Host, first_container
+from flannel.cli.planned import make_planner
 from flannel.cli.rulesets.verdict import FORWARDED, RECEIVED, Packet, judge
 from flannel.conditions import Condition
 from flannel.handover import docker_bridge
 from flannel.kernel.host import DOCKER_BRIDGE, Claim, find_overlap
+from flannel.kernel.links import Link
 
 _MOST_JUDGED = 50
 """The number of peers for which the rules for input are evaluated; results seldom differ."""
@@ -36,7 +39,19 @@ def _forwarding(facts: Facts, host: Host) -> list[Finding]:
     findings = []
     if host.sysctl("ip_forward") == 0:
         findings.append(Finding("ip-forward", "net.ipv4.ip_forward is 0"))
+    else:
+        off = [forwarding_off(host, link) for link in _links_on_the_way(facts, host)]
+        findings += [Finding("link-forwarding", each) for each in off if each]
     return findings + _forward_drop(facts, host) + _input_drop(facts, host)
+
+
+def _links_on_the_way(facts: Facts, host: Host) -> list[Link]:
+    """The links by which packets between containers here and on peers come in."""
+    planner = make_planner(facts, host)
+    outside = [planner.device] if planner is not None else []
+    if planner is not None and planner.direct and planner.interface is not None:
+        outside.append(host.links[planner.interface.link])
+    return [each for each in (find_bridge(host, facts.subnet), *outside) if each is not None]
 
 
 def _forward_drop(facts: Facts, host: Host) -> list[Finding]:

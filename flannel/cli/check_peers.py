@@ -4,10 +4,11 @@ from collections.abc import AsyncIterator
 from ipaddress import IPv4Address, IPv4Network
 
 from flannel.backends.traits import Carrier, traits
+from flannel.cli.check_ways import Ways
 from flannel.cli.context import Context
 from flannel.cli.facts import Facts
 from flannel.cli.findings import Finding
-from flannel.cli.host_view import Host, first_container
+from flannel.cli.host_view import Host
 from flannel.cli.peers import Peer, probe_peers
 from flannel.errors import StoreError
 
@@ -22,28 +23,32 @@ async def examine_peers(context: Context, facts: Facts, host: Host) -> AsyncIter
     except StoreError:
         yield Finding("unseen", "the peers: neither etcd nor flanneld lists them")
         return
+    ways = Ways(facts, host)
+    own = {each.interface.ip for each in host.addresses}
     for peer in peers:
-        for finding in await _peer(context, facts, host, peer):
+        if facts.subnet is None and IPv4Address(peer.public_ip) in own:
+            continue  # this host's own lease, which nothing here names any more
+        for finding in await _peer(context, facts, ways, peer):
             yield finding
+    for finding in ways.of_containers():
+        yield finding
 
 
-async def _peer(context: Context, facts: Facts, host: Host, peer: Peer) -> list[Finding]:
+async def _peer(context: Context, facts: Facts, ways: Ways, peer: Peer) -> list[Finding]:
     who = f"{peer.public_ip} ({peer.subnet})"
     misfit = _misfit(facts, peer)
-    if peer.is_awaited and (misfit or peer.rtt is None):
+    if peer.is_awaited and (misfit or peer.left_out or peer.rtt is None):
         what = f"{peer.subnet} is reserved for {peer.public_ip}, whose flanneld has not started"
         return [Finding("not-started", f"{what} since")]
     if misfit and (peer.rtt is not None or peer.underlay_rtt is not None):
         return [Finding("peer-not-ready", f"{who} is not of this network: {misfit}")]
-    way = await host.netlink.find_way(first_container(IPv4Network(peer.subnet)))
-    expected = {facts.device, (facts.interface or {}).get("name", "")} - {""}
-    is_ours_to_route = not misfit and traits(peer.backend).carrier is not Carrier.OTHERS
-    if is_ours_to_route and expected and (way is None or host.name(way.link) not in expected):
-        there = f"over {host.name(way.link)}" if way is not None else "nowhere"
-        return [Finding("route-missing", f"packets for {who} go {there}")]
+    if peer.left_out and not misfit:
+        return [Finding("left-out", f"{who}: {peer.left_out}")]
+    if not misfit and (faults := await ways.examine(peer, who)):
+        return faults
     if peer.rtt is None:
         silent = await _silent(context, facts, peer, who)
-        return [Finding(silent.kind, silent.what + await _detour(facts, host, peer))]
+        return [Finding(silent.kind, silent.what + await _detour(facts, ways.host, peer))]
     findings = []
     if peer.full_size is False:
         size = f"of more than {peer.mtu} bytes" if peer.mtu is not None else "of full size"

@@ -56,6 +56,9 @@ KINDS: dict[str, Kind] = {
     "ip-forward": Kind(
         "the kernel does not pass packets between containers and other hosts",
         "sysctl -w net.ipv4.ip_forward=1, and in /etc/sysctl.d/"),
+    "link-forwarding": Kind(
+        "the kernel does not pass on what comes in by that link",
+        "sysctl -w that to 1, and find out which program set it to 0"),
     "forward-drop": Kind(
         "packets between containers and other hosts are dropped",
         "let flanneld add its rules (-iptables-forward-rules), or accept the network there"),
@@ -113,6 +116,19 @@ KINDS: dict[str, Kind] = {
     "route-missing": Kind(
         "packets to containers there go another way, or nowhere",
         "flanneld restores it within seconds while it runs; otherwise see its log"),
+    "entry-changed": Kind(
+        "packets to containers there are lost, or reach another host",
+        "flanneld restores it within seconds while it runs; otherwise see its log"),
+    "container-route": Kind(
+        "packets of containers take another way than those of this host, and do not arrive",
+        "find the policy rule or route: ip rule; ip route get ADDRESS from CONTAINER iif BRIDGE"),
+    "source-refused": Kind(
+        "the kernel drops packets whose answers would leave by another link",
+        "repair the route to that source, or sysctl -w net.ipv4.conf.LINK.rp_filter=2"),
+    "left-out": Kind(
+        "containers there cannot be reached: flanneld cannot use that lease",
+        "repair what it names on that host, or in the network config; flannel release SUBNET if "
+        "the lease is of no use"),
     "peer-down": Kind(
         "containers there cannot be reached",
         "see whether that host runs; if it is gone for good: flannel release SUBNET"),

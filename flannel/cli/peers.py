@@ -8,6 +8,7 @@ from flannel.backends import mtu as mtu_rule
 from flannel.backends.traits import Carrier, traits
 from flannel.cli.context import Context, DaemonDown, table
 from flannel.cli.leases import list_leases
+from flannel.cli.planned import find_left_out
 from flannel.cli.probe import PortAnswer
 from flannel.errors import BadNetworkConfig, StoreError
 from flannel.handover import subnet_env
@@ -33,6 +34,7 @@ class Peer:
     :ivar full_size: packets of the overlay's MTU get there and back; None: unknown.
     :ivar probe: the answer of its flanneld; None: it was not asked.
     :ivar is_awaited: the subnet is reserved for it, and it has written nothing there yet.
+    :ivar left_out: why flanneld here cannot use its lease; "" if it can.
     """
 
     subnet: str
@@ -47,12 +49,15 @@ class Peer:
     full_size: bool | None
     probe: PortAnswer | None
     is_awaited: bool = False
+    left_out: str = ""
 
     @property
     def state(self) -> str:
         """One or two words for people."""
         if self.rtt is None and self.is_awaited:
             return "not started yet"
+        if self.left_out:
+            return "left out"
         if self.rtt is None:
             return "unreachable" if self.underlay_rtt is None else "not through the overlay"
         if self.probe is None:
@@ -76,7 +81,11 @@ async def peers(context: Context) -> int:
     lines = table(rows, ("SUBNET", "HOST", "BACKEND", "STATE", "RTT ms", "MTU"))
     document = {"peers": [each.document() for each in found], "note": note}
     context.show(document, *lines, note)
-    return 0 if all(each.rtt is not None or each.is_awaited for each in found) else 1
+    return 0 if all(each.is_awaited or _is_reached(each) for each in found) else 1
+
+
+def _is_reached(peer: Peer) -> bool:
+    return peer.rtt is not None and not peer.left_out
 
 
 async def probe_peers(context: Context) -> tuple[list[Peer], str]:
@@ -95,7 +104,8 @@ async def probe_peers(context: Context) -> tuple[list[Peer], str]:
                 IPv4Address(each["public_ip"]),
                 # The leases of alloc and of udp look alike: both name no backend.
                 own.backend if is_carried_by_others else each["backend"],
-                node_id=each["node_id"],
+                each["backend_data"],
+                each["node_id"],
             ),
             each["ttl"],
         )
@@ -103,8 +113,16 @@ async def probe_peers(context: Context) -> tuple[list[Peer], str]:
         if each["subnet"] != own.subnet and each["public_ip"] != own.public_ip
     ]
     awaited = {IPv4Network(each["subnet"]) for each in documents if _is_awaited(each)}
-    found = await _probe(context, leases, own.mtu)
-    return [replace(each, is_awaited=IPv4Network(each.subnet) in awaited) for each in found], note
+    left_out = await find_left_out(context, leases)
+    found = [
+        replace(
+            each,
+            is_awaited=(subnet := IPv4Network(each.subnet)) in awaited,
+            left_out=left_out.get(subnet, ""),
+        )
+        for each in await _probe(context, leases, own.mtu)
+    ]
+    return found, note
 
 
 def _is_awaited(document: dict[str, Any]) -> bool:

@@ -130,6 +130,26 @@ class Netlink:
             found["type"] == _RTN_LOCAL,
         )
 
+    async def find_forwarded(
+        self, destination: IPv4Address, source: IPv4Address, came_in: int, mark: int = 0
+    ) -> Way:
+        """Where the kernel sends a packet that comes in by a link, as ``ip route get ... iif``.
+
+        :param came_in: the index of that link.
+        :raises KernelError: it sends the packet nowhere. EHOSTUNREACH, ENETUNREACH: there is no
+            route, or the link does not forward; EACCES: a route or policy rule prohibits it;
+            EINVAL, EXDEV: one of type blackhole, or rp_filter refuses the source.
+        """
+        attributes: dict[str, Any] = {"src": str(source), "iif": came_in}
+        if mark:
+            attributes["mark"] = mark
+        async with self._kernel(f"look up the route of {source} to {destination}"):
+            found = (await self._ipr.route(_GET_ROUTE, dst=str(destination), **attributes))[0]
+        via = found.get("gateway")
+        return Way(
+            found.get("oif"), IPv4Address(via) if via else None, None, found["type"] == _RTN_LOCAL
+        )
+
     async def replace_route(self, dst: IPv4Network, link: Link) -> None:
         """Route a network over a link, without a gateway; replaces a route to the same network."""
         async with self._kernel(f"route {dst} dev {link.name}"):

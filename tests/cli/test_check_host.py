@@ -4,10 +4,10 @@ from dataclasses import replace
 from ipaddress import IPv4Network
 
 import pytest
-from fake_context import DOCKER0, PEER, TUNNEL, World
+from fake_context import DOCKER0, PEER, PEER_HOST, TUNNEL, World
 
 from flannel.cli.context import DaemonDown
-from flannel.kernel.links import Link
+from flannel.kernel.links import Link, Way
 from flannel.kernel.rtmessages import FoundRoute
 
 MARKED = "-A FORWARD -j MARK --set-xmark 0x10000000/0x10000000"
@@ -67,6 +67,18 @@ class TestFirewall:
         assert findings(world) == {}
 
 
+class TestLinkForwarding:
+    def test_a_link_of_containers_or_of_the_overlay_that_does_not_forward_is_found(
+        self, world: World
+    ) -> None:
+        for name, text in (("docker0", "docker0"), ("flannel.1", "flannel/1")):
+            world.set_sysctl(f"conf/{name}/forwarding", 0)
+            assert findings(world) == {"link-forwarding": f"net.ipv4.conf.{text}.forwarding is 0"}
+            world.set_sysctl(f"conf/{name}/forwarding", 1)
+        world.set_sysctl("conf/eth0/forwarding", 0)  # what arrives there is for the host itself
+        assert findings(world) == {}
+
+
 class TestDevice:
     def test_one_that_is_gone_or_down_is_found(self, world: World) -> None:
         world.netlink.add(replace(TUNNEL, up=False))
@@ -88,6 +100,8 @@ class TestDevice:
         assert findings(world) == {}
         direct = '{"Type": "vxlan", "DirectRouting": true}'
         world.store.configure(f'{{"Network": "10.1.0.0/16", "Backend": {direct}}}')
+        world.netlink.ways[PEER.network_address + 2] = Way(2, PEER_HOST, None)
+        assert findings(world).keys() == {"rp-filter"}
         assert findings(world)["rp-filter"].startswith("rp_filter is 1 on eth0")
         world.set_sysctl(name, 2)
         assert findings(world) == {}
@@ -111,7 +125,7 @@ class TestDocker:
         world.env_file.unlink()
         world.pages = DaemonDown("refused")
         world.netlink.addresses.pop()
-        assert findings(world).keys() == {"daemon-down", "no-lease", "peer-down"}  # its own lease
+        assert findings(world).keys() == {"daemon-down", "no-lease"}  # its own is no peer's
 
 
 class TestOverlap:

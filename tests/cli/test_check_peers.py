@@ -3,11 +3,14 @@
 import errno
 from ipaddress import IPv4Address, IPv4Network
 
-from fake_context import PEER, PEER_HOST, PEER_TUNNEL, World, status_document
+import pytest
+from fake_context import DOCKER0, MAC, PEER, PEER_HOST, PEER_TUNNEL, World, status_document
+from fake_host import HOST
 
 from flannel.cli.context import DaemonDown
 from flannel.cli.probe import PortAnswer
 from flannel.errors import StoreUnavailable
+from flannel.kernel.entries import Fdb, Neighbour
 from flannel.kernel.links import Link, Way
 from flannel.lease import LeaseAttrs
 
@@ -68,6 +71,7 @@ def test_with_udp_a_closed_port_is_a_flanneld_that_does_not_run(world: World) ->
     world.store.configure('{"Network": "10.1.0.0/16", "Backend": {"Type": "udp"}}')
     world.daemon["backend"] = "udp"
     world.store.put(PEER, LeaseAttrs(PEER_HOST, "", None, "it"), 3600)
+    world.netlink.ways[FAR] = Way(4, None, None)  # one route leads to all peers
     del world.reach[PEER_TUNNEL]
     assert "UDP port 8285 is filtered" in findings(world)["peer-port"]
     world.ports[PEER_HOST, 8285] = PortAnswer(refused=True)
@@ -85,7 +89,8 @@ def test_a_dead_an_unready_and_a_silent_flanneld_are_distinguished(world: World)
     world.answers[PEER_TUNNEL] = PortAnswer()
     assert findings(world).keys() == {"peer-silent"}
     world.answers[PEER_TUNNEL] = PortAnswer(refused=True)
-    world.store.put(PEER, LeaseAttrs(PEER_HOST, "vxlan"), 3600)  # upstream's answers no probes
+    upstream = LeaseAttrs(PEER_HOST, "vxlan", world.peer.attrs.backend_data)
+    world.store.put(PEER, upstream, 3600)  # which answers no probes
     assert findings(world) == {}
 
 
@@ -102,7 +107,13 @@ def test_a_path_that_loses_large_packets_is_found(world: World) -> None:
 class TestRoute:
     def test_one_that_leads_elsewhere_is_found(self, world: World) -> None:
         world.netlink.ways[FAR] = Way(5, None, None)
-        assert findings(world) == {"route-missing": f"packets for {WHO} go over docker0"}
+        assert findings(world) == {
+            "route-missing": f"packets for {WHO} go over docker0, not over flannel.1 via 10.1.9.0"
+        }
+        world.netlink.ways[FAR] = Way(4, IPv4Address("10.1.8.0"), None)
+        assert findings(world)["route-missing"].startswith(
+            f"packets for {WHO} go over flannel.1 via 10.1.8.0, not "
+        )
         del world.netlink.ways[FAR]
         assert findings(world) == {"route-missing": f"packets for {WHO} go nowhere"}
 
@@ -114,10 +125,90 @@ class TestRoute:
         world.daemon["device"] = ""
         assert findings(world) == {}
 
+    def test_without_flanneld_the_device_is_that_of_the_config(self, world: World) -> None:
+        world.pages = DaemonDown("refused")
+        assert findings(world).keys() == {"daemon-down"}
+        world.netlink.ways.clear()
+        assert findings(world).keys() == {"daemon-down", "route-missing"}
+
     def test_where_no_device_is_known_nothing_is_expected(self, world: World) -> None:
         world.pages = DaemonDown("refused")
+        world.store.configure("{}")
         world.netlink.ways.clear()
-        assert findings(world).keys() == {"daemon-down"}
+        assert findings(world).keys() == {"daemon-down", "bad-config"}
+
+
+class TestEntries:
+    def test_a_neighbour_or_fdb_entry_that_is_gone_or_another_is_found(self, world: World) -> None:
+        mac, other = MAC.hex(":"), bytes((2, 0, 0, 0, 0, 8))
+        for damage, repair, text in (
+            (Neighbour(PEER_TUNNEL.packed, 4, other), Neighbour(PEER_TUNNEL.packed, 4, MAC),
+             f"10.1.9.0 on flannel.1 is at 02:00:00:00:00:08, not at {mac}"),
+            (Fdb(MAC, 4, HOST.packed), Fdb(MAC, 4, PEER_HOST.packed),
+             f"{mac} is behind 192.0.2.1, not behind 192.0.2.9"),
+        ):  # fmt: skip
+            world.tables.intrude(damage)
+            assert findings(world) == {"entry-changed": f"{WHO}: {text}"}
+            world.tables.damage(damage)
+            assert findings(world)["entry-changed"].startswith(f"{WHO}: there is no ")
+            world.tables.intrude(repair)
+        assert findings(world) == {}
+
+    def test_a_lease_that_flanneld_cannot_use_is_left_out(self, world: World) -> None:
+        world.store.put(PEER, LeaseAttrs(PEER_HOST, "vxlan"), 3600)
+        assert findings(world) == {"left-out": f"{WHO}: its VtepMAC is null, not a MAC address"}
+
+    def test_host_gw_leaves_out_a_peer_behind_a_router(self, world: World) -> None:
+        world.store.configure('{"Network": "10.1.0.0/16", "Backend": {"Type": "host-gw"}}')
+        world.daemon["backend"], world.daemon["device"] = "host-gw", None
+        far = IPv4Address("198.51.100.7")
+        world.store.put(PEER, LeaseAttrs(far, "host-gw"), 3600)
+        world.reach[far] = 1500
+        assert findings(world)["left-out"] == (
+            "198.51.100.7 (10.1.9.0/24): 198.51.100.7 is on no network of eth0, and host-gw "
+            "reaches only hosts without a router between"
+        )
+        done = world.run("peers")
+        assert (done.status, done.lines[-1].split()[3:5]) == (1, ["left", "out"])
+
+
+class TestContainers:
+    def test_packets_of_containers_that_policy_rules_divert_are_found(self, world: World) -> None:
+        world.lease(10, backend_data={"VtepMAC": "02:00:00:00:00:0a"})
+        ten = IPv4Address("10.1.10.0")
+        world.netlink.ways[ten + 2] = Way(4, ten, None)
+        world.tables.intrude(
+            Neighbour(ten.packed, 4, b"\2\0\0\0\0\n"),
+            Fdb(b"\2\0\0\0\0\n", 4, IPv4Address("192.0.2.10").packed),
+        )
+        world.reach[ten] = 1450
+        assert findings(world) == {}
+        for far in (FAR, ten + 2):
+            world.netlink.forwarded[far, DOCKER0.index] = Way(2, IPv4Address("192.0.2.254"), None)
+        assert findings(world)["container-route"] == (
+            f"packets for {WHO} and 1 more that come in by docker0 leave over eth0 via "
+            "192.0.2.254, not over flannel.1"
+        )
+
+    @pytest.mark.parametrize(
+        ("number", "strict", "kind", "why"),
+        [
+            (errno.ENETUNREACH, 0, "container-route", "there is no route"),
+            (errno.EACCES, 0, "container-route", "a route or policy rule prohibits it"),
+            (errno.EINVAL, 0, "container-route", "a route or policy rule drops it"),
+            (errno.EINVAL, 1, "source-refused",
+             "rp_filter is 1 on flannel.1, and the route to 10.1.9.2 leads elsewhere"),
+        ],
+    )  # fmt: skip
+    def test_packets_for_containers_that_the_kernel_drops_are_found(
+        self, world: World, number: int, strict: int, kind: str, why: str
+    ) -> None:
+        world.netlink.forwarded[IPv4Address("10.1.5.2"), 4] = number
+        world.set_sysctl("conf/flannel.1/rp_filter", strict)
+        assert findings(world) == {
+            kind: f"packets from {WHO} for containers here that come in by flannel.1 are dropped: "
+            f"{why}"
+        }
 
 
 class TestMisfits:

@@ -23,6 +23,8 @@ class FakeNetlink(Netlink):
     :ivar links: by index.
     :ivar altnames: alternative names: the index of the link for each.
     :ivar ways: the answers of `find_way`; a destination that is not there has no route.
+    :ivar forwarded: those of `find_forwarded`, or error numbers, by destination and the index of
+        the link by which packets come in; for others `ways` and the links' networks.
     :ivar refuses: error numbers by the name of the method that fails with it, each time.
     :ivar refuses_once: the same, for the next call only.
     :ivar calls: the methods that changed something, with the link's name or the network.
@@ -33,6 +35,7 @@ class FakeNetlink(Netlink):
         self.altnames: dict[str, int] = {}
         self.addresses: list[Address] = []
         self.ways: dict[IPv4Address, Way] = {}
+        self.forwarded: dict[tuple[IPv4Address, int], Way | int] = {}
         self.blackholes: set[IPv4Network] = set()
         self.routes: dict[IPv4Network, int] = {}
         self.refuses: dict[str, int] = {}
@@ -84,6 +87,20 @@ class FakeNetlink(Netlink):
     async def find_way(self, address: IPv4Address) -> Way | None:
         self._may("find_way")
         return self.ways.get(address)
+
+    async def find_forwarded(
+        self, destination: IPv4Address, source: IPv4Address, came_in: int, mark: int = 0
+    ) -> Way:
+        self._may("find_forwarded")
+        way = self.forwarded.get((destination, came_in), self.ways.get(destination))
+        if isinstance(way, int):
+            raise KernelError(f"look up the route of {source} to {destination}", way)
+        for each in self.addresses:
+            if way is None and destination in each.interface.network:
+                way = Way(each.link, None, None)
+        if way is None:
+            raise KernelError(f"look up {destination}", errno.ENETUNREACH)
+        return way
 
     async def replace_route(self, dst: IPv4Network, link: Link) -> None:
         self._may("replace_route", dst)

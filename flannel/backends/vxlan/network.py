@@ -63,19 +63,8 @@ class VxlanNetwork(CarriedByKernel):
 
         :raises BadLease: it runs another backend, or publishes no usable MAC.
         """
-        attrs = lease.attrs
-        if attrs.backend != VXLAN.type:
-            raise BadLease(f"its backend is {attrs.backend}, not {VXLAN.type}")
-        nexthops = self._kernel.tables.has_nexthops
-        if self._direct_routing and self._interface.is_on_link(attrs.public_ip):
-            return routed(lease.subnet, attrs.public_ip, self._interface.link, nexthops=nexthops)
-        mac = parse_vtep_mac(attrs.backend_data)
-        via = lease.subnet.network_address
-        return (
-            Fdb(mac, self._link, attrs.public_ip.packed),
-            Neighbour(via.packed, self._link, mac),
-            *routed(lease.subnet, via, self._link, onlink=True, nexthops=nexthops),
-        )
+        direct = self._interface if self._direct_routing else None
+        return plan_peer(lease, self._link, direct, nexthops=self._kernel.tables.has_nexthops)
 
     def _new_tables(self) -> PeerTables:
         return PeerTables(self._kernel.tables, self.plan, self._read, self._kernel.repairs)
@@ -85,6 +74,29 @@ class VxlanNetwork(CarriedByKernel):
         yield from tables.list_own(self._network, self._link)
         yield from tables.list_neighbours(self._link)
         yield from tables.list_fdb(self._link)
+
+
+def plan_peer(
+    lease: Lease, link: int, direct: ExternalInterface | None, *, nexthops: bool
+) -> tuple[Entry, ...]:
+    """See `VxlanNetwork.plan`.
+
+    :param link: the index of the VXLAN link.
+    :param direct: the interface on whose networks peers are reached without the tunnel.
+    :param nexthops: the kernel has nexthop objects.
+    """
+    attrs = lease.attrs
+    if attrs.backend != VXLAN.type:
+        raise BadLease(f"its backend is {attrs.backend}, not {VXLAN.type}")
+    if direct is not None and direct.is_on_link(attrs.public_ip):
+        return routed(lease.subnet, attrs.public_ip, direct.link, nexthops=nexthops)
+    mac = parse_vtep_mac(attrs.backend_data)
+    via = lease.subnet.network_address
+    return (
+        Fdb(mac, link, attrs.public_ip.packed),
+        Neighbour(via.packed, link, mac),
+        *routed(lease.subnet, via, link, onlink=True, nexthops=nexthops),
+    )
 
 
 def parse_vtep_mac(backend_data: object) -> bytes:

@@ -1,0 +1,77 @@
+"""flannel check on faults that cut off containers only: hosts still reach each other."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from flannel_command import wait_findings
+from hosts import Host
+from overlays import ALL, start
+from world import World, ping
+
+TUNNEL = {"vxlan": "flannel.1", "host-gw": "eth0", None: "flannel0"}
+
+FAULTS = (
+    ("ip rule add iif docker0 lookup 99; ip route add default via 192.0.2.1 table 99",
+     "ip rule del iif docker0 lookup 99; ip route flush table 99",
+     "container-route", "that come in by docker0 leave over eth0 via 192.0.2.1, not "),
+    ("ip rule add from 10.1.0.0/16 iif {tunnel} prohibit",
+     "ip rule del from 10.1.0.0/16 iif {tunnel} prohibit",
+     "container-route", "that come in by {tunnel} are dropped: a route or policy rule prohibits"),
+    ("sysctl -qw net.ipv4.conf.docker0.forwarding=0",
+     "sysctl -qw net.ipv4.conf.docker0.forwarding=1",
+     "link-forwarding", "net.ipv4.conf.docker0.forwarding is 0"),
+    ("sysctl -qw net/ipv4/conf/{tunnel}/forwarding=0",
+     "sysctl -qw net/ipv4/conf/{tunnel}/forwarding=1",
+     "link-forwarding", "net.ipv4.conf.{dotless}.forwarding is 0"),
+    ("iptables -t raw -A PREROUTING -i docker0 -d 10.1.0.0/16 -j DROP",
+     "iptables -t raw -D PREROUTING -i docker0 -d 10.1.0.0/16 -j DROP",
+     "forward-drop", "iptables raw PREROUTING: -A PREROUTING -d 10.1.0.0/16 -i docker0 -j DROP"),
+    ("iptables-legacy -t mangle -A POSTROUTING -o docker0 -s 10.1.0.0/16 -j DROP",
+     "iptables-legacy -t mangle -F POSTROUTING",
+     "forward-drop", "iptables-legacy mangle POSTROUTING: -A POSTROUTING -s 10.1.0.0/16"),
+)  # fmt: skip
+"""A fault and its repair in the shell, and the name and a part of the text of what check finds."""
+
+
+@contextmanager
+def planted(host: Host, plant: str, undo: str) -> Iterator[None]:
+    host.run("sh", "-ec", plant)
+    try:
+        yield
+    finally:
+        host.run("sh", "-ec", undo)
+
+
+@ALL
+def test_a_fault_that_cuts_off_containers_is_found_and_nothing_else_is(
+    world: World, config: dict[str, Any]
+) -> None:
+    tunnel = TUNNEL[config.get("Backend", {}).get("Type")]
+    names = {"tunnel": tunnel, "dotless": tunnel.replace(".", "/")}
+    one, other = start(world, config, 2)
+    near, far = one.add_container(1), other.add_container(1)
+    assert ping(near, far.address, 30) is not None
+    for fault in FAULTS:
+        plant, undo, name, text = (each.format(**names) for each in fault)
+        with planted(one, plant, undo):
+            assert ping(near, far.address, 0.3) is None, plant
+            found = wait_findings(one, name)
+            assert text in found[name], plant
+        wait_findings(one)
+    assert ping(near, far.address, 30) is not None
+    if tunnel == "flannel.1":
+        _find_damage_while_flanneld_is_down(one, other)
+
+
+def _find_damage_while_flanneld_is_down(one: Host, other: Host) -> None:
+    """While it runs, it repairs these at once."""
+    one.daemon.stop()
+    wait_findings(one, "daemon-down")
+    gateway = other.subnet[0]
+    one.ip(f"neigh replace {gateway} lladdr 02:00:00:00:00:77 dev flannel.1 nud permanent")
+    found = wait_findings(one, "daemon-down", "entry-changed")
+    assert f"{gateway} on flannel.1 is at 02:00:00:00:00:77, not at " in found["entry-changed"]
+    one.ip(f"route del {other.subnet}")
+    found = wait_findings(one, "daemon-down", "route-missing")
+    assert " go over eth0 via 192.0.2.1, not over flannel.1 via " in found["route-missing"]
