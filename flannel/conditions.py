@@ -57,6 +57,8 @@ class Condition(StrEnum):
     """docker's bridge has no address of the lease."""
     DOCKER_MTU = "docker-mtu"
     """docker's containers have a larger MTU than the overlay."""
+    HAND_OVER = "hand-over"
+    """A network of -hand-over does not have the lease."""
 
 
 _OVER = {
@@ -79,6 +81,7 @@ _OVER = {
     Condition.MASQUERADE: "there is a program to masquerade with",
     Condition.DOCKER_SUBNET: "docker's bridge has the address of the lease",
     Condition.DOCKER_MTU: "the MTU of docker's bridge fits the overlay",
+    Condition.HAND_OVER: "all networks of -hand-over have the lease",
 }
 """The lines that the log gets when a condition is over. The others' ends are logged elsewhere."""
 

@@ -21,6 +21,7 @@
     ├── UnderlayChanged       the external interface, its address or its MTU has changed
     ├── NoInterface           no link fits -iface & co. yet: wait for one
     ├── CannotWrite           subnet.env or a file like it could not be written
+    ├── CannotHandOver        a container program does not take the lease: try again
     ├── CannotRun             another program cannot be started, or did not end in time
     ├── FirewallError         nft or iptables refused
     ├── Shortage              no descriptor, memory or thread left: wait until there is
@@ -123,6 +124,10 @@ class NoInterface(FlannelError):
 
 class CannotWrite(FlannelError):
     """A file for other programs could not be written; the old one is unchanged."""
+
+
+class CannotHandOver(FlannelError):
+    """The network of a container program cannot be made what the lease wants, at least not yet."""
 
 
 class CannotRun(FlannelError):

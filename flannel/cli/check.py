@@ -30,6 +30,7 @@ _CONDITIONS = {
     Condition.GUARD: "unguarded",
     Condition.RESOURCES: "resources",
     Condition.STATE: "resources",
+    Condition.HAND_OVER: "hand-over",
 }
 """The findings for flanneld's conditions that no examination here would find."""
 

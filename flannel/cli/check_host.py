@@ -143,7 +143,8 @@ async def _bridge(facts: Facts, host: Host) -> list[Finding]:
         return []
     first = IPv4Interface((facts.subnet.network_address + 1, facts.subnet.prefixlen))
     mtu = facts.env.mtu if facts.env is not None else 65535
-    misfits = await docker_bridge.find_misfits(host.netlink, first, mtu)
+    docker0 = facts.status is None or not facts.status.get("hand_over")
+    misfits = await docker_bridge.find_misfits(host.netlink, first, mtu, docker0=docker0)
     return [Finding("docker0", each.what) for each in misfits]
 
 

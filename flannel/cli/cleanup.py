@@ -16,7 +16,7 @@ from flannel.handover import docker_opts
 from flannel.health.pages import socket_path
 from flannel.kernel.doors import Kernel
 from flannel.kernel.entries import EVERYTHING
-from flannel.kernel.host import is_ours
+from flannel.kernel.host import is_container_bridge, is_ours
 from flannel.kernel.netlink import Netlink
 from flannel.kernel.rtnetlink import RtNetlink
 from flannel.lease import Lease
@@ -39,9 +39,11 @@ async def cleanup(context: Context, keep_lease: bool = False) -> int:
     node_id = identity.find(context.options.state_dir) if not keep_lease else ""
     async with context.kernel() as kernel:
         firewall = await find_ours()
-        parts = [*await _links(kernel.netlink), *_entries(kernel.tables), *blackhole_parts(kernel),
-                 *firewall.parts, *_files(context, keep_lease)]  # fmt: skip
-        notes = [f"not seen: {why}" for why in firewall.unread + firewall.foreign]
+        handed_over, unasked = await context.find_handed_over()
+        parts = [*handed_over, *await _links(kernel.netlink), *_entries(kernel.tables)]
+        parts += [*blackhole_parts(kernel), *firewall.parts, *_files(context, keep_lease)]
+        unread = firewall.unread + unasked
+        notes = [f"not seen: {why}" for why in unread + firewall.foreign]
         if not context.as_json:
             say(*_found(parts), *notes)
         question = "Containers here are cut off from the other hosts without it. Remove it?"
@@ -49,11 +51,11 @@ async def cleanup(context: Context, keep_lease: bool = False) -> int:
             return 1
         removed, failed = await remove_parts(parts)
     released, left = await _release(context, node_id)
-    document = {"removed": removed, "failed": failed, "unread": firewall.unread + firewall.foreign,
+    document = {"removed": removed, "failed": failed, "unread": unread + firewall.foreign,
                 "released": released}  # fmt: skip
     context.show(document, *_outcome(removed, failed), *(f"released {each}" for each in released),
                  left if removed or released else "")  # fmt: skip
-    return 1 if failed or firewall.unread else 0
+    return 1 if failed or unread else 0
 
 
 def _found(parts: list[Part]) -> list[str]:
@@ -105,10 +107,13 @@ async def remove_parts(parts: list[Part]) -> tuple[list[str], list[str]]:
 
 
 async def _links(netlink: Netlink) -> list[Part]:
+    """Our device, and the bridge of -hand-over if no container is on it."""
+    links = await netlink.list_links()
+    used = {link.master for link in links}
     return [
         Part(f"device {link.name}", partial(netlink.delete_link, link))
-        for link in await netlink.list_links()
-        if is_ours(link)
+        for link in links
+        if is_ours(link) or (is_container_bridge(link) and link.index not in used)
     ]
 
 

@@ -25,6 +25,8 @@ from typing import Any
 from flannel.cli import probe
 from flannel.cli.host_view import Host
 from flannel.errors import BadOption, FlannelError
+from flannel.firewall.removal import Part
+from flannel.handover.all_recipients import find_left
 from flannel.health.pages import socket_path
 from flannel.kernel.doors import Kernel
 from flannel.kernel.netlink import Netlink
@@ -111,6 +113,11 @@ class Context:
             host = await Host.look(kernel.netlink, kernel.tables)
             await host.read_firewall(self.options.guard_mark)
             yield host
+
+    async def find_handed_over(self) -> tuple[list[Part], list[str]]:
+        """What -hand-over has made on this host, and why something was not looked at."""
+        options = self.options
+        return await find_left(options.hand_over, options.subnet_file, os.environ)
 
     def pinger(self) -> probe.Pinger:
         """Sends echoes.

@@ -103,6 +103,9 @@ KINDS: dict[str, Kind] = {
         "containers here are not reached, or their large packets are lost",
         "restart docker with the options that mk-docker-opts writes; or have the containers in "
         "another network, whose bridge has the lease's first address, and the overlay's MTU"),
+    "hand-over": Kind(
+        "new containers of that program do not get addresses of the lease",
+        "do what the reason says; flanneld tries again every three seconds"),
     "daemon-json": Kind(
         "docker refuses to start the next time",
         "remove that from daemon.json, or repair the file: docker gets bip, mtu and ip-masq from "

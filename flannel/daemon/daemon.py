@@ -31,7 +31,9 @@ from flannel.daemon.reactions import After, Pause, Reaction, reaction_to
 from flannel.daemon.state_file import StateFile
 from flannel.daemon.underlay import Underlay
 from flannel.errors import AlreadyRunning, FlannelError, KernelError, Shortage, StoreUnreachable
+from flannel.handover.all_recipients import make_all
 from flannel.handover.hand_over import HandOver
+from flannel.handover.recipients import Recipients
 from flannel.health.status import Status
 from flannel.kernel.claims import Claims
 from flannel.kernel.doors import Kernel
@@ -99,7 +101,14 @@ class Daemon:
         config = ConfigFollower(store, f"{options.etcd.prefix}/config", conditions)
         underlay = Underlay(kernel, choice, conditions)
         state = StateFile(options.state_dir, options.etcd.prefix, conditions)
-        hand_over = HandOver(kernel.netlink, options.subnet_file, options.lease_hook, status)
+        hand_over = HandOver(
+            kernel.netlink,
+            options.subnet_file,
+            options.lease_hook,
+            status,
+            docker0=not options.hand_over,
+        )
+        recipients = make_all(options.hand_over, options.subnet_file, os.environ)
         self._shared = Shared(
             options=options,
             store=store,
@@ -108,6 +117,7 @@ class Daemon:
             underlay=underlay,
             config=config,
             hand_over=hand_over,
+            recipients=Recipients(recipients, conditions),
             state=state,
             leases=LeaseTable(state.current.peers if state.current is not None else ()),
             adoption=Adoption(store, options.adopt_after.total_seconds()),

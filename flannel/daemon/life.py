@@ -4,6 +4,7 @@
     await life.take_lease()        # SubnetManager: our lease of before, or a new one
     await life.serve()
       ├── HandOver.keep          writes subnet.env for docker, runs the hook, notifies systemd
+      ├── Recipients.keep        keeps the networks of -hand-over
       ├── LeaseKeeper.run        keeps our lease; store -> SubnetManager.peers
       ├── Upkeep.run             SubnetManager.peers -> kernel, at each change and when others may
       │                          have changed entries; watches the external interface
@@ -37,6 +38,8 @@ from flannel.daemon.upkeep import Upkeep
 from flannel.errors import ConfigChanged, StoreUnreachable
 from flannel.firewall.keeper import Firewall, Rules
 from flannel.handover.hand_over import HandOver
+from flannel.handover.recipients import Recipients
+from flannel.handover.subnet_env import first_address
 from flannel.health.peer_probe import answer_peers
 from flannel.health.status import Status
 from flannel.kernel import blackhole
@@ -65,6 +68,7 @@ class Shared:
     underlay: Underlay
     config: ConfigFollower
     hand_over: HandOver
+    recipients: Recipients
     state: StateFile
     leases: LeaseTable
     adoption: Adoption
@@ -136,6 +140,7 @@ class Life:
         async with asyncio.TaskGroup() as tasks:
             for name, work in (
                 ("hand the lease over", lambda: self._hand_over(network)),
+                ("keep the networks of -hand-over", lambda: self._keep_recipients(network)),
                 ("keep the leases", keeper.run),
                 ("keep the kernel's tables", lambda: upkeep.run(plan.config.network)),
                 ("keep the firewall", lambda: firewall.keep(lambda: self._has("firewall"))),
@@ -195,6 +200,10 @@ class Life:
         await self._shared.hand_over.keep(
             self._plan.config.network, self.subnets.own, network.mtu, masquerade
         )
+
+    async def _keep_recipients(self, network: Network) -> None:
+        gateway = first_address(self.subnets.own.subnet)
+        await self._shared.recipients.keep(gateway, network.mtu)
 
     async def _answer(self, lease: Lease) -> None:
         await answer_peers(lease, self._shared.options.probe_port, self._shared.status.unready)

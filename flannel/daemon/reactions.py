@@ -14,6 +14,7 @@ from flannel.errors import (
     BadLease,
     BadNetworkConfig,
     BadOption,
+    CannotHandOver,
     CannotRun,
     CannotWrite,
     ConfigChanged,
@@ -116,6 +117,7 @@ INHERITED: dict[type[FlannelError], type[FlannelError]] = {
     # These are handled where they occur, and never end a run.
     BadLease: FlannelError,
     BadOption: FlannelError,
+    CannotHandOver: FlannelError,
     CannotRun: FlannelError,
     CannotWrite: FlannelError,
     ConfigConflict: FlannelError,

@@ -11,7 +11,7 @@ import itertools
 import logging
 import os
 from contextlib import suppress
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Network
 from pathlib import Path
 
 from flannel import programs
@@ -44,14 +44,24 @@ _HOOK_TIMEOUT = 60.0
 class HandOver:
     """One for all runs of the network.
 
+    :param docker0: whether docker0 should get the lease; -hand-over leaves it alone.
     :ivar subnet: the subnet in subnet.env, perhaps of an earlier run; None if there is none.
     """
 
-    def __init__(self, netlink: Netlink, file: Path, hook: Path | None, status: Status) -> None:
+    def __init__(
+        self,
+        netlink: Netlink,
+        file: Path,
+        hook: Path | None,
+        status: Status,
+        *,
+        docker0: bool = True,
+    ) -> None:
         self._netlink = netlink
         self._file = file
         self._hook = hook
         self._status = status
+        self._docker0 = docker0
         self._conditions = status.conditions
         self._missing = set(PARTS)
         self._previous = subnet_env.read(file)
@@ -80,7 +90,7 @@ class HandOver:
 
         :param mtu: bytes, of the containers' links.
         """
-        first = IPv4Interface((lease.subnet.network_address + 1, lease.subnet.prefixlen))
+        first = subnet_env.first_address(lease.subnet)
         env = SubnetEnv(network, first, mtu, ip_masq)
         await self._write(env)
         about = fields(subnet=lease.subnet, mtu=mtu)
@@ -110,10 +120,12 @@ class HandOver:
         mtu = env.mtu
         previous, self._previous = self._previous, env
         if previous is not None and previous.mtu != mtu:
+            who = "restart docker" if self._docker0 else "start containers again"
             log.warning(
-                "the MTU is %d now, it was %d: restart docker, so that containers get it",
+                "the MTU is %d now, it was %d: %s, so that containers get it",
                 mtu,
                 previous.mtu,
+                who,
             )
         self.has("subnet.env", lease)
         before, self.subnet = self._handed_over, lease.subnet
@@ -140,7 +152,7 @@ class HandOver:
         time.
         """
         try:
-            misfits = await find_misfits(self._netlink, env.subnet, env.mtu)
+            misfits = await find_misfits(self._netlink, env.subnet, env.mtu, docker0=self._docker0)
         except KernelError as why:
             log.debug("cannot look at docker's bridge: %s", why)
             return
@@ -155,9 +167,7 @@ class HandOver:
         if self._hook is None:
             return
         about_lease = {
-            "FLANNEL_OLD_SUBNET": str(
-                IPv4Interface((before.network_address + 1, before.prefixlen))
-            ),
+            "FLANNEL_OLD_SUBNET": str(subnet_env.first_address(before)),
             "FLANNEL_SUBNET_FILE": str(self._file),
             **env.variables(),
         }

@@ -53,6 +53,11 @@ class SubnetEnv:
         }
 
 
+def first_address(subnet: IPv4Network) -> IPv4Interface:
+    """The address of a leased subnet that the bridge of its containers has."""
+    return IPv4Interface((subnet.network_address + 1, subnet.prefixlen))
+
+
 def write(path: Path, env: SubnetEnv) -> bool:
     """Write the file if its content differs; return whether it did.
 

@@ -295,6 +295,7 @@ class Status:
                 "last": repairs.last,
                 "last_ago": _ago(repairs.last_at),
             },
+            "hand_over": [str(each) for each in self._options.hand_over],
             "conditions": self.conditions.document(),
         }
 

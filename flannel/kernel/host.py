@@ -13,6 +13,8 @@ from flannel.network_config import NetworkConfig
 DOCKER_BRIDGE = "docker0"
 """dockerd's default bridge, which gets the lease's subnet when docker restarts. With its option
 ``--bridge`` dockerd uses a different one, unknown to us."""
+CONTAINER_BRIDGE = "flannel-br"
+"""The bridge of the networks that -hand-over makes; docker, podman or a CNI plugin makes it."""
 ALIAS = "flannel"
 """The alias of each link that we make."""
 
@@ -96,7 +98,15 @@ def docker_takes(host: Surroundings, claim: Claim) -> str:
 
 
 def _is_expected(link: Link | None) -> bool:
-    return _is_docker(link) or (link is not None and is_ours(link))
+    if link is None:
+        return False
+    # The bridge may still have the address of an earlier lease, as docker0.
+    return _is_docker(link) or is_container_bridge(link) or is_ours(link)
+
+
+def is_container_bridge(link: Link) -> bool:
+    """Whether it is the bridge of -hand-over."""
+    return (link.name, link.kind) == (CONTAINER_BRIDGE, "bridge")
 
 
 def _is_docker(link: Link | None) -> bool:

@@ -3,4 +3,5 @@
 table   every option: its name, type, default, help
 flags   Go's syntax of flags, as upstream's users type it
 values  text to value: durations, addresses, networks
+recipients  the value of -hand-over: container programs that get the lease
 """

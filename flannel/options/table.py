@@ -19,6 +19,7 @@ from flannel.document import shown
 from flannel.errors import BadOption
 from flannel.options import values
 from flannel.options.flags import Flag, boolean, split
+from flannel.options.recipients import Target, recipients, unite
 from flannel.printable import complain
 
 
@@ -68,6 +69,7 @@ class Options:
     lease_grace: timedelta
     adopt_after: timedelta
     lease_hook: Path | None
+    hand_over: tuple[Target, ...]
     release_on_exit: bool
     state_dir: Path
     healthz_ip: IPv4Address | IPv6Address
@@ -138,6 +140,9 @@ FLAGS = (
     Flag(name="lease-hook", parse=values.program, metavar="FILE",
          help="program to run after the host had to take another subnet, with FLANNEL_OLD_SUBNET "
          "and what is in -subnet-file in its environment"),
+    Flag(name="hand-over", parse=recipients, metavar="PROGRAM,...", repeatable=True,
+         help="container programs whose network gets the lease and follows it: "
+         "docker-network=NAME, podman=NAME, or cni=/PATH.conflist; docker0 is left alone then"),
     Flag(name="release-on-exit", parse=boolean, metavar="BOOL", default="false",
          help="release the lease at the end, for hosts that do not return"),
     Flag(name="state-dir", parse=values.file_name, metavar="DIRECTORY",
@@ -237,6 +242,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
         lease_grace=found["lease-grace"],
         adopt_after=found["adopt-after"],
         lease_hook=found["lease-hook"],
+        hand_over=_hand_over(found["hand-over"], sources),
         release_on_exit=found["release-on-exit"],
         state_dir=found["state-dir"],
         healthz_ip=found["healthz-ip"],
@@ -284,6 +290,15 @@ def _check_pairs(etcd: EtcdOptions, sources: Mapping[str, str]) -> None:
         raise BadOption(f"cannot use {sources['etcd-username']}: it needs {needed} as well")
     if etcd.password and not etcd.username:
         raise BadOption(f"cannot use {sources['etcd-password']}: it needs -etcd-username as well")
+
+
+def _hand_over(
+    given: Sequence[tuple[Target, ...]], sources: Mapping[str, str]
+) -> tuple[Target, ...]:
+    try:
+        return unite(given)
+    except ValueError as why:
+        raise BadOption(f"cannot use {sources['hand-over']}: {why}") from None
 
 
 def _margin(margin: timedelta, ttl: timedelta, sources: Mapping[str, str]) -> timedelta:

@@ -39,7 +39,7 @@ class DockerContainer:
         self.name = f"{docker.host.label}-{name}"
         self._docker = docker
         self._name = name
-        where = "{{.NetworkSettings.IPAddress}}"
+        where = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
         self.address = IPv4Address(docker.ctl("inspect", "-f", where, name).strip())
 
     def run(self, *command: str) -> str:
@@ -113,10 +113,15 @@ class Docker:
         run(str(MK_DOCKER_OPTS), "-f", str(self.host.subnet_file), "-d", str(file), "-i")
         return [word.partition("=")[2] for word in shlex.split(file.read_text())]
 
-    def run(self, name: str, *command: str) -> DockerContainer:
+    @property
+    def url(self) -> str:
+        """Its socket, as DOCKER_HOST has it."""
+        return f"unix://{self._files / 'socket'}"
+
+    def run(self, name: str, *command: str, network: str = "bridge") -> DockerContainer:
         """Start a container; by default one that only waits."""
         # As the first process of a container, busybox hears no SIGTERM.
-        options = ("--detach", "--name", name, "--stop-signal", "KILL")
+        options = ("--detach", "--name", name, "--stop-signal", "KILL", "--network", network)
         self.ctl("run", *options, IMAGE, *(command or ("sleep", "3600")))
         container = DockerContainer(self, name)
         self.containers.append(container)

@@ -10,6 +10,7 @@ from fake_host import HOST
 from flannel.cli.context import DaemonDown, DaemonUnseen
 from flannel.daemon import identity
 from flannel.errors import StoreUnreachable
+from flannel.firewall.removal import Part
 from flannel.kernel.entries import Route, key
 from flannel.kernel.links import Link
 from flannel.lease import LeaseAttrs
@@ -179,3 +180,30 @@ def test_with_keep_lease_the_host_keeps_identity_and_lease(known: World) -> None
     assert (known.state / "node-id").exists()
     assert not known.env_file.exists()
     assert OWN in known.store.leases
+
+
+def test_networks_of_hand_over_and_their_empty_bridge_are_removed_as_well(full: World) -> None:
+    removed = []
+
+    async def remove() -> None:
+        removed.append("network")
+
+    full.handed_over = [Part("docker network fl", remove)]
+    full.netlink.add(Link(70, "flannel-br", "bridge", 1450, True, "02:00:00:00:00:70"))
+    document = full.run("cleanup", "--yes", "--json").document
+    assert document["removed"][0] == "docker network fl"
+    assert "device flannel-br" in document["removed"]
+    assert removed == ["network"]
+
+
+def test_a_bridge_with_containers_stays(full: World) -> None:
+    full.netlink.add(Link(70, "flannel-br", "bridge", 1450, True, "02:00:00:00:00:70"))
+    full.netlink.add(Link(71, "veth1", "veth", 1450, True, "02:00:00:00:00:71", master=70))
+    assert "device flannel-br" not in full.run("cleanup", "--yes", "--json").document["removed"]
+
+
+def test_a_docker_that_does_not_answer_is_named(full: World) -> None:
+    full.unseen_recipients = ["docker does not run: there is no /run/docker.pid"]
+    done = full.run("cleanup", "--yes")
+    assert done.status == 1
+    assert "not seen: docker does not run: there is no /run/docker.pid" in done.lines

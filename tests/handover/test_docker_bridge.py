@@ -89,7 +89,7 @@ def test_containers_of_another_bridge_with_the_leases_address_need_its_mtu_too()
     (found,) = misfits(SUBNET, MTU, [DOCKER0, *other], [address(5, "10.1.5.1/24")])
     assert str(found) == (
         "br-f1 has containers with MTU 1500, and the overlay carries 1450: their large packets are "
-        "refused or lost; create its network with that MTU"
+        "refused or lost; remove them, and start others"
     )
     assert misfits(SUBNET, MTU, other, [address(5, "10.1.5.1/24")]) == [found]
 

@@ -33,6 +33,7 @@ from flannel.cli.host_view import Host
 from flannel.cli.main import _options, exit_status, parser, run
 from flannel.cli.probe import Pinger, PortAnswer
 from flannel.firewall import nfnetlink, tools
+from flannel.firewall.removal import Part
 from flannel.handover import daemon_json
 from flannel.handover.subnet_env import SubnetEnv
 from flannel.health.status import PARTS, Status, lease_document
@@ -90,6 +91,8 @@ class World:
     :ivar options: flags that every command is given.
     :ivar environ: FLANNELD_* variables.
     :ivar claims: of flannelds that run, by device or network.
+    :ivar handed_over: what -hand-over has made.
+    :ivar unseen_recipients: why some of that is not known.
     :ivar no_kernel: the error of each try to open the kernel's doors.
     """
 
@@ -128,6 +131,8 @@ class World:
         self.terminal: str | None = None
         self.stdin: io.StringIO | None = None
         self.environ: dict[str, str] = {}
+        self.handed_over: list[Part] = []
+        self.unseen_recipients: list[str] = []
         self.no_kernel: Exception | None = None
         self._make_kernel()
         self.write_env(SubnetEnv(IPv4Network("10.1.0.0/16"), IPv4Interface("10.1.5.1/24"), 1450,
@@ -236,6 +241,9 @@ class FakeContext(Context):
         async with super().host() as host:
             host.sysctls = self.world.sysctls
             yield host
+
+    async def find_handed_over(self) -> tuple[list[Part], list[str]]:
+        return self.world.handed_over, self.world.unseen_recipients
 
     def pinger(self) -> Pinger:
         return Pinger(Wire(self.world.reach), patience=0)

@@ -28,6 +28,7 @@ from flannel.errors import (
 from flannel.firewall import keeper as firewall_keeper
 from flannel.firewall.rules import Guard
 from flannel.handover.hand_over import HandOver
+from flannel.handover.recipients import Recipients
 from flannel.health import status as status_module
 from flannel.health.status import Status
 from flannel.kernel.interface import ExternalInterface
@@ -152,6 +153,7 @@ class OneLife:
             underlay=cast(Any, self.underlay),
             config=ConfigFollower(self.store, "/config", conditions),
             hand_over=HandOver(self.host.netlink, options.subnet_file, None, self.status),
+            recipients=Recipients([], self.status.conditions),
             state=state,
             leases=LeaseTable(state.current.peers if state.current is not None else ()),
             adoption=Adoption(self.store, 0, lambda: clock.now),

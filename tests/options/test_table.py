@@ -59,6 +59,7 @@ OURS = {
     "lease-grace": "5m",
     "adopt-after": "1m",
     "lease-hook": "",
+    "hand-over": "",
     "release-on-exit": "false",
     "state-dir": "/var/lib/flannel",
     "healthz-ip": "127.0.0.1",  # not upstream's 0.0.0.0: listeners are on loopback unless asked
@@ -93,6 +94,7 @@ def test_the_defaults() -> None:
         lease_grace=timedelta(minutes=5),
         adopt_after=timedelta(minutes=1),
         lease_hook=None,
+        hand_over=(),
         release_on_exit=False,
         state_dir=Path("/var/lib/flannel"),
         healthz_ip=IPv4Address("127.0.0.1"),
