@@ -26,6 +26,10 @@ class BadDocument(Exception):
     """Why a document, or one member of it, cannot be used; a phrase without the document's name."""
 
 
+class NotAnObject(BadDocument):
+    """The document is JSON, but another value than an object."""
+
+
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")  # Python's json reads NaN and Infinity, Go's does not
 
@@ -57,7 +61,7 @@ def parse_object(text: str, max_chars: int = MAX_CHARS) -> dict[str, Any]:
     except ValueError as error:
         raise BadDocument(f"it is not JSON: {error}") from None
     if not isinstance(document, dict):
-        raise BadDocument(f"it is {shown(document)}, not an object")
+        raise NotAnObject(f"it is {shown(document)}, not an object")
     return document
 
 

@@ -50,7 +50,7 @@ async def examine(context: Context) -> list[Finding]:
     facts = Facts(env=subnet_env.read(context.options.subnet_file), mark=context.options.guard_mark)
     findings = await _ask_daemon(context, facts)
     findings += await _ask_store(context, facts)
-    findings += examine_config()
+    findings += await examine_config()
     try:
         async with context.host() as host:
             async for each in examine_host(facts, host):

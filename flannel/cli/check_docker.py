@@ -14,10 +14,10 @@ _MOST_JUDGED = 50
 _ADDRESS = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?:/\d{1,2})?(?![\d.])")
 
 
-def examine_config() -> list[Finding]:
+async def examine_config() -> list[Finding]:
     """Why docker will refuse to start."""
     try:
-        return [Finding("daemon-json", each) for each in daemon_json.refusals()]
+        return [Finding("daemon-json", each) for each in await daemon_json.refusals()]
     except DaemonJsonUnread as why:
         return [Finding("unseen", str(why))]
 

@@ -1,17 +1,20 @@
 """Will docker start with its daemon.json beside the options that mk-docker-opts writes?
 
 dockerd refuses to start if an option is a flag and a member of that file, if the file is not a JSON
-object, and if ``bridge`` names a bridge beside ``--bip``. Nothing is changed here.
+object, and if ``bridge`` names a bridge beside ``--bip``. Where docker's unit does not pass the
+options on to dockerd, as without our drop-in, the members are the operator's way to hand the lease
+over, and nothing is refused. Nothing is changed here.
 """
 
 import errno
-import json
 import os
 import re
 from pathlib import Path
 from typing import Any
 
-from flannel.errors import FlannelError
+from flannel import programs
+from flannel.document import BadDocument, NotAnObject, parse_object
+from flannel.errors import CannotRun, FlannelError
 
 DAEMON_JSON = Path("/etc/docker/daemon.json")
 """dockerd's default for --config-file."""
@@ -22,13 +25,16 @@ _LARGEST = 1 << 20
 """The most bytes read of either file."""
 _FLAG = re.compile(r"--(bip|ip-masq|mtu)=")
 """The flags of mk-docker-opts; dockerd's members have the same names."""
+_SHOW_UNIT = ("systemctl", "show", "--property=EnvironmentFiles,ExecStart", "docker.service")
+_TIMEOUT = 10.0
+"""Seconds in which systemd has to describe docker's unit."""
 
 
 class DaemonJsonUnread(FlannelError):
     """daemon.json cannot be read, so it is not known whether docker starts."""
 
 
-def refusals() -> list[str]:
+async def refusals() -> list[str]:
     """The reasons for which dockerd will refuse to start; empty if there is none, or no file.
 
     :raises DaemonJsonUnread: the file exists and cannot be read.
@@ -44,14 +50,14 @@ def refusals() -> list[str]:
     if not text.strip():
         return []  # as dockerd takes it since 23.0
     try:
-        document = json.loads(text)
-    except RecursionError:
-        return [f"{DAEMON_JSON} is nested too deeply"]
-    except ValueError as why:
-        return [f"{DAEMON_JSON} is not JSON: {why}"]
-    if not isinstance(document, dict):
+        document = parse_object(text, _LARGEST)
+    except NotAnObject:
         return [f"{DAEMON_JSON} is not a JSON object"]
-    return _conflicts(document, _given())
+    except BadDocument as why:
+        return [f"{DAEMON_JSON} {str(why).removeprefix('it ')}"]
+    if not document.keys() & {"bip", "bridge", "ip-masq", "mtu"}:
+        return []
+    return _conflicts(document, await _given())
 
 
 def _conflicts(document: dict[str, Any], given: set[str]) -> list[str]:
@@ -62,12 +68,32 @@ def _conflicts(document: dict[str, Any], given: set[str]) -> list[str]:
     return found
 
 
-def _given() -> set[str]:
-    """The flags that docker gets from flannel."""
+async def _given() -> set[str]:
+    """The flags that dockerd gets from flannel at its next start."""
     try:
-        return set(_FLAG.findall(_read(DOCKER_OPTIONS).decode(errors="replace")))
+        lines = _read(DOCKER_OPTIONS).decode(errors="replace").splitlines()
     except OSError:
         return set()
+    unit = await _docker_unit()
+    if unit is not None:
+        taken = _variables(unit)
+        lines = [line for line in lines if line.partition("=")[0] in taken]
+    return set(_FLAG.findall("\n".join(lines)))
+
+
+async def _docker_unit() -> str | None:
+    """What docker's unit runs, with which files of variables; None if systemd does not answer."""
+    try:
+        done = await programs.run(_SHOW_UNIT, timeout=_TIMEOUT)
+    except CannotRun:
+        return None
+    return done.stdout.decode(errors="replace") if done.status == 0 else None
+
+
+def _variables(unit: str) -> set[str]:
+    """The variables on dockerd's command line, if the unit reads them from our file."""
+    files = re.findall(r"(?m)^EnvironmentFiles=(\S+)", unit)
+    return set(re.findall(r"\$\{?(\w+)", unit)) if str(DOCKER_OPTIONS) in files else set()
 
 
 def _read(path: Path) -> bytes:
