@@ -44,10 +44,13 @@ class Pinger:
 
     Not ping(8): it has room for some 170 answers, and after a pause all come at once; and when it
     is ended it does not wait for those that are on their way.
+
+    :ivar patience: seconds after the end in which missing answers are still waited for.
     """
 
     def __init__(self, container: Namespace, address: IPv4Address, per_second: int = 100) -> None:
         self._container, self._address, self._pause = container, address, 1 / per_second
+        self.patience = 10.0  # what stood still for a while comes all at once
         self._who = secrets.randbits(32)
         self._answered: set[int] = set()
         self._ending = threading.Event()
@@ -62,6 +65,10 @@ class Pinger:
     def lost(self) -> int:
         """Pings without an answer."""
         return self.sent - self.received
+
+    def lost_between(self, first: int, end: int) -> int:
+        """Pings without an answer yet, of those from number ``first`` on and before ``end``."""
+        return sum(number not in self._answered for number in range(first, end))
 
     def wait_sent(self, n: int) -> None:
         """Wait for so many pings more."""
@@ -88,7 +95,7 @@ class Pinger:
             self._send()
             due = max(due + self._pause, time.monotonic())
             self._receive_until(due)
-        deadline = time.monotonic() + 10  # what stood still for a while comes all at once
+        deadline = time.monotonic() + self.patience
         while self.lost and time.monotonic() < deadline:
             self._receive_until(time.monotonic() + 0.01)
 
