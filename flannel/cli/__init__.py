@@ -7,7 +7,8 @@
     peers        peers: which hosts answer, how quickly, and packets up to which size
     check        check: whether the network is healthy; here flanneld and the store
     check_docker docker's own rules and its configuration file
-    check_host   this host: firewall, devices, docker, addresses
+    check_firewall  what this host's firewall does with packets of the overlay
+    check_host   this host: devices, docker, addresses
     check_peers  the other hosts
     check_ways   routes and entries of each peer, for this host's packets and for containers'
     forwarded    a forwarded packet's way: the kernel's route for it, and the rules of the firewall

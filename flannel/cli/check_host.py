@@ -1,23 +1,20 @@
 """The part of `flannel check` that looks at this host: firewall, devices, docker, addresses."""
 
 from collections.abc import AsyncIterator
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Interface
 
 from flannel import backends
-from flannel.cli.check_docker import direct_routing, dropped_directly, untouched
+from flannel.cli.check_firewall import examine_firewall
 from flannel.cli.facts import Facts
 from flannel.cli.findings import Finding
 from flannel.cli.forwarded import find_bridge, forwarding_off
-from flannel.cli.host_view import Host, first_container
+from flannel.cli.host_view import Host
 from flannel.cli.planned import make_planner
-from flannel.cli.rulesets.verdict import FORWARDED, RECEIVED, Packet, judge
 from flannel.conditions import Condition
 from flannel.handover import docker_bridge
-from flannel.kernel.host import DOCKER_BRIDGE, Claim, find_overlap
+from flannel.kernel.host import Claim, find_overlap
 from flannel.kernel.links import Link
 
-_MOST_JUDGED = 50
-"""The number of peers for which the rules for input are evaluated; results seldom differ."""
 _MOST_CONFLICTS = 5
 """The most rules that a finding names for using the guard's bit."""
 
@@ -42,7 +39,7 @@ def _forwarding(facts: Facts, host: Host) -> list[Finding]:
     else:
         off = [forwarding_off(host, link) for link in _links_on_the_way(facts, host)]
         findings += [Finding("link-forwarding", each) for each in off if each]
-    return findings + _forward_drop(facts, host) + _input_drop(facts, host)
+    return findings + examine_firewall(facts, host)
 
 
 def _links_on_the_way(facts: Facts, host: Host) -> list[Link]:
@@ -54,47 +51,6 @@ def _links_on_the_way(facts: Facts, host: Host) -> list[Link]:
     return [each for each in (find_bridge(host, facts.subnet), *outside) if each is not None]
 
 
-def _forward_drop(facts: Facts, host: Host) -> list[Finding]:
-    """A rule that drops packets between containers here and on a peer."""
-    subnet, network, interface = facts.subnet, facts.network, facts.interface
-    device = facts.device or (interface["name"] if interface is not None else "")
-    if subnet is None or network is None or not device:
-        return []
-    peer = next(iter(_peer_subnets(facts)), None)
-    far = first_container(peer) if peer is not None else network.broadcast_address - 1
-    dropped = dropped_directly(host, subnet, far, device)
-    findings = direct_routing(dropped, far)
-    near = untouched(dropped, subnet)
-    for protocol in ("tcp", "icmp"):  # ufw accepts pings even if it drops all else
-        for packet in (
-            Packet(near, far, DOCKER_BRIDGE, device, protocol),
-            Packet(far, near, device, DOCKER_BRIDGE, protocol),
-        ):
-            verdict = judge(host.chains, FORWARDED, packet)
-            is_new = all(verdict.by != each.by for each in dropped.values())
-            if verdict.outcome == "drop" and verdict.sure and is_new:
-                what = f"{verdict.by} drops {packet.source} -> {packet.destination}"
-                return [*findings, Finding("forward-drop", what)]
-    return findings
-
-
-def _input_drop(facts: Facts, host: Host) -> list[Finding]:
-    """A rule that drops the backend's packets from a peer."""
-    interface, port = facts.interface, facts.port
-    if interface is None or not port:
-        return []
-    own = IPv4Address(interface["address"])
-    for lease in (facts.leases or ())[:_MOST_JUDGED]:
-        source = lease.attrs.public_ip
-        if source == own or lease.subnet == facts.subnet:
-            continue
-        packet = Packet(source, own, interface["name"], "", "udp", port)
-        verdict = judge(host.chains, RECEIVED, packet)
-        if verdict.outcome == "drop" and verdict.sure:
-            return [Finding("input-drop", f"{verdict.by} drops UDP port {port} from {source}")]
-    return []
-
-
 def _marks(facts: Facts, host: Host) -> list[Finding]:
     if facts.status is None or not (facts.status["firewall"] or {}).get("guarded"):
         return []
@@ -102,10 +58,6 @@ def _marks(facts: Facts, host: Host) -> list[Finding]:
     return [
         Finding("mark-conflict", f"{each} uses {bit}") for each in host.marking[:_MOST_CONFLICTS]
     ]
-
-
-def _peer_subnets(facts: Facts) -> list[IPv4Network]:
-    return [lease.subnet for lease in facts.leases or () if lease.subnet != facts.subnet]
 
 
 def _device(facts: Facts, host: Host) -> list[Finding]:

@@ -62,6 +62,11 @@ KINDS: dict[str, Kind] = {
     "forward-drop": Kind(
         "packets between containers and other hosts are dropped",
         "let flanneld add its rules (-iptables-forward-rules), or accept the network there"),
+    "forward-unsure": Kind(
+        "packets between containers and other hosts may be dropped by a rule that flannel cannot "
+        "evaluate",
+        "see whether they pass: ping from a container here to one there; compare the rule",
+        "warning"),
     "direct-routing": Kind(
         "docker 28 and later drops what reaches containers past their bridge, as peers' packets do",
         "restart docker with --allow-direct-routing (28.2 and later; flannel's drop-in gives it), "
@@ -69,6 +74,15 @@ KINDS: dict[str, Kind] = {
     "input-drop": Kind(
         "packets of other hosts to containers here are dropped",
         "accept that UDP port on the external interface"),
+    "input-unsure": Kind(
+        "packets of other hosts may be dropped by a rule that flannel cannot evaluate",
+        "see whether flannel peers reaches that host; compare the rule", "warning"),
+    "output-drop": Kind(
+        "packets to containers on other hosts do not leave this one",
+        "accept that UDP port on the external interface"),
+    "output-unsure": Kind(
+        "packets to other hosts may be dropped by a rule that flannel cannot evaluate",
+        "see whether flannel peers reaches that host; compare the rule", "warning"),
     "firewall": Kind(
         "masquerade, guard or forwarding may be missing or out of date",
         "see that nft and iptables run: nft list ruleset, iptables-save; flanneld tries again"),

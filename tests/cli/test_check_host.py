@@ -41,14 +41,61 @@ class TestFirewall:
         world.filter(policy="DROP")
         assert findings(world)["forward-drop"].endswith("10.1.5.2 -> 10.1.255.254")
 
-    def test_a_rule_that_is_not_understood_is_not_a_finding(self, world: World) -> None:
-        world.filter("-A FORWARD -m mystery --what -j DROP")
+    def test_a_rule_that_is_not_understood_is_a_warning_if_it_may_drop(self, world: World) -> None:
+        drop = "-A FORWARD -m mystery --what -j DROP"
+        world.filter(drop)
+        assert findings(world) == {
+            "forward-unsure": "10.1.5.2 -> 10.1.9.2 may be dropped by iptables filter FORWARD: "
+            f"{drop}, which has a condition that flannel does not understand"
+        }
+        assert world.run("check").status == 0
+        accept = "-A FORWARD -m mystery --what -j ACCEPT"
+        world.filter(accept, policy="DROP")
+        assert findings(world)["forward-unsure"].endswith(
+            "may be dropped by policy drop of iptables filter FORWARD, which depends on a "
+            f"condition of iptables filter FORWARD: {accept}"
+        )
+        for harmless in (
+            accept,
+            "-A FORWARD -m mystery --what",
+            f"{drop.replace(' -m', ' -p 6 -m')}",
+        ):
+            world.filter("-A FORWARD -s 10.1.0.0/16 -j ACCEPT", harmless, policy="DROP")
+            assert findings(world) == {}
+        world.filter("-A INPUT -p udp -m mystery -j DROP", "-A OUTPUT -p udp -m mystery -j DROP")
+        assert findings(world).keys() == {"input-unsure", "output-unsure"}
+
+    def test_each_peer_s_packets_are_judged(self, world: World) -> None:
+        for number in (10, 11):
+            world.lease(number, backend_data={"VtepMAC": f"02:00:00:00:00:{number}"})
+        rules = [f"-A FORWARD -d 10.1.{number}.0/24 -j DROP" for number in (10, 11)]
+        world.filter(*rules)
+        found = world.run("check", "--json").document["findings"]
+        texts = [each["what"] for each in found if each["finding"] == "forward-drop"]
+        assert texts == [
+            f"iptables filter FORWARD: {rule} drops 10.1.5.2 -> 10.1.{number}.2"
+            for rule, number in zip(rules, (10, 11), strict=True)
+        ]
+        world.filter(policy="DROP")
+        text = findings(world)["forward-drop"]
+        assert text.endswith("drops 10.1.5.2 -> 10.1.9.2, and likewise of 2 more peers")
+
+    def test_a_bridge_that_has_the_lease_s_address_is_the_containers(self, world: World) -> None:
+        world.netlink.add(replace(DOCKER0, name="br-net"))
+        world.filter("-A FORWARD -i docker0 -j DROP")
         assert findings(world) == {}
+        world.filter("-A FORWARD -i br-net -j DROP")
+        assert findings(world).keys() == {"forward-drop"}
 
     def test_a_rule_that_drops_the_tunnel_s_packets_is_found(self, world: World) -> None:
         world.filter("-A INPUT -p udp --dport 8472 -j DROP")
         text = findings(world)["input-drop"]
         assert text.endswith("drops UDP port 8472 from 192.0.2.9")
+
+    def test_a_rule_that_drops_what_the_tunnel_sends_is_found(self, world: World) -> None:
+        world.filter("-A OUTPUT -p udp --dport 8472 -j DROP")
+        text = findings(world)["output-drop"]
+        assert text.endswith("drops UDP port 8472 to 192.0.2.9")
 
     def test_a_backend_without_a_port_needs_none_open(self, world: World) -> None:
         world.store.configure('{"Network": "10.1.0.0/16", "Backend": {"Type": "host-gw"}}')

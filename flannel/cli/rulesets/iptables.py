@@ -86,9 +86,13 @@ def _rule(text: str, line: str) -> Rule:
             target = _target(name, "goto" if word == "-g" else "jump")
             return Rule(tuple(found), target, line, _CHANGES.get(name, frozenset()))
         if word == "-m":
-            # Others may restrict a rule without an option, such as rpfilter and socket.
-            if words.next() not in _MODULES:
-                found.append(matches.unknown)
+            # Others may restrict a rule without an option, such as socket.
+            module = words.next() or ""
+            if module not in _MODULES:
+                found.append(_BY_MODULE.get(module, matches.unknown))
+            continue
+        if word == "--invert" and found and found[-1] is _rpfilter:
+            found[-1] = matches.never
             continue
         match = _read(word, words)
         if match is not None:
@@ -119,6 +123,10 @@ def _read(option: str, words: _Words) -> Match | None:
     if option == "--comment":
         words.next()
         return None
+    if option in _WITHOUT_VALUE:
+        return _WITHOUT_VALUE[option]
+    if option == "--tcp-flags":
+        return _tcp_flags(words.next() or "", words.next() or "")
     reader = _OPTIONS.get(option)
     if reader is None:
         return matches.unknown
@@ -171,6 +179,36 @@ def _ports(value: str) -> Match:
     return lambda sight: any(low <= sight.packet.port <= high for low, high in ranges)
 
 
+def _source_ports(value: str) -> Match:
+    ranges = []
+    for part in value.split(","):
+        low, _, high = part.partition(":")
+        ranges.append((int(low), int(high or low)))
+    return matches.source_port(ranges)
+
+
+def _tcp_flags(mask: str, wanted: str) -> Match:
+    """``FIN,SYN,RST,ACK SYN``."""
+    flags = [
+        ([] if text == "NONE" else _ALL_FLAGS if text == "ALL" else text.split(","))
+        for text in (mask, wanted)
+    ]
+    if not all(name in _ALL_FLAGS for names in flags for name in names):
+        return matches.unknown
+    return matches.tcp_flags(*flags)
+
+
+def _status(value: str) -> Match:
+    """The first packet of a connection: nothing is translated, no answer was seen."""
+
+    def fits(sight: Sight) -> bool | None:
+        if not sight.packet.tracked:
+            return None if sight.packet.tracked is None else False
+        return "NONE" in value.upper().split(",")
+
+    return fits
+
+
 def _mark(value: str) -> Match:
     wanted, _, mask = value.partition("/")
     return matches.mark(int(wanted, 0), int(mask, 0) if mask else matches.ALL_BITS)
@@ -186,6 +224,24 @@ def _icmp_type(value: str) -> Match:
     return lambda _: value in ("8", "8/0", "any", "255")
 
 
+_ALL_FLAGS = ["FIN", "SYN", "RST", "PSH", "ACK", "URG"]
+
+
+def _rpfilter(_: Sight) -> bool | None:
+    """A packet with its true source comes in by the link that leads to that source."""
+    return True
+
+
+_WITHOUT_VALUE: dict[str, Match | None] = {
+    "--loose": None,  # of rpfilter, as the next two
+    "--validmark": None,
+    "--accept-local": None,
+    "--syn": matches.tcp_flags([*_ALL_FLAGS[:3], "ACK"], ["SYN"]),
+    "-f": matches.never,  # a fragment
+    "--physdev-is-bridged": matches.never,
+}
+_BY_MODULE: dict[str, Match] = {"rpfilter": _rpfilter}
+"""Match extensions that restrict a rule without an option."""
 _OPTIONS: dict[str, Callable[[str], Match]] = {
     "-s": partial(_address, "source"),
     "-d": partial(_address, "destination"),
@@ -194,6 +250,11 @@ _OPTIONS: dict[str, Callable[[str], Match]] = {
     "-p": _protocol,
     "--dport": _ports,
     "--dports": _ports,
+    "--sport": _source_ports,
+    "--sports": _source_ports,
+    "--ctstatus": _status,
+    "--ctdir": lambda value: matches.always if value == "ORIGINAL" else matches.never,
+    "--pkt-type": lambda value: matches.always if value == "unicast" else matches.never,
     "--ctstate": lambda value: matches.state(value.split(",")),
     "--state": lambda value: matches.state(value.split(",")),
     "--mark": _mark,
@@ -204,7 +265,7 @@ _OPTIONS: dict[str, Callable[[str], Match]] = {
     "--icmp-type": _icmp_type,
 }
 _MODULES = {
-    "addrtype", "comment", "connmark", "conntrack", "icmp", "iprange", "mark", "multiport", "state",
-    "tcp", "udp",
+    "addrtype", "comment", "connmark", "conntrack", "icmp", "iprange", "mark", "multiport",
+    "physdev", "pkttype", "state", "tcp", "udp",
 }  # fmt: skip
 """Match extensions that check nothing beyond their options."""

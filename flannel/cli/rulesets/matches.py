@@ -45,6 +45,37 @@ def address(side: Literal["source", "destination"], wanted: int, mask: int = ALL
     return fits
 
 
+def always(_: Sight) -> bool | None:
+    """Yes."""
+    return True
+
+
+def source_port(ranges: Collection[tuple[int, int]]) -> Match:
+    """A source port in one of these ranges, with their ends."""
+
+    def fits(sight: Sight) -> bool | None:
+        if sight.packet.protocol not in ("tcp", "udp"):
+            return False
+        return within(sight.packet.source_ports, ranges)
+
+    return fits
+
+
+def within(ports: tuple[int, int], ranges: Collection[tuple[int, int]]) -> bool | None:
+    """Whether every port of a range is in one of ``ranges``; None: some are."""
+    low, high = ports
+    if any(first <= low and high <= last for first, last in ranges):
+        return True
+    return None if any(first <= high and low <= last for first, last in ranges) else False
+
+
+def tcp_flags(mask: Collection[str], wanted: Collection[str]) -> Match:
+    """Of the TCP flags in ``mask`` those in ``wanted`` are set: the packet opens a connection."""
+    expected = {name.lower() for name in wanted}
+    found = {"syn"} & {name.lower() for name in mask}
+    return lambda sight: sight.packet.protocol == "tcp" and found == expected
+
+
 def protocol(name: str) -> Match:
     """A protocol by its name or number."""
     wanted = PROTOCOLS.get(name, name)

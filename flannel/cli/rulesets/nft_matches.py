@@ -6,7 +6,7 @@ packet has no such field, nft ends the rule, with any operator: `ABSENT`.
 
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from flannel.cli.rulesets import matches
 from flannel.cli.rulesets.verdict import Match, Sight
@@ -34,11 +34,57 @@ def match(body: Any, sets: Elements) -> Match:
     """A ``match`` statement."""
     if not isinstance(body, dict):
         return matches.unknown
-    field, operator = _field(body.get("left")), body.get("op", "==")
+    operator = body.get("op", "==")
+    flags = _tcp_flags(body.get("left"), operator, body.get("right"))
+    if flags is not None:
+        return flags
+    field = _field(body.get("left"))
     test = _comparison(operator, body.get("right"), sets)
     if field is None or test is None:
         return matches.unknown
     return _match(field, test)
+
+
+def _tcp_flags(left: Any, operator: str, right: Any) -> Match | None:
+    """``tcp flags syn / fin,syn,rst,ack``, ``tcp flags & (fin | syn) == syn``; None: another."""
+    name, body = item(left)
+    mask: Any = [*_TCP_FLAGS]
+    if name == "&" and isinstance(body, list) and len(body) == 2:
+        left, mask = body
+    if item(left) != ("payload", {"protocol": "tcp", "field": "flags"}):
+        return None
+    masked, wanted = _names(mask), _names(right)
+    if masked is None or wanted is None or not wanted | masked <= _TCP_FLAGS:
+        return matches.unknown
+    if operator == "!":  # none of them is set
+        return matches.tcp_flags(wanted & masked, ())
+    if operator == "in":  # any of them is set
+        return matches.protocol("tcp") if "syn" in wanted & masked else matches.never
+    if operator == "!=":
+        equal = matches.tcp_flags(masked, wanted)
+        return lambda sight: sight.packet.protocol == "tcp" and not equal(sight)
+    return matches.tcp_flags(masked, wanted) if operator == "==" else matches.unknown
+
+
+def _names(value: Any) -> set[str] | None:
+    """The names in ``"syn"``, ``["syn", "ack"]``, ``{"|": ["syn", "ack"]}``; None: others."""
+    if isinstance(value, str):
+        return {value}
+    if value == 0 and not isinstance(value, bool):
+        return set()
+    parts = value.get("|") if isinstance(value, dict) and len(value) == 1 else value
+    if not isinstance(parts, list):
+        return None
+    found: set[str] = set()
+    for part in parts:
+        names = _names(part)
+        if names is None:
+            return None
+        found |= names
+    return found
+
+
+_TCP_FLAGS = {"fin", "syn", "rst", "psh", "ack", "urg", "ecn", "cwr"}
 
 
 def key_match(left: Any, value: Any) -> Match:
@@ -118,6 +164,8 @@ def _is_value(value: Any) -> Test:
         return lambda _: True
 
     def is_it(found: Any) -> bool | None:
+        if isinstance(found, _Ports):
+            return found.within(value, value)
         wanted = _like(found, value)
         return None if wanted is None else bool(found == wanted)
 
@@ -128,7 +176,7 @@ def _all_of(tests: Sequence[Test]) -> Test:
     """Of a tuple, each part passes its test."""
 
     def are_so(found: Any) -> bool | None:
-        if not isinstance(found, tuple) or len(found) != len(tests):
+        if type(found) is not tuple or len(found) != len(tests):
             return None
         pairs = zip(tests, found, strict=True)
         answers = [None if part is None else test(part) for test, part in pairs]
@@ -151,12 +199,17 @@ def _in_prefix(address: str, length: int) -> Test:
 
 def _in_range(low: Any, high: Any) -> Test:
     def is_in(found: Any) -> bool | None:
+        if isinstance(found, _Ports):
+            return found.within(low, high)
         first, last = _like(found, low), _like(found, high)
         if not isinstance(found, int | IPv4Address) or first is None or last is None:
             return None
         return int(first) <= int(found) <= int(last)
 
     return is_in
+
+
+_OTHER_NAMES = {**matches.PROTOCOLS, "host": "unicast"}
 
 
 def _like(found: Any, value: Any) -> Any:
@@ -176,8 +229,21 @@ def _like(found: Any, value: Any) -> Any:
         case _LinkName(), int():
             return ""  # the index of a removed link
         case str(), str() | int():
-            return matches.PROTOCOLS.get(str(value), str(value))
+            return _OTHER_NAMES.get(str(value), str(value))
     return None
+
+
+class _Ports(NamedTuple):
+    """The source ports that a packet may have."""
+
+    first: int
+    last: int
+
+    def within(self, low: Any, high: Any) -> bool | None:
+        """Whether they all are in a range; None: not known."""
+        if type(low) is not int or type(high) is not int:
+            return None
+        return matches.within(self, [(low, high)])
 
 
 class _LinkName(str):
@@ -198,7 +264,7 @@ def _field(left: Any) -> Field | None:
             return lambda sight: matches.address_type(sight.packet, "source")
         case "fib", {"result": "type", "flags": ["daddr"]}:
             return lambda sight: matches.address_type(sight.packet, "destination")
-        case "fib", {"result": "oif", "flags": ["saddr", "iif"]}:
+        case "fib", {"result": "oif", "flags": ["saddr", "iif"] | ["saddr", "mark", "iif"]}:
             # A packet with its true source comes in by the link that leads to that source.
             return lambda _: True
         case "payload", {"protocol": str(protocol), "field": str(field)}:
@@ -237,6 +303,7 @@ _META: dict[str, Field] = {
     "nfproto": lambda _: "ipv4",
     "protocol": lambda _: "ip",
     "mark": lambda sight: sight.packet.mark,
+    "pkttype": lambda _: "unicast",
 }
 _CT: dict[str, Field] = {
     "state": _state,
@@ -248,9 +315,15 @@ _PAYLOAD: dict[tuple[str, str], Field] = {
     ("ip", "saddr"): lambda sight: sight.packet.source,
     ("ip", "daddr"): lambda sight: sight.packet.destination,
     ("ip", "protocol"): lambda sight: sight.packet.protocol,
+    ("ip", "frag-off"): lambda _: 0x4000,  # not to be fragmented, and no fragment (RFC 791)
     ("icmp", "type"): lambda _: "echo-request",
     ("tcp", "dport"): lambda sight: sight.packet.port,
     ("udp", "dport"): lambda sight: sight.packet.port,
+    ("tcp", "sport"): lambda sight: _Ports(*sight.packet.source_ports),
+    ("udp", "sport"): lambda sight: _Ports(*sight.packet.source_ports),
+    ("th", "sport"): lambda sight: (
+        _Ports(*sight.packet.source_ports) if sight.packet.protocol in ("tcp", "udp") else None
+    ),
     ("th", "dport"): lambda sight: (
         sight.packet.port if sight.packet.protocol in ("tcp", "udp") else None
     ),

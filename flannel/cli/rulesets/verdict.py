@@ -30,6 +30,10 @@ OTHER_PORT = 9
 """The port of the discard service (RFC 863): stands for services that no rule names."""
 
 
+EPHEMERAL = 32768, 60999
+"""The source ports of connections: Linux' net.ipv4.ip_local_port_range, VXLAN's as well."""
+
+
 @dataclass(frozen=True, slots=True)
 class Packet:
     """The first packet of a connection.
@@ -40,6 +44,7 @@ class Packet:
     :ivar port: the destination port of udp and tcp.
     :ivar mark: the mark of packet and connection; None: a rule on the way may have set one.
     :ivar tracked: whether conntrack sees the packet; None: a rule on the way may have prevented it.
+    :ivar source_ports: the first and the last of those that it may have.
     """
 
     source: IPv4Address
@@ -50,6 +55,7 @@ class Packet:
     port: int = OTHER_PORT
     mark: int | None = 0
     tracked: bool | None = True
+    source_ports: tuple[int, int] = EPHEMERAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +147,7 @@ def judge(chains: Chains, hooks: tuple[str, ...], packet: Packet, kind: str = "f
     """
     walk = _Walk(packet)
     accepted, weight = Verdict("accept"), 0
-    for base in _bases(chains, hooks, kind):
-        sight = _sight(base.hook, packet)
-        link = sight.link_in if base.hook == "ingress" else sight.link_out
-        if base.links and link not in base.links:
-            continue
+    for base in bases_on_the_way(chains, hooks, kind, packet):
         verdict = walk.through(chains[base.table], base)
         is_by_rule = verdict.outcome not in ("continue", "return")
         if not is_by_rule:
@@ -170,14 +172,24 @@ def _weight(base: Chain, is_by_rule: bool) -> int:
     return 2 * (base.hook in _DECIDING) + is_by_rule
 
 
-def _bases(chains: Chains, hooks: tuple[str, ...], kind: str) -> Iterator[Chain]:
+def bases_on_the_way(
+    chains: Chains, hooks: tuple[str, ...], kind: str, packet: Packet
+) -> Iterator[Chain]:
+    """The base chains that see the packet, in order."""
     every = [chain for table in chains.values() for chain in table.values()]
     for hook in hooks:
-        found = [chain for chain in every if (chain.hook, chain.kind) == (hook, kind)]
+        sight = sight_at(hook, packet)
+        link = sight.link_in if hook == "ingress" else sight.link_out
+        found = [
+            chain
+            for chain in every
+            if (chain.hook, chain.kind) == (hook, kind) and (not chain.links or link in chain.links)
+        ]
         yield from sorted(found, key=lambda chain: chain.priority)
 
 
-def _sight(hook: str, packet: Packet) -> Sight:
+def sight_at(hook: str, packet: Packet) -> Sight:
+    """The packet as a hook sees it."""
     return Sight(
         packet,
         None if hook in ("output", "egress") else packet.came_in or None,
@@ -185,10 +197,10 @@ def _sight(hook: str, packet: Packet) -> Sight:
     )
 
 
-_DEEPEST = 16
+DEEPEST = 16
 """The most nested jumps; nft refuses more, and both refuse loops."""
 
-_MOST_RULES = 200_000
+MOST_RULES = 200_000
 """The most rules evaluated for one verdict: rules that may apply and jump multiply the ways."""
 
 
@@ -207,12 +219,12 @@ class _Walk:
         sure = True
         for rule in chain.rules:
             self._n_rules += 1
-            if self._n_rules > _MOST_RULES:
+            if self._n_rules > MOST_RULES:
                 return Verdict("continue", sure=False)
-            fits = rule.fits(_sight(hook, self._packet))
+            fits = rule.fits(sight_at(hook, self._packet))
             if fits is False:
                 continue
-            self._change(rule.changes)
+            self._packet = changed(self._packet, rule, sure=fits is True)
             verb, _, name = rule.target.partition(" ")
             if verb == "continue":
                 continue
@@ -222,7 +234,7 @@ class _Walk:
                     return Verdict(outcome, f"{chain.table} {chain.name}: {rule.text}", sure)
                 sure = False
                 continue
-            if name not in chains or depth >= _DEEPEST:
+            if name not in chains or depth >= DEEPEST:
                 sure = False
                 continue
             inner = self._chain(chains, chains[name], hook, depth + 1)
@@ -236,11 +248,17 @@ class _Walk:
                 sure = False
         return Verdict("continue", sure=sure)
 
-    def _change(self, changes: frozenset[Change]) -> None:
-        if "mark" in changes:
-            self._packet = replace(self._packet, mark=None)
-        if "tracked" in changes:
-            self._packet = replace(self._packet, tracked=None)
+
+def changed(packet: Packet, rule: Rule, *, sure: bool) -> Packet:
+    """The packet after a rule.
+
+    :param sure: the rule applies; otherwise it may.
+    """
+    if "mark" in rule.changes:
+        packet = replace(packet, mark=None)
+    if "tracked" in rule.changes:
+        packet = replace(packet, tracked=None)
+    return packet
 
 
 def _outcome(verb: str) -> Outcome | None:

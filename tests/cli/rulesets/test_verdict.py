@@ -13,6 +13,7 @@ from flannel.cli.rulesets.verdict import FORWARDED, TRANSLATED, Chains, Packet, 
 NEAR, FAR, WORLD = (IPv4Address(text) for text in ("10.1.5.2", "10.1.9.2", "198.51.100.1"))
 OUT = Packet(NEAR, FAR, "docker0", "flannel.1")
 IN = Packet(FAR, NEAR, "flannel.1", "docker0")
+TCP = "ACCEPT", Packet(NEAR, FAR, "docker0", "flannel.1", "tcp")
 
 
 def iptables(
@@ -61,6 +62,27 @@ CHAINS = ":DOCKER - [0:0]\n:DOCKER-USER - [0:0]"
         (("-A FORWARD -p icmp -m icmp --icmp-type 3 -j DROP",), "ACCEPT", OUT, "accept"),
         (("-A FORWARD -m addrtype --dst-type LOCAL -j DROP",), "ACCEPT", OUT, "accept"),
         (("-A FORWARD -m addrtype --dst-type LOCAL,UNICAST -j DROP",), "ACCEPT", OUT, "drop"),
+        # The first packet of a connection is no fragment and has the flag SYN alone.
+        (("-A FORWARD -p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -j DROP",), *TCP, "accept"),
+        (("-A FORWARD -p tcp -m tcp --tcp-flags FIN,SYN FIN,SYN -j DROP",), *TCP, "accept"),
+        (("-A FORWARD -p tcp -m tcp --tcp-flags ALL NONE -j DROP",), *TCP, "accept"),
+        (("-A FORWARD -p tcp --syn -j DROP",), *TCP, "drop"),
+        (("-A FORWARD -f -j DROP",), "ACCEPT", OUT, "accept"),
+        (("-A FORWARD -p tcp -m tcp --sport 1024:65535 -j DROP",), *TCP, "drop"),
+        (("-A FORWARD -p tcp -m multiport --sports 0:1023,3306 -j DROP",), *TCP, "accept"),
+        (("-A FORWARD -p tcp -m tcp --sport 1024:65535 -j DROP",), "ACCEPT", OUT, "accept"),
+        (("-A FORWARD -m conntrack --ctstatus DNAT -j DROP",), "ACCEPT", OUT, "accept"),
+        (("-A FORWARD -m conntrack --ctdir REPLY -j DROP",), "ACCEPT", OUT, "accept"),
+        (("-A FORWARD -m pkttype --pkt-type broadcast -j DROP",), "ACCEPT", OUT, "accept"),
+        (("-A FORWARD -m physdev --physdev-is-bridged -j DROP",), "ACCEPT", OUT, "accept"),
+        # It comes in by the link that leads to its source, as NixOS asks.
+        (
+            ("-A FORWARD -m rpfilter --validmark -j A", "-A FORWARD -j DROP", "-A A -j ACCEPT"),
+            "ACCEPT",
+            OUT,
+            "accept",
+        ),
+        (("-A FORWARD -m rpfilter --invert -j DROP",), "ACCEPT", OUT, "accept"),
         (("-A FORWARD -m mark --mark 0x4000/0x4000 -j DROP",), "ACCEPT", OUT, "accept"),
         (("-A FORWARD -m mark ! --mark 0x4000/0x4000 -j DROP",), "ACCEPT", OUT, "drop"),
         (
@@ -99,7 +121,7 @@ def test_a_rule_that_is_not_understood_makes_the_verdict_unsure_and_decides_noth
 @pytest.mark.parametrize(
     "rule",
     [
-        "-A FORWARD -m rpfilter -j DROP",  # restricts without an option
+        "-A FORWARD -m socket -j DROP",  # restricts without an option
         "-A FORWARD -m limit --limit 3/min -j DROP",
         "-A FORWARD -s 10.1.5.2/33 -j DROP",
         "-A FORWARD -s ! 10.1.5.2 -j DROP",  # as iptables 1.4.2 prints it

@@ -1,0 +1,139 @@
+"""The part of `flannel check` that takes packets through this host's firewall.
+
+Packets between a container here and one of each peer, and the tunnel's own packets from and to each
+peer. A drop that is sure is a fault; one that depends on a condition that is not understood is a
+warning with the rule's text.
+"""
+
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+from typing import NamedTuple
+
+from flannel.backends.traits import Carrier, traits
+from flannel.cli.check_docker import direct_routing, dropped_directly, untouched
+from flannel.cli.facts import Facts
+from flannel.cli.findings import Finding
+from flannel.cli.forwarded import find_bridge
+from flannel.cli.host_view import Host, first_container
+from flannel.cli.rulesets.peril import find_peril
+from flannel.cli.rulesets.verdict import EPHEMERAL, FORWARDED, RECEIVED, SENT, Packet, judge
+from flannel.kernel.host import DOCKER_BRIDGE
+from flannel.lease import Lease
+
+_MOST_PEERS = 50
+"""The most peers whose packets are judged; results seldom differ."""
+_RULES = 100_000
+"""The rules looked at for all peers together, which takes some 0.2 s; fewer peers with more."""
+
+
+class Fate(NamedTuple):
+    """What happens to a packet that may not pass.
+
+    :ivar by: the rule that drops it, or may.
+    :ivar unsure: what that depends on; "" if it is sure.
+    """
+
+    by: str
+    unsure: str = ""
+
+
+def fate(host: Host, hooks: tuple[str, ...], packet: Packet) -> Fate | None:
+    """What drops a packet at these hooks, or may drop it; None: it passes."""
+    verdict = judge(host.chains, hooks, packet)
+    if verdict.sure:
+        return Fate(verdict.by) if verdict.outcome == "drop" else None
+    peril = find_peril(host.chains, hooks, packet)
+    return Fate(peril.by, str(peril)) if peril is not None else None
+
+
+def examine_firewall(facts: Facts, host: Host) -> list[Finding]:
+    """All findings about rules that drop packets of the overlay."""
+    return [*_forwarded(facts, host), *_outer(facts, host)]
+
+
+def _peers(facts: Facts, host: Host) -> list[Lease]:
+    """The peers whose packets are judged."""
+    n_rules = sum(len(chain.rules) for table in host.chains.values() for chain in table.values())
+    most = min(_MOST_PEERS, 1 + _RULES // (1 + n_rules))
+    own = {each.interface.ip for each in host.addresses}
+    leases = [
+        lease
+        for lease in facts.leases or ()
+        if lease.subnet != facts.subnet and lease.attrs.public_ip not in own
+    ]
+    return leases[:most]
+
+
+class _Found:
+    """Findings, one for each rule."""
+
+    def __init__(self, kind: str, unsure: str) -> None:
+        self._kinds = kind, unsure
+        self._packets: dict[Fate, dict[IPv4Address, str]] = {}
+
+    def note(self, peer: IPv4Address, packet: str, found: Fate | None) -> None:
+        """Note a packet of or for a peer, by its text, if it may not pass."""
+        if found is not None:
+            self._packets.setdefault(found, {}).setdefault(peer, packet)
+
+    def findings(self) -> Iterator[Finding]:
+        """What was noted; of packets with one fate the first, and the number of other peers."""
+        for found, packets in self._packets.items():
+            first, *others = packets.values()
+            text = first + (f", and likewise of {len(others)} more peers" if others else "")
+            if not found.unsure:
+                yield Finding(self._kinds[0], f"{found.by} drops {text}")
+            else:
+                yield Finding(self._kinds[1], f"{text} may be dropped by {found.unsure}")
+
+
+def _forwarded(facts: Facts, host: Host) -> Iterator[Finding]:
+    """Rules that drop packets between containers here and on peers."""
+    subnet, network, interface = facts.subnet, facts.network, facts.interface
+    device = facts.device or (interface["name"] if interface is not None else "")
+    if subnet is None or network is None or not device:
+        return
+    bridge = find_bridge(host, subnet)
+    inside = bridge.name if bridge is not None else DOCKER_BRIDGE
+    # Without peers an address of the network stands for their containers.
+    fars = [first_container(lease.subnet) for lease in _peers(facts, host)]
+    fars = fars or [network.broadcast_address - 1]
+    dropped = dropped_directly(host, subnet, fars[0], device)
+    yield from direct_routing(dropped, fars[0])
+    known = {each.by for each in dropped.values()}
+    near = untouched(dropped, subnet)
+    found = _Found("forward-drop", "forward-unsure")
+    for far in fars:
+        for protocol in ("tcp", "icmp"):  # ufw accepts pings even if it drops all else
+            for packet in (
+                Packet(near, far, inside, device, protocol),
+                Packet(far, near, device, inside, protocol),
+            ):
+                its = fate(host, FORWARDED, packet)
+                if its is None or its.by not in known:
+                    found.note(far, f"{packet.source} -> {packet.destination}", its)
+    yield from found.findings()
+
+
+def _outer(facts: Facts, host: Host) -> Iterator[Finding]:
+    """Rules that drop the tunnel's packets, from peers and to them."""
+    interface, port = facts.interface, facts.port
+    if interface is None or not port:
+        return
+    own, link = IPv4Address(interface["address"]), interface["name"]
+    # The packet loop sends from the port itself, VXLAN from one that the packet decides.
+    by_loop = traits(facts.backend).carrier is Carrier.FLANNELD
+    sources = (port, port) if by_loop else EPHEMERAL
+    received, sent = _Found("input-drop", "input-unsure"), _Found("output-drop", "output-unsure")
+    for lease in _peers(facts, host):
+        peer = lease.attrs.public_ip
+        if peer == own:
+            continue
+        packet = Packet(peer, own, link, "", "udp", port, source_ports=sources)
+        coming = fate(host, RECEIVED, packet)
+        received.note(peer, f"UDP port {port} from {peer}", coming)
+        packet = Packet(own, peer, "", link, "udp", port, source_ports=sources)
+        going = fate(host, SENT, packet)
+        sent.note(peer, f"UDP port {port} to {peer}", going)
+    yield from received.findings()
+    yield from sent.findings()
