@@ -50,7 +50,7 @@ ifndef AT_ONCE
 .NOTPARALLEL:
 endif
 .DELETE_ON_ERROR:
-.PHONY: help setup test lint unit units netns fuzz verdicts race chaos soak coverage coverage-unit dist deb deb-trial demo fresh bench bench-guard bench-udp install uninstall clean as-root packages
+.PHONY: help setup test lint unit units netns fuzz verdicts race chaos soak coverage coverage-unit dist deb deb-trial demo fresh bench bench-guard bench-udp install uninstall clean as-root packages containers
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -79,11 +79,11 @@ units: setup ## the unit tests on this Python and on others that are installed, 
 	@$(foreach each,$(PYTHONS_AGAIN),$(if $(call find-other,$(each)),$(MAKE) .venv-$(each)/.installed &&)) :
 	@$(MAKE) -j --output-sync=target AT_ONCE=1 unit $(PYTHONS_AGAIN:%=unit-%)
 
-netns: as-root setup ## tests in network namespaces, on the real kernel and etcd; needs root
+netns: as-root setup containers ## tests in network namespaces, on the real kernel and etcd; needs root
 	@.venv/bin/python $(PYTEST) $(NETNS)
 
 # The unit tests alone need no root.
-coverage: as-root coverage-unit ## lines and branches that the unit tests reach, and both suites together; needs root
+coverage: as-root coverage-unit containers ## lines and branches that the unit tests reach, and both suites together; needs root
 	@$(call measure,netns) $(NETNS)
 	@.venv/bin/python tests/helpers/coverage_table.py $(COVERAGE)/unit $(COVERAGE)/netns
 
@@ -156,6 +156,10 @@ as-root:
 
 packages:
 	@netns-tests/install-packages.sh
+
+# Container programs besides docker, that -hand-over gives the lease to.
+containers: packages
+	@netns-tests/install-packages.sh podman podman /usr/lib/cni/bridge containernetworking-plugins
 
 CAN_BUILD := import ensurepip, os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")
 # $(call find-python,CANDIDATES,NEEDS): the first that runs, is recent enough, and has what is needed:

@@ -113,3 +113,4 @@ disable() { # PACKAGE UNIT...
 }
 disable etcd-server etcd.service
 disable docker.io docker.service docker.socket containerd.service
+disable podman podman.service podman.socket podman-auto-update.timer podman-auto-update.service podman-restart.service

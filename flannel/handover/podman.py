@@ -2,8 +2,8 @@
 
 ``podman network create`` refuses the lease's subnet: this host has an address of the overlay, that
 of flannel.1. In a file the subnet is taken as it is. Which file counts depends on the network
-backend of podman: netavark's, or until podman 4 CNI's. Each is written if its directory is there,
-and netavark's if neither is; a podman reads only one of them.
+backend of podman: netavark's, or until podman 4 CNI's. A podman reads only one of them; CNI's is
+written if its directory is there, as on each host with a podman that may read it.
 """
 
 import hashlib
@@ -48,16 +48,11 @@ class PodmanNetwork:
 
 
 def paths(network: str) -> list[Path]:
-    """The files of the network whose directories are there; netavark's if none is."""
-    found = [
-        path
-        for path in (
-            NETAVARK_DIRECTORY / f"{network}.json",
-            CNI_DIRECTORY / f"{network}.conflist",
-        )
-        if path.parent.is_dir()
-    ]
-    return found or [NETAVARK_DIRECTORY / f"{network}.json"]
+    """The files of the network: netavark's, and CNI's if its directory is there."""
+    found = [NETAVARK_DIRECTORY / f"{network}.json"]
+    if CNI_DIRECTORY.is_dir():
+        found.append(CNI_DIRECTORY / f"{network}.conflist")
+    return found
 
 
 def document(network: str, owner: str, offer: Offer) -> dict[str, Any]:
