@@ -12,6 +12,9 @@ import pytest
 from private_network import private_network
 from world import World
 
+from flannel.firewall import nfnetlink
+from flannel.kernel import netlink, rtnetlink
+
 _LONG = (
     *("test_boot.py", "test_chaos.py", "test_config_walk.py", "test_dist.py", "test_docker.py"),
     *("test_hand_back.py", "test_install.py", "test_range.py", "test_start_without_etcd.py"),
@@ -39,6 +42,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _scope(item: pytest.Item) -> str:
     return item.nodeid.rpartition("::")[0]
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time for the kernel to answer this process: others hold its locks for seconds."""
+    monkeypatch.setattr(netlink, "_PATIENCE", 100.0)
+    monkeypatch.setattr(rtnetlink, "_PATIENCE", 100)
+    monkeypatch.setattr(nfnetlink, "_TIMEOUT", 100.0)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from world import World, WorldError
 @pytest.mark.parametrize("backend", ALL)
 def test_a_cluster_recovers_from_faults(backend: str) -> None:
     """Within more than the usual ten seconds: other tests keep the machine busy."""
-    chaos.run(backend, seed=7, n_faults=8, heal=30)
+    chaos.run(backend, seed=7, n_faults=8, heal=100)
 
 
 def test_damage_that_stays_is_found(world: World) -> None:

@@ -5,7 +5,7 @@ import re
 from contextlib import ExitStack
 from typing import Any
 
-from flannel_command import findings
+from flannel_command import wait_findings
 from world import Host, Pinger, World, ping, wait_for
 
 RANGE = {"SubnetMin": "10.1.16.0", "SubnetMax": "10.1.239.0"}
@@ -165,7 +165,7 @@ def test_each_config_leaves_nothing_behind_and_only_changes_lose_packets(world: 
             remove(world, fresh)
     finally:
         flow.end()
-    assert findings(one) == {}
+    wait_findings(one)
 
 
 def wait_served(host: Host, wanted: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ class Pair:
             host.daemon.wait_ready()
         self.near: Container = self.one.add_container(1)
         self.far: Container = self.other.add_container(1)
-        assert ping(self.near, self.far.address, 15) is not None
+        assert ping(self.near, self.far.address, 30) is not None
 
     def restart(self, between: Callable[[Host], None]) -> None:
         """End flanneld without a chance to do anything, and start it again after ``between``."""

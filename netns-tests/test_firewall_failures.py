@@ -38,6 +38,7 @@ class Nft:
         monkeypatch.setenv("PATH", str(directory))
 
     def works(self) -> None:
+        self._monkeypatch.setattr("flannel.firewall.nftables.TIMEOUT", 100.0)
         self._write(f'exec {self._really} "$@"')
 
     def fails(self, how: str) -> None:

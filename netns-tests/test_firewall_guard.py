@@ -1,6 +1,7 @@
 """Senders and tools that cannot send to the tunnel's port of another host."""
 
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -22,7 +23,7 @@ from attacks import (
     send,
     tunnelled,
 )
-from flannel_command import findings
+from flannel_command import findings, wait_findings
 from guard_rig import Rig, build
 from overlays import VXLAN, start_pair
 from pings import ping
@@ -179,11 +180,17 @@ class TestInjection:
         assert rig.caught() == []
         if rig.backend == "udp" and "second" in way:
             return  # flanneld listens at one address alone
-        here, there = rig.newly_dropped(0), rig.newly_dropped(1)
-        n_dropped = here.get("tx_injected", 0)
-        if rig.tool != "nft":  # iptables cannot distinguish all of them: the peer drops the rest
-            n_dropped += sum(there.values())
-        assert n_dropped >= len(rig.names), (here, there)
+        here, there = Counter[str](), Counter[str]()
+
+        def are_dropped() -> bool:
+            here.update(rig.newly_dropped(0))
+            there.update(rig.newly_dropped(1))
+            n_dropped = here["tx_injected"]
+            if rig.tool != "nft":  # iptables does not know all of them: the peer drops the rest
+                n_dropped += there.total()
+            return n_dropped >= len(rig.names)
+
+        wait_for(are_dropped, 30, lambda: f"{len(rig.names)} drops, not {here}, {there}")
 
 
 class TestArrival:
@@ -197,7 +204,7 @@ class TestArrival:
             for container in (near, rig.other):
                 send(container, WITH_NET_RAW, raw(bytes(forged)))
             assert catcher.caught(far, near.address) == []
-        assert rig.newly_dropped() == {"wrong_interface": 2}
+        rig.wait_dropped({"wrong_interface": 2})
 
 
 @pytest.mark.parametrize("rig", NFT, indirect=True, ids=kind_id, scope="class")
@@ -216,7 +223,7 @@ class TestTranslation:
                 for name in rig.names:
                     send(a, AS_USER, datagram(rig.payload(name), "203.0.113.1", port))
                 assert rig.caught() == []
-                assert rig.newly_dropped() == {"tx_injected": len(rig.names)}
+                rig.wait_dropped({"tx_injected": len(rig.names)})
 
     def test_the_answer_to_a_forged_question_cannot_be_used(self, rig: Rig) -> None:
         """A stranger asks a published port, from the tunnel's port of a peer."""
@@ -228,7 +235,7 @@ class TestTranslation:
             container.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
         ):
             server.bind(("0.0.0.0", 5000))
-            server.settimeout(30)
+            server.settimeout(120)
             question = IP(src=str(b.address), dst=str(a.address)) / UDP(sport=rig.port, dport=5000)
             link = Ether(dst=mac_of(a, "eth0")) / question / b"question"
             send(rig.world.net, AS_ROOT, frame(f"p{int(a.address) & 0xFF}", bytes(link)))
@@ -238,7 +245,7 @@ class TestTranslation:
             for name in rig.names:
                 server.sendto(rig.payload(name), asked_by)
             assert rig.caught() == []
-            assert rig.newly_dropped() == {"tx_injected": len(rig.names)}
+            rig.wait_dropped({"tx_injected": len(rig.names)})
 
 
 @contextmanager
@@ -288,7 +295,7 @@ class TestHonest:
         within = datagram(rig.payload(rig.names[0]), rig.victim.address, rig.port)
         with rig.victim.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
             receiver.bind(("0.0.0.0", rig.port))
-            receiver.settimeout(30)
+            receiver.settimeout(120)
             rig.newly_dropped()
             send(rig.containers[0], AS_USER, within)
             assert rig.newly_dropped() == {}
@@ -297,7 +304,7 @@ class TestHonest:
 
 def test_a_rule_that_uses_the_bit_is_named_by_check(world: World) -> None:
     pair = start_pair(world, VXLAN)
-    assert findings(pair.one) == {}
+    wait_findings(pair.one)
     pair.one.run("iptables-nft", "-t", "mangle", "-A", "OUTPUT", "-j", "MARK",
                  "--or-mark", "0x10000000")  # fmt: skip
     assert "FLANNEL" not in findings(pair.one)["mark-conflict"]

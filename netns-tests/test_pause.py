@@ -62,7 +62,7 @@ def test_a_pause_in_the_middle_of_a_comparison_does_not_end_repairs(world: World
         60,
         "all routes",
     )
-    for n in range(20):
+    for n in range(100):
         if is_stopped_while_it_compares(host, f"10.1.{n}.0/24", 10):
             break
     else:

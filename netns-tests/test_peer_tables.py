@@ -346,7 +346,7 @@ def test_only_changes_by_others_lead_to_a_comparison(either_form: Host) -> None:
                 await asyncio.sleep(2 * QUIET)
             assert hints == []
             ip("neigh del 10.5.2.0 dev flannel.1")
-            await asyncio.wait_for(told.wait(), 5)
+            await asyncio.wait_for(told.wait(), 100)
 
     asyncio.run(scenario())
     assert hints[0] == Hint.OVERLAY

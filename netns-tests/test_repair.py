@@ -2,8 +2,10 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -67,21 +69,30 @@ class Pair:
         self.near: Container = self.one.add_container(1)
         self.far: Container = self.other.add_container(1)
         wait_for(lambda: self.routed() or backend == "udp", 10, "the routes")
-        assert ping(self.near, self.far.address, 5) is not None
+        assert ping(self.near, self.far.address, 30) is not None
 
     def routed(self) -> bool:
         """Whether all peers have routes."""
         routes = "\n".join(state(self.one, self.device)["routes"])
         return len(re.findall("via", routes)) == N_PEERS + 1
 
-    def wait_repaired(self, before: dict[str, list[str]], repairs: int, logged: str) -> None:
-        """Wait until all entries are restored, and the log has a line about it.
+    def has_repaired_soon(self, damage: Callable[[], object], logged: str) -> None:
+        """Check that all entries are restored after ``damage``, and that the log has a line of it.
 
-        It waits five seconds. The regular comparison comes every ten, so a hint caused the repair.
+        The regular comparison comes every ten seconds, so a hint caused a repair within five.
+        Without hints each attempt has to wait for the next one; a busy machine is not always slow.
 
-        :param repairs: the number of earlier lines about repairs.
         :param logged: the words of one repair that are the same if it is logged in several lines.
         """
+        for _ in range(4):
+            before, repairs, began = state(self.one, self.device), len(self.repairs()), monotonic()
+            damage()
+            self._wait_repaired(before, repairs, logged)
+            if monotonic() - began < 5:
+                return
+        raise AssertionError("repaired by the regular comparison alone")
+
+    def _wait_repaired(self, before: dict[str, list[str]], repairs: int, logged: str) -> None:
         numbers = {kind: int(n) for n, kind in _COUNT.findall(logged)}
 
         def is_logged() -> bool:
@@ -97,7 +108,7 @@ class Pair:
 
         wait_for(
             lambda: state(self.one, self.device) == before and is_logged(),
-            5,
+            30,
             lambda: (
                 f"{_difference(before, state(self.one, self.device))}{self.repairs()[repairs:]} "
                 f"{self.one.daemon.last_words()}"
@@ -179,12 +190,12 @@ FAULTS = [
     scope="module",  # one world for each backend
 )
 def test_changes_by_others_are_reverted_and_logged(pair: Pair, damage: str, logged: str) -> None:
-    before, repairs = state(pair.one, pair.device), len(pair.repairs())
     other = pair.world.net
     with Pinger(pair.near, pair.far.address) as pinger:
-        pair.one.run("env", f"OTHER={other.name}", "sh", "-c", damage)
-        pair.wait_repaired(before, repairs, logged)
-        assert ping(pair.near, pair.far.address, 5) is not None
+        pair.has_repaired_soon(
+            partial(pair.one.run, "env", f"OTHER={other.name}", "sh", "-c", damage), logged
+        )
+        assert ping(pair.near, pair.far.address, 30) is not None
     assert pinger.received > 0
     assert pair.one.daemon.is_running
     strays = (other.run("ip", "-o", "link", "show"), pair.one.run("ip", "-o", "link", "show"))
@@ -205,7 +216,6 @@ class TestFights:
         with pair.one.popen("sh", "-c", script) as fighter:
             try:
                 logged = pair.one.daemon.wait_log("somebody keeps changing flannel.1.*", 15)
-                n = len(pair.repairs())
                 world_lease = {"10.1.150.0-24": lease_value("vxlan", 150)}
                 pair.world.put_leases(world_lease)  # others are served meanwhile
                 wait_for(
@@ -213,24 +223,28 @@ class TestFights:
                     5,
                     "the route of a new lease",
                 )
-                assert n == len(pair.repairs()) == 6
-                pair.one.ip("route del 10.1.103.0/24")  # and repaired what nobody fights over
+                # And what nobody fights over is repaired.
+                pair.one.ip("neigh del 10.1.103.0 dev flannel.1")
                 wait_for(
-                    lambda: "10.1.103.0/24" in str(state(pair.one, pair.device)["routes"]),
+                    lambda: "10.1.103.0" in str(state(pair.one, pair.device)["neighbours"]),
                     5,
-                    "another route",
+                    "another entry",
                 )
             finally:
                 fighter.kill()
-        assert len(pair.repairs()) == 7
         assert "Suspects: " in logged[0]
+        # Later ones are not logged, unless the fighter itself did not run for the whole of a pause.
+        fight = pair.one.daemon.log.partition("nobody changes flannel.1")[0]
+        assert fight.count("repaired flannel.1: 1 route was") == 6
         pair.world.etcdctl("rm", f"{PREFIX}/subnets/10.1.150.0-24")
         # The pause may have grown to half a minute.
         wait_for(lambda: state(pair.one, pair.device) == before, 60, "the last repair")
         pair.one.daemon.wait_log("nobody changes flannel.1 any more", 60)
 
     def test_a_message_that_was_lost_is_made_up_for(self, pair: Pair) -> None:
-        before, repairs = state(pair.one, pair.device), len(pair.repairs())
+        pair.has_repaired_soon(partial(self._overflow, pair), "1 route was")
+
+    def _overflow(self, pair: Pair) -> None:
         with pair.one.daemon.frozen():
             noise = [f"route add 198.51.{n >> 8}.{n & 255}/32 dev eth0" for n in range(12000)]
             noise += [line.replace("add", "del") for line in noise]
@@ -243,7 +257,6 @@ class TestFights:
                 .splitlines()[1:]
             ]
         assert max(drops) > 0
-        pair.wait_repaired(before, repairs, "1 route was")
 
 
 def test_a_thousand_changes_end_with_exactly_the_right_tables(world: World) -> None:

@@ -104,14 +104,15 @@ def test_a_cell(
     rig.newly_dropped(0), rig.newly_dropped(1)
     attempt(rig, sender, what)
     caught = rig.caught()
-    dropped = rig.newly_dropped(0), rig.newly_dropped(1)
     if outcome == "delivered":
         assert [data for data, _ in caught] == [b"packet"]
-        assert dropped == ({}, {})
+        assert (rig.newly_dropped(0), rig.newly_dropped(1)) == ({}, {})
     else:
         (counter,) = re.findall(r"`(\w+)`", outcome)
         assert caught == []
-        assert dropped == (({}, {counter: 1}) if "there:" in outcome else ({counter: 1}, {}))
+        where = 1 if "there:" in outcome else 0
+        rig.wait_dropped({counter: 1}, where)
+        assert rig.newly_dropped(1 - where) == {}
 
 
 def test_the_table_has_all_cells() -> None:

@@ -85,7 +85,7 @@ class TestMending:
         wait_device(one, before)
         assert ping(near, far.address, 30) is not None
         # It waited for that, it did not spin.
-        assert cpu_seconds(one) - used < 0.2 + 0.2 * (time.monotonic() - began)
+        assert cpu_seconds(one) - used < 0.5 + 0.2 * (time.monotonic() - began)
         assert one.daemon.is_running
 
     def test_all_threads_notice_a_deleted_device_without_an_error(self, pair: Pair) -> None:
@@ -114,7 +114,7 @@ class TestMending:
         time.sleep(2)
         assert "bridge" in one.run("ip", "-d", "link", "show", "flannel0")
         assert one.daemon.log.count("a link of kind bridge has it") == 1
-        assert cpu_seconds(one) - used < 0.2 + 0.2 * (time.monotonic() - began)
+        assert cpu_seconds(one) - used < 0.5 + 0.2 * (time.monotonic() - began)
         one.ip("link del flannel0")
         wait_device(one, before)
         assert ping(near, far.address, 30) is not None

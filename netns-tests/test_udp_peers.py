@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
+from flannel_command import status_of
 from packets import Sniffer, send_raw, transfer
 from scapy.layers.inet import IP, UDP
 from scapy.packet import Raw
@@ -167,6 +168,11 @@ class TestStrangers:
 
             wait_for(honest_is_through, 30, "the honest packet")
         assert [packet for packet in seen if b"forged" in packet] == []
+
+        def dropped() -> dict[str, int]:
+            return {name: n for name, n in status_of(host)["counters"].items() if n}
+
+        wait_for(lambda: dropped() == expected, 30, lambda: f"{expected}, not {dropped()}")
         host.daemon.stop()
         counted: Counter[str] = Counter()
         for said in re.findall(r"dropped since the last such line: (.*)", host.daemon.log):

@@ -4,7 +4,6 @@ Rules are made at random, loaded in a router's namespace by iptables or nft, and
 check and explain list them. Datagrams are sent through; the listener says which arrived.
 """
 
-import os
 import random
 import select
 import socket
@@ -13,7 +12,7 @@ from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 
 import pytest
-from namespaces import Namespace
+from namespaces import Namespace, one_cpu
 from world import World
 
 from flannel.cli.rulesets import iptables, nft
@@ -45,7 +44,7 @@ class Road:
     def _listen(self, port: int) -> socket.socket:
         listener = self._ends["right"].socket(socket.AF_INET, socket.SOCK_DGRAM)
         listener.bind((str(LISTENER), port))
-        listener.settimeout(60)
+        listener.settimeout(200)
         return listener
 
     def close(self) -> None:
@@ -69,12 +68,9 @@ class Road:
 
 
 @pytest.fixture
-def one_cpu() -> Iterator[None]:
-    """Datagrams sent from one CPU are handled in their order."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(before)})
-    yield
-    os.sched_setaffinity(0, before)
+def in_order() -> Iterator[None]:
+    with one_cpu():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +178,7 @@ def load(road: Road, *command: str, text: str) -> bool:
     return done.returncode == 0
 
 
-@pytest.mark.usefixtures("one_cpu")
+@pytest.mark.usefixtures("in_order")
 @pytest.mark.parametrize("kind", ["iptables", "nft"])
 def test_a_sure_verdict_is_what_the_kernel_does(road: Road, kind: str) -> None:
     chance = random.Random(17)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any, Self
 
-from namespaces import Completed, Namespace, run
+from namespaces import Completed, Namespace, one_cpu, run
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.layers.vxlan import VXLAN
@@ -89,7 +89,8 @@ def frame(link: str, data: bytes) -> Sending:
 def send(where: Namespace, sender: tuple[str, ...], *sendings: Sending) -> Completed:
     """Send from a namespace with what privileges ``sender`` leaves."""
     document = json.dumps([{**vars(each), "data": each.data.hex()} for each in sendings])
-    done = where.try_run(*sender, "/usr/bin/python3", "-c", _SEND, document)
+    with one_cpu():
+        done = where.try_run(*sender, "/usr/bin/python3", "-c", _SEND, document)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -127,7 +128,7 @@ class Catcher:
         self._where = where
         self._socket = where.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(("0.0.0.0", PORT))
-        self._socket.settimeout(30)
+        self._socket.settimeout(120)
 
     def __enter__(self) -> Self:
         return self

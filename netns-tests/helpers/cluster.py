@@ -76,7 +76,7 @@ class Cluster:
         for host in self.hosts:
             host.daemon.wait_ready()
         self._containers: dict[str, tuple[IPv4Network, Container]] = {}
-        self.wait_healed(15)
+        self.wait_healed(100)
 
     def start_flanneld(self, host: Host) -> None:
         """Start the host's flanneld with the cluster's flags."""

@@ -146,7 +146,7 @@ class Docker:
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
         for pid in children.read_text().split():
             run("kill", f"-{signal.SIGTERM}", pid)
-        self._process.wait(60)
+        self._process.wait(200)
         self.containers.clear()
 
     def kill(self) -> None:

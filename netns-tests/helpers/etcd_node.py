@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from etcd_server import without_fsync
 from namespaces import Namespace, WorldError, is_paused, wait_for
 
 PREFIX = "/coreos.com/network"
@@ -51,13 +52,14 @@ class Etcd:
                 f"--data-dir={self._directory / self._name}",
                 f"--listen-client-urls={self.url}", f"--advertise-client-urls={self.url}",
                 f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}",
-                f"--initial-cluster={cluster}", "--logger=zap", *flags, stdout=log, stderr=log,
+                f"--initial-cluster={cluster}", "--logger=zap", *without_fsync(), *flags,
+                stdout=log, stderr=log,
             )  # fmt: skip
 
     def wait_healthy(self) -> None:
         """Wait until it serves, with as many others as it takes."""
         wait_for(
-            lambda: self._get("/v2/keys/?quorum=true", 10) is not None,
+            lambda: self._get("/v2/keys/?quorum=true", 30) is not None,
             60,
             lambda: f"{self._name}; it says: {self._log.read_text()[-300:]}",
         )
@@ -107,7 +109,7 @@ class Etcd:
 
     def ctl(self, *arguments: str) -> str:
         """Run etcdctl for the v2 API; a machine that is paused for a while causes no error."""
-        patience = ("--timeout=30s", "--total-timeout=60s")
+        patience = ("--timeout=120s", "--total-timeout=120s")
         return self._net.run(
             "env", "ETCDCTL_API=2", "etcdctl", f"--endpoints={self.url}", *patience, *arguments
         )
@@ -115,7 +117,7 @@ class Etcd:
     def configure(self, config: dict[str, Any] | str) -> None:
         """Write the network config."""
         text = config if isinstance(config, str) else json.dumps(config)
-        with self._connected(60) as connection:
+        with self._connected(120) as connection:
             _change(connection, "config", {"value": text})
 
     def put_leases(self, values: Mapping[str, str], ttl: int = 86400) -> None:
@@ -129,7 +131,7 @@ class Etcd:
 
         :param pause: seconds from the beginning of one change to that of the next, at least.
         """
-        with self._connected(60) as connection:
+        with self._connected(120) as connection:
             for key, value in changes:
                 due = time.monotonic() + pause
                 fields = {"value": value, "ttl": str(ttl)} if value is not None else None
@@ -138,7 +140,7 @@ class Etcd:
 
     def leases(self) -> dict[str, dict[str, Any]]:
         """The nodes of etcd under subnets/ (value, ttl, ...), by the last part of their keys."""
-        body = self._get(f"/v2/keys{PREFIX}/subnets?quorum=true&sorted=true", 60)
+        body = self._get(f"/v2/keys{PREFIX}/subnets?quorum=true&sorted=true", 120)
         if body is None:
             return {}
         nodes = json.loads(body)["node"].get("nodes", [])

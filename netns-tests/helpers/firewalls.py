@@ -88,7 +88,7 @@ def keeping(
         made = asyncio.Event()
         task = asyncio.create_task(firewall.keep(made.set))
         firewall.peers_changed(())
-        await asyncio.wait_for(made.wait(), 60)
+        await asyncio.wait_for(made.wait(), 200)
         try:
             await work(firewall)
         finally:
@@ -104,7 +104,7 @@ async def nothing(_: Firewall) -> None:
     """Only that it is made."""
 
 
-async def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 120) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - the kernel's rules have no event
             await asyncio.sleep(0.02)

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+from contextlib import suppress
 from typing import Any
 
 import fork_server
@@ -30,14 +31,23 @@ def flannel(host: Host, *arguments: str, within: tuple[str, ...] = ()) -> Comple
 
 def status_of(host: Host) -> dict[str, Any]:
     """What the daemon reports of itself, as ``flannel status --json`` shows it, but sooner."""
-    with socket.socket(socket.AF_UNIX) as daemon:
-        daemon.settimeout(30)
-        daemon.connect(str(host.subnet_file.with_name("flanneld.sock")))
-        daemon.sendall(b"GET /status HTTP/1.0\r\n\r\n")
-        head, _, body = b"".join(iter(lambda: daemon.recv(1 << 16), b"")).partition(b"\r\n\r\n")
+    # It drops a client that is paused for seconds before it has asked.
+    answers = (page_of(host, "/status") for _ in range(5))
+    head, _, body = next(filter(None, answers), b"").partition(b"\r\n\r\n")
     assert b" 200 " in head, head
     found: dict[str, Any] = json.loads(body)
     return found
+
+
+def page_of(host: Host, path: str) -> bytes:
+    """The answer of the daemon's socket, with its head; empty if it has dropped us."""
+    with socket.socket(socket.AF_UNIX) as daemon:
+        daemon.settimeout(120)
+        daemon.connect(str(host.subnet_file.with_name("flanneld.sock")))
+        with suppress(BrokenPipeError, ConnectionResetError):
+            daemon.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+            return b"".join(iter(lambda: daemon.recv(1 << 16), b""))
+    return b""
 
 
 def findings(host: Host) -> dict[str, str]:

@@ -7,6 +7,7 @@ from ipaddress import IPv4Address
 from attacks import Catcher, OtherNetwork, inner, tunnelled
 from firewalls import only
 from flannel_command import status_of
+from namespaces import wait_for
 from pings import ping
 from world import Container, Host, World
 
@@ -49,10 +50,32 @@ class Rig:
 
     def newly_dropped(self, host: int = 0) -> dict[str, int]:
         """What a host has counted since the last call."""
-        daemon = status_of(self.hosts[host])
-        now = {**daemon["counters"], **daemon["firewall"]["dropped"]}
+        now = self._all_dropped(host)
         before, self.counted[host] = self.counted.get(host, {}), now
-        return {name: n - before.get(name, 0) for name, n in now.items() if n != before.get(name)}
+        return _difference(before, now)
+
+    def wait_dropped(self, wanted: dict[str, int], host: int = 0) -> None:
+        """Wait until a host has counted that since the last call, and nothing else.
+
+        The kernel may have a packet in its hands when the system call that sent it has returned.
+        """
+        before = self.counted.get(host, {})
+
+        def counted() -> dict[str, int]:
+            return _difference(before, self._all_dropped(host))
+
+        wait_for(
+            lambda: counted() == wanted, 30, lambda: f"{wanted} to be counted, not {counted()}"
+        )
+        self.newly_dropped(host)
+
+    def _all_dropped(self, host: int) -> dict[str, int]:
+        daemon = status_of(self.hosts[host])
+        return {**daemon["counters"], **daemon["firewall"]["dropped"]}
+
+
+def _difference(before: dict[str, int], now: dict[str, int]) -> dict[str, int]:
+    return {name: n - before.get(name, 0) for name, n in now.items() if n != before.get(name)}
 
 
 def build(world: World, kind: tuple[str, str, bool], stack: ExitStack) -> Rig:

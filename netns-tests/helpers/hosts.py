@@ -124,10 +124,10 @@ class Daemon:
         if self.is_running:
             self.process.send_signal(number)
         try:
-            return self.process.wait(30)
+            return self.process.wait(120)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            raise WorldError(f"flanneld did not end within 30 s of signal {number}") from None
+            raise WorldError(f"flanneld did not end within 120 s of signal {number}") from None
         finally:
             self.close()
 

@@ -9,14 +9,16 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 Completed = subprocess.CompletedProcess[str]
 
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
+_BUSY = 4
+"""So many times as long as on an idle machine everything may take."""
 _libc = ctypes.CDLL(None, use_errno=True)  # Python has os.setns() since 3.12
 
 
@@ -27,18 +29,20 @@ class WorldError(Exception):
 def wait_for(condition: Callable[[], Any], seconds: float, what: str | Callable[[], str]) -> Any:
     """Poll until ``condition()`` is true and return its value.
 
+    :param seconds: after which it is true on a machine that has nothing else to do.
+
     It is checked once more when the time is over, as this process may have been paused itself.
     The pause between two checks is as long as the check took, so that checks which run programs
     leave the machine to the awaited work.
     """
     began = time.monotonic()
-    deadline = began + seconds
+    deadline = began + _BUSY * seconds
     is_over = False
     while not (value := condition()):
         took = time.monotonic() - began
         if is_over:
             text = what if isinstance(what, str) else what()
-            raise WorldError(f"waited {seconds:g} s for {text}")
+            raise WorldError(f"waited {_BUSY * seconds:g} s for {text}")
         time.sleep(min(max(0.02, took), 1.0))
         began = time.monotonic()
         is_over = began > deadline
@@ -101,6 +105,20 @@ def run(*command: str, stdin: str = "") -> str:
         said = (done.stderr or done.stdout).strip()
         raise WorldError(f"{' '.join(command)}: {said}")
     return done.stdout
+
+
+@contextmanager
+def one_cpu() -> Iterator[None]:
+    """Run the body, and the programs that it starts, on one CPU, which is always the same.
+
+    Packets that are sent from one CPU are received in their order.
+    """
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def is_paused(pid: int) -> bool:

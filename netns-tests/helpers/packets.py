@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from ipaddress import IPv4Address
 from typing import Self
 
+from namespaces import one_cpu
 from scapy.layers.inet import IP, UDP, in4_chksum
 from scapy.utils import checksum
 from world import Namespace, wait_for
@@ -94,7 +95,7 @@ def send_raw(namespace: Namespace, *packets: bytes, mark: int = 0) -> None:
 
     :param mark: of the packets; the guard drops what goes to the backend's port without its bit.
     """
-    with namespace.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+    with one_cpu(), namespace.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
         for packet in packets:
             raw.sendto(packet, (str(IPv4Address(packet[16:20])), 0))
@@ -120,7 +121,7 @@ def _digest_of(stream: socket.socket) -> bytes:
     """Of all that arrives."""
     buffer = bytearray(1 << 18)
     digest = hashlib.sha256()
-    stream.settimeout(60)
+    stream.settimeout(200)
     while n := stream.recv_into(buffer):
         digest.update(memoryview(buffer)[:n])
     return digest.digest()
@@ -152,7 +153,7 @@ def transfer(
                 yield data[: n_bytes - at]
 
     with receiver.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-        listener.settimeout(60)
+        listener.settimeout(200)
         listener.bind((str(address), 0))
         listener.listen()
         port = listener.getsockname()[1]
@@ -165,7 +166,7 @@ def transfer(
         def send() -> None:
             digest = hashlib.sha256()
             with sender.socket(socket.AF_INET, socket.SOCK_STREAM) as stream:
-                stream.settimeout(60)
+                stream.settimeout(200)
                 stream.connect((str(address), port))
                 for piece in pieces():
                     stream.sendall(piece)
