@@ -44,7 +44,7 @@ def test_a_cleared_condition_does_not_hold_and_is_logged_again(
     assert caplog.messages == ["no memory", "no memory"]
 
 
-def test_the_end_of_one_is_logged_once(
+def test_the_end_of_a_condition_is_logged_once(
     conditions: Conditions, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")

@@ -48,24 +48,24 @@ class TestBarePackage:
         assert {*loaded("lib")} == {"lib", "lib.used", "lib.unused"}
         assert whole.used is used  # type: ignore[attr-defined]
 
-    def test_one_that_is_loaded_stays(self, package: str) -> None:
+    def test_a_package_that_is_loaded_stays_loaded(self, package: str) -> None:
         whole = load("lib")
         with bare_package(package):
             assert load("lib") is whole
         assert load("lib") is whole
 
-    def test_one_that_is_not_there_is_missing(self) -> None:
+    def test_a_package_that_does_not_exist_raises_module_not_found(self) -> None:
         with pytest.raises(ModuleNotFoundError, match="nosuch"), bare_package("nosuch"):
             pass
 
-    def test_after_an_error_it_is_not_loaded_either(self, package: str) -> None:
+    def test_the_package_is_not_loaded_after_an_error_in_the_block(self, package: str) -> None:
         with pytest.raises(ModuleNotFoundError), bare_package(package):
             load("lib.nosuch")
         assert loaded("lib") == []
 
 
 class TestDeferred:
-    def test_it_is_loaded_when_it_is_used(self, package: str) -> None:
+    def test_a_deferred_module_is_loaded_when_it_is_used(self, package: str) -> None:
         with deferred("lib.used"), bare_package(package):
             bound = load("lib.used")
         assert "lib.used" not in sys.modules
@@ -80,7 +80,7 @@ class TestDeferred:
         assert real.VALUE == 1  # type: ignore[attr-defined]
         assert load("lib").used is real  # type: ignore[attr-defined]
 
-    def test_one_that_is_loaded_stays(self, package: str) -> None:
+    def test_a_module_that_is_loaded_stays_loaded(self, package: str) -> None:
         real = load("lib.used")
         with deferred("lib.used"):
             assert load("lib.used") is real

@@ -133,7 +133,7 @@ def test_every_subnet_survives_the_way_to_its_key_and_back(address: int, length:
     assert parse_subnet_key(subnet_key(subnet)) == subnet
 
 
-def test_keys_are_upstreams() -> None:
+def test_keys_of_leases_are_the_same_as_upstreams() -> None:
     subnet = IPv4Network("10.5.1.0/24")
     assert subnet_key(subnet) == "10.5.1.0-24"
     assert parse_subnet_key("10.5.1.0-24") == subnet
@@ -235,7 +235,7 @@ class TestNodeId:
         assert LeaseAttrs.from_json(attrs.to_json()) == attrs
 
     @pytest.mark.parametrize("value", ["null", '""'])
-    def test_without_one_the_host_is_known_by_its_address(self, value: str) -> None:
+    def test_a_host_without_a_node_id_is_known_by_its_address(self, value: str) -> None:
         attrs = LeaseAttrs.from_json(f'{{"PublicIP":"10.9.0.1","NodeID":{value}}}')
         assert attrs == LeaseAttrs(IPv4Address("10.9.0.1"))
 
@@ -246,5 +246,5 @@ class TestNodeId:
 
 
 @pytest.mark.parametrize(("written", "backend"), [("", "udp"), ("vxlan", "vxlan"), ("x", "x")])
-def test_a_lease_that_names_no_backend_is_of_udp(written: str, backend: str) -> None:
+def test_a_lease_that_names_no_backend_has_the_udp_backend(written: str, backend: str) -> None:
     assert LeaseAttrs(IPv4Address("192.0.2.1"), written).backend == backend

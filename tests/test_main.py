@@ -29,7 +29,7 @@ def test_signals_without_a_meaning_are_logged(caplog: pytest.LogCaptureFixture) 
     ]
 
 
-def test_one_that_comes_while_it_starts_ends_nothing_either() -> None:
+def test_a_signal_without_a_meaning_does_not_end_a_flanneld_that_starts() -> None:
     script = (
         "import os, signal, sys\n"
         "from flannel import __main__ as program\n"
@@ -82,7 +82,7 @@ def test_a_closed_log_does_not_end_flanneld() -> None:
     assert (done.returncode, done.stdout) == (0, "it goes on")
 
 
-def test_it_runs_until_systemd_ends_it_and_leaves_everything_in_place(tmp_path: Path) -> None:
+def test_flanneld_runs_until_sigterm_and_leaves_device_and_routes(tmp_path: Path) -> None:
     script = (
         "import asyncio, os, signal, sys\n"
         "from flannel import __main__ as program\n"

@@ -101,7 +101,7 @@ class TestMany:
         assert len(logged(caplog)) <= 110
         assert [line for line in logged(caplog) if line.startswith("more than 100000 such")]
 
-    def test_one_that_cannot_be_read_back_is_forgotten_all_the_same(self) -> None:
+    def test_a_message_that_cannot_be_read_back_can_be_forgotten(self) -> None:
         once = Once(logging.getLogger("nobody.listens"))
         for number in range(2_000):
             once.warn(number, "x")

@@ -75,7 +75,7 @@ class TestSay:
 
 class TestJson:
     @given(documents(texts))
-    def test_it_is_json_for_every_reader(self, document: Any) -> None:
+    def test_any_document_becomes_json_that_every_reader_accepts(self, document: Any) -> None:
         def refuse(word: str) -> None:
             raise AssertionError(f"{word} is not JSON")
 
@@ -84,7 +84,7 @@ class TestJson:
         assert text.isascii()
         assert text.isprintable()
 
-    def test_numbers_that_are_none_become_null(self) -> None:
+    def test_nan_and_infinity_become_null(self) -> None:
         nan, infinity = float("nan"), float("inf")
         assert as_json({"a": [nan, -infinity, 1.5], "b": (infinity,)}) == (
             '{"a": [null, null, 1.5], "b": [null]}'

@@ -103,7 +103,7 @@ def test_secrets_that_root_can_read_need_no_capability(
     assert caplog.messages == []
 
 
-def test_for_a_secret_of_another_user_one_more_is_kept(
+def test_one_more_capability_is_kept_for_a_secret_of_another_user(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What cannot be read without it is stood for by a file that is not there."""
@@ -142,7 +142,7 @@ def test_another_user_with_two_capabilities_keeps_them_and_asks_for_nothing(
     assert "capset" not in libc.calls
 
 
-def test_without_the_right_to_cut_the_bounding_set_the_rest_is_done(
+def test_capabilities_are_dropped_where_the_bounding_set_cannot_be_cut(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     few = KEPT | 1 << CAP_SYS_ADMIN
@@ -197,13 +197,15 @@ class TestOtherProcesses:
     @pytest.mark.parametrize(
         ("effective", "expected"), [(KEPT, False), (ALL, False), (1 << CAP_NET_RAW, True)]
     )
-    def test_those_that_cannot_change_links(
+    def test_a_process_that_cannot_change_links_is_not_a_flanneld(
         self, monkeypatch: pytest.MonkeyPatch, effective: int, expected: bool
     ) -> None:
         self.status(monkeypatch, f"Name:\tx\nCapEff:\t{effective:016x}\nSeccomp:\t0\n")
         assert privileges.is_no_flanneld(1) is expected
 
-    def test_those_that_proc_hides(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_process_that_proc_hides_is_not_a_flanneld(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         self.status(monkeypatch, FileNotFoundError())
         assert privileges.is_no_flanneld(1)
         assert not privileges.is_no_flanneld(0)  # in a PID namespace beside this one

@@ -25,7 +25,7 @@ def is_gone(pid: int) -> bool:
     return state == "Z"
 
 
-def test_it_is_given_its_words_input_and_environment_as_they_are() -> None:
+def test_a_program_gets_its_arguments_input_and_environment_unchanged() -> None:
     script = 'cat; printf "[%s]" "$1" "$NAME" "$HOME"; echo so >&2; exit 3'
     words = ["sh", "-c", script, "sh", "$(id) 'x"]
     done = run(programs.run(words, timeout=200, stdin=b"in\n", environ={"NAME": "a b"}))
@@ -59,7 +59,7 @@ def is_written(path: Path) -> bool:
     return path.exists() and path.read_text() != ""
 
 
-def test_it_is_killed_after_its_timeout_with_all_its_children(
+def test_a_program_is_killed_after_its_timeout_with_all_its_children(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pids = tmp_path / "pids"
@@ -78,7 +78,7 @@ def test_it_is_killed_after_its_timeout_with_all_its_children(
     wait_for(lambda: all(map(is_gone, map(int, pids.read_text().split()))), "end of all")
 
 
-def test_it_is_killed_when_its_caller_is_cancelled(tmp_path: Path) -> None:
+def test_a_program_is_killed_when_its_caller_is_cancelled(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
 
     async def main() -> None:

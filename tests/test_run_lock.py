@@ -149,13 +149,13 @@ def test_a_holder_that_is_not_known_is_a_flanneld(
     assert find_holder(directories[0]) == other.name
 
 
-def test_with_other_directories_there_may_be_several(tmp_path: Path, other: Other) -> None:
+def test_several_flannelds_may_run_with_different_directories(tmp_path: Path, other: Other) -> None:
     lock = RunLock(tmp_path / "a", tmp_path / "b")
     lock.take()
     lock.release()
 
 
-def test_one_directory_for_both_is_one_lock(tmp_path: Path) -> None:
+def test_a_directory_that_is_both_has_one_lock(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     for state in (tmp_path, tmp_path / "link"):
         lock = RunLock(tmp_path, state)
@@ -200,7 +200,7 @@ def test_a_holder_on_another_host_that_shares_the_directory_is_named_with_its_ho
     assert find_holder(directories[0]) == name
 
 
-def test_without_a_lock_file_nobody_runs(tmp_path: Path) -> None:
+def test_no_flanneld_is_found_without_a_lock_file(tmp_path: Path) -> None:
     assert find_holder(tmp_path) == ""
 
 
@@ -208,7 +208,7 @@ class TestProblems:
     """Where a directory cannot be locked, flanneld runs without a lock on it."""
 
     @pytest.mark.parametrize("kind", ["directory", "link", "fifo"])
-    def test_something_else_of_that_name_is_named_once(
+    def test_a_directory_link_or_fifo_in_place_of_the_lock_file_is_named_once(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
     ) -> None:
         path = tmp_path / FILE_NAME
@@ -303,7 +303,7 @@ class TestKeeping:
         assert find_holder(file.parent) != ""
         assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
 
-    def test_where_no_thread_can_be_started_it_looks_again_later(
+    def test_the_lock_files_are_looked_at_later_where_no_thread_can_be_started(
         self,
         clock: Clock,
         lock: RunLock,
@@ -324,7 +324,7 @@ class TestKeeping:
         clock.run(self.kept(lock, file))
         assert find_holder(file.parent) != ""
 
-    def test_another_flanneld_that_came_meanwhile_is_named(
+    def test_another_flanneld_that_took_the_locks_meanwhile_is_named(
         self,
         clock: Clock,
         lock: RunLock,

@@ -84,7 +84,9 @@ def test_new_descriptors_are_sent_in_one_message_and_kept(store: FdStore, system
     assert systemd.is_quiet()
 
 
-def test_more_are_sent_alone(store: FdStore, systemd: Systemd) -> None:
+def test_descriptors_that_are_added_are_sent_without_the_others(
+    store: FdStore, systemd: Systemd
+) -> None:
     before = store.fill("link/a", 1, make)
     systemd.heard()
     after = store.fill("link/a", 3, make)
@@ -104,13 +106,13 @@ def test_descriptors_that_do_not_fit_are_closed_and_the_rest_sent_again(
     assert (is_open(one), is_open(two)) == (False, True)
 
 
-def test_too_many_are_closed(store: FdStore, systemd: Systemd) -> None:
+def test_descriptors_beyond_the_wanted_number_are_closed(store: FdStore, systemd: Systemd) -> None:
     one, two = store.fill("link/a", 2, make)
     assert store.fill("link/a", 1, make) == (one,)
     assert not is_open(two)
 
 
-def test_without_a_descriptor_that_fits_all_are_closed(store: FdStore, systemd: Systemd) -> None:
+def test_all_descriptors_are_closed_where_none_fits(store: FdStore, systemd: Systemd) -> None:
     store.fill("link/a", 1, make)
     systemd.heard()
     assert not store.retain("link/a", lambda _: False)
@@ -133,7 +135,9 @@ def test_descriptors_made_before_a_failure_are_kept(store: FdStore, systemd: Sys
     assert store.fill("link/a", 2, make)[0] == made
 
 
-def test_a_failure_before_the_first_keeps_none(store: FdStore, systemd: Systemd) -> None:
+def test_no_descriptor_is_kept_after_a_failure_before_the_first(
+    store: FdStore, systemd: Systemd
+) -> None:
     with pytest.raises(ZeroDivisionError):
         store.fill("link/a", 1, lambda: 1 // 0)
     assert not store.retain("link/a", is_open)
@@ -141,7 +145,9 @@ def test_a_failure_before_the_first_keeps_none(store: FdStore, systemd: Systemd)
 
 
 @pytest.mark.parametrize(("link", "left"), [("link", (True, False)), ("", (False, False))])
-def test_other_links_are_dropped(store: FdStore, link: str, left: tuple[bool, bool]) -> None:
+def test_descriptors_of_other_links_are_dropped(
+    store: FdStore, link: str, left: tuple[bool, bool]
+) -> None:
     (mine,), (other,) = store.fill("link/a", 1, make), store.fill("link2/a", 1, make)
     store.drop_others(link)
     assert (is_open(mine), is_open(other)) == left

@@ -14,14 +14,14 @@ def fail() -> None:
     raise KeyError("a mistake")
 
 
-def test_the_result_and_the_error_are_those_of_the_work() -> None:
+def test_the_result_or_error_of_the_work_reaches_the_caller() -> None:
     assert asyncio.run(in_thread(threading.get_ident)) != threading.get_ident()
     with pytest.raises(KeyError, match="a mistake"):
         asyncio.run(in_thread(fail))
 
 
 @pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()], ids=repr)
-def test_one_that_the_kernel_refuses_is_reported(
+def test_a_thread_that_the_kernel_refuses_is_reported(
     monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def refuse(*_: object) -> None:
@@ -32,7 +32,7 @@ def test_one_that_the_kernel_refuses_is_reported(
         asyncio.run(in_thread(fail))
 
 
-def test_one_that_ends_before_its_first_line_holds_nothing_up(
+def test_a_thread_that_ends_before_its_first_line_blocks_no_task(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As Python's do when there is no memory for the first line; the event loop goes on."""

@@ -38,7 +38,7 @@ def start(tables: FakeTables) -> HostGwNetwork:
     return served
 
 
-def test_it_publishes_the_address_that_peers_route_to() -> None:
+def test_host_gw_publishes_the_address_that_peers_route_to() -> None:
     backend = make_backend(CONFIG, INTERFACE, Kernel(FakeNetlink(), FakeTables()))
     assert asyncio.run(backend.lease_attrs("n1")) == LeaseAttrs(ADDRESS, "host-gw", node_id="n1")
     assert check_config(CONFIG) is None

@@ -46,7 +46,7 @@ def test_a_warning_alone_leaves_exit_status_0(world: World) -> None:
 
 
 class TestFlanneld:
-    def test_one_that_is_down_is_a_fault(self, world: World) -> None:
+    def test_a_flanneld_that_is_down_is_a_fault(self, world: World) -> None:
         world.pages = DaemonDown("cannot ask flanneld: Connection refused")
         assert findings(world) == {"daemon-down": "cannot ask flanneld: Connection refused"}
 
@@ -56,7 +56,7 @@ class TestFlanneld:
         world.pages = DaemonUnseen("cannot ask flanneld: Permission denied")
         assert findings(world) == {"daemon-unseen": "cannot ask flanneld: Permission denied"}
 
-    def test_one_that_is_not_ready_has_its_own_reason(self, world: World) -> None:
+    def test_a_flanneld_that_is_not_ready_is_a_fault_with_its_reason(self, world: World) -> None:
         world.daemon.update(ready=False, unready="subnet.env: not there yet")
         assert findings(world) == {"not-ready": "subnet.env: not there yet"}
 
@@ -67,7 +67,9 @@ class TestFlanneld:
          ("resources", "resources"), ("state", "resources"),
          ("other-interface", "other-interface")],
     )  # fmt: skip
-    def test_its_conditions_are_findings(self, world: World, condition: str, kind: str) -> None:
+    def test_conditions_of_flanneld_are_findings(
+        self, world: World, condition: str, kind: str
+    ) -> None:
         world.daemon["conditions"] = {condition: "cannot do it: because"}
         assert findings(world) == {kind: "cannot do it: because"}
 
@@ -89,15 +91,13 @@ class TestFlanneld:
         world.env_file.unlink()
         assert findings(world)["subnet-env"].endswith("is missing, and the lease is 10.1.5.0/24")
 
-    def test_one_that_has_no_network_yet_leaves_the_rest_to_be_looked_at(
-        self, world: World
-    ) -> None:
+    def test_the_rest_is_examined_while_flanneld_has_no_network_yet(self, world: World) -> None:
         world.pages = {"/status": {**status_document(None), "unready": "starting"}}
         assert findings(world)["not-ready"] == "starting"
 
 
 class TestStore:
-    def test_one_that_does_not_answer_is_a_fault_and_the_rest_is_examined(
+    def test_a_store_that_does_not_answer_is_a_fault_and_the_rest_is_examined(
         self, world: World
     ) -> None:
         world.store.refusal = StoreUnavailable("cannot list leases: refused")
@@ -120,7 +120,7 @@ class TestStore:
         world.env_file.unlink()
         assert findings(world)["no-lease"] == "etcd has none for this host"
 
-    def test_two_leases_with_one_address_are_named(self, world: World) -> None:
+    def test_leases_that_share_an_address_are_named(self, world: World) -> None:
         lease = world.lease(77)
         world.store.put(PEER, lease.attrs, 3600)
         assert findings(world)["same-address"] == (

@@ -73,7 +73,7 @@ class TestDirectRouting:
         world.filter("-A PREROUTING -i flannel.1 -j DROP", RULE.format(3), table="raw")
         assert findings(world).keys() == {"forward-drop"}
 
-    def test_other_rules_are_found_beside_them(self, world: World) -> None:
+    def test_dropping_rules_of_others_are_found_beside_docker_s(self, world: World) -> None:
         world.filter(RULE.format(2), "-A FORWARD -i flannel.1 -j DROP", table="raw")
         assert findings(world).keys() == {"direct-routing", "forward-drop"}
         assert findings(world)["forward-drop"].endswith("10.1.9.2 -> 10.1.5.3")
@@ -94,6 +94,6 @@ class TestDaemonJson:
         world.docker_options.write_text('DOCKER_OPT_MTU="--mtu=1450"\n')
         assert findings(world).keys() == {"daemon-json"}
 
-    def test_one_that_cannot_be_read_is_unseen(self, world: World) -> None:
+    def test_a_daemon_json_that_cannot_be_read_is_named(self, world: World) -> None:
         world.daemon_json.mkdir()
         assert findings(world) == {"unseen": f"cannot read {world.daemon_json}: Is a directory"}

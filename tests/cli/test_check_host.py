@@ -127,7 +127,7 @@ class TestLinkForwarding:
 
 
 class TestDevice:
-    def test_one_that_is_gone_or_down_is_found(self, world: World) -> None:
+    def test_a_device_that_is_gone_or_down_is_found(self, world: World) -> None:
         world.netlink.add(replace(TUNNEL, up=False))
         assert findings(world) == {"device-down": "flannel.1 is down"}
         world.netlink.add(replace(TUNNEL, name="renamed"))

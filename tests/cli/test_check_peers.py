@@ -25,7 +25,7 @@ def findings(world: World) -> dict[str, str]:
     }
 
 
-def test_one_that_answers_nowhere_is_down(world: World) -> None:
+def test_a_peer_that_answers_nowhere_is_down(world: World) -> None:
     world.reach.clear()
     assert findings(world) == {
         "peer-down": f"{WHO} answers neither through the overlay nor beside it"
@@ -42,7 +42,7 @@ def test_a_vpn_that_takes_the_way_to_a_silent_one_is_named(world: World) -> None
     }
 
 
-def test_one_that_answers_beside_the_overlay_only_has_a_filter_before_its_port(
+def test_a_peer_that_answers_beside_the_overlay_only_has_a_filter_at_its_port(
     world: World,
 ) -> None:
     del world.reach[PEER_TUNNEL]
@@ -105,7 +105,7 @@ def test_a_path_that_loses_large_packets_is_found(world: World) -> None:
 
 
 class TestRoute:
-    def test_one_that_leads_elsewhere_is_found(self, world: World) -> None:
+    def test_a_route_that_leads_elsewhere_is_found(self, world: World) -> None:
         world.netlink.ways[FAR] = Way(5, None, None)
         assert findings(world) == {
             "route-missing": f"packets for {WHO} go over docker0, not over flannel.1 via 10.1.9.0"

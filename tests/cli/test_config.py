@@ -86,7 +86,7 @@ class TestCheck:
         assert document["valid"] is False
         assert why in document["why"]
 
-    def test_by_default_it_is_the_document_in_the_store(self, world: World) -> None:
+    def test_config_check_reads_the_document_in_the_store_by_default(self, world: World) -> None:
         assert world.run("config", "check").lines[:2] == ["right", "  no change"]
         world.store.configure('{"Network": "10.1.0.0/16", "SubnetLen": 99}')
         assert world.run("config", "check").status == 1

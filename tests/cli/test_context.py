@@ -56,7 +56,7 @@ class TestFlanneld:
 
         return asyncio.run(main())
 
-    def test_its_document_is_read(self, tmp_path: Path) -> None:
+    def test_the_document_of_flanneld_is_read(self, tmp_path: Path) -> None:
         async def page() -> Page:
             return Page(200, b'{"ready": true}', "application/json")
 
@@ -69,12 +69,12 @@ class TestFlanneld:
         with pytest.raises(DaemonDown, match=r"cannot ask flanneld at .*flanneld.sock: Expecting"):
             self.ask(tmp_path, page)
 
-    def test_without_a_socket_it_is_down(self, tmp_path: Path) -> None:
+    def test_flanneld_is_down_where_it_has_no_socket(self, tmp_path: Path) -> None:
         with pytest.raises(DaemonDown, match=r"flanneld\.sock: No such file or directory") as why:
             asyncio.run(context(tmp_path).ask_daemon("/status"))
         assert not isinstance(why.value, DaemonUnseen)
 
-    def test_one_that_may_not_be_asked_is_not_called_down(
+    def test_a_flanneld_that_may_not_be_asked_is_not_called_down(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         class Refusing(http.client.HTTPConnection):
@@ -138,7 +138,9 @@ class TestDoors:
 
 
 class TestVariables:
-    def test_those_of_the_unit_count_and_our_own_override_them(self, tmp_path: Path) -> None:
+    def test_variables_of_the_unit_count_and_the_callers_override_them(
+        self, tmp_path: Path
+    ) -> None:
         file = tmp_path / "flanneld"
         file.write_text("# x\nFLANNELD_A=\"one two\"\nFLANNELD_B=file\nPATH=/\nnonsense\n"
                         "FLANNELD_C='x'\nFLANNELD_D='\n")  # fmt: skip

@@ -62,11 +62,11 @@ class TestWhereItEnds:
         world.set_sysctl("ip_forward", 0)
         assert ("forwarding", "net.ipv4.ip_forward is 0: dropped") in steps(world, status=1)
 
-    def test_a_rule_drops_it(self, world: World) -> None:
+    def test_the_rule_that_drops_a_packet_is_named(self, world: World) -> None:
         world.filter("-A FORWARD -i docker0 -j DROP")
         assert dict(steps(world, status=1))["firewall"].startswith("dropped by ")
 
-    def test_a_rule_drops_all_but_pings(self, world: World) -> None:
+    def test_a_rule_that_drops_all_but_pings_is_named(self, world: World) -> None:
         world.filter("-A FORWARD -p icmp -j ACCEPT", policy="DROP")
         found = [text for name, text in steps(world, status=1) if name == "firewall"]
         assert found[0].startswith("TCP dropped by ")
@@ -141,7 +141,7 @@ class TestOurOwnGuard:
             "10.1.5.0/24"
         )
 
-    def test_one_that_is_masqueraded_passes(self, world: World) -> None:
+    def test_a_packet_that_is_masqueraded_passes_our_guard(self, world: World) -> None:
         world.filter(":FLANNEL-IN - [0:0]", "-A FLANNEL-IN -m rpfilter --invert -j DROP", "COMMIT",
                      "*nat", ":POSTROUTING ACCEPT [0:0]", "-A POSTROUTING -j MASQUERADE",
                      table="raw")  # fmt: skip

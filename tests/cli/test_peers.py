@@ -56,7 +56,7 @@ def test_a_host_that_a_subnet_is_reserved_for_has_time(world: World) -> None:
         (PortAnswer(), "it", "reachable"),
     ],
 )
-def test_its_flanneld_s_answer_is_its_state(
+def test_the_answer_of_its_flanneld_is_the_state_of_a_peer(
     world: World, answer: PortAnswer, node_id: str, state: str
 ) -> None:
     data = world.peer.attrs.backend_data

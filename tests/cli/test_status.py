@@ -27,7 +27,7 @@ def shown(world: World, name: str) -> list[str]:
 
 
 class TestWithFlanneld:
-    def test_it_is_ready_and_each_part_has_a_line(self, world: World) -> None:
+    def test_a_flanneld_that_is_ready_has_a_line_for_each_part(self, world: World) -> None:
         done = world.run("status")
         assert done.status == 0
         assert [line.split()[0] for line in done.lines] == [
@@ -40,7 +40,7 @@ class TestWithFlanneld:
     def test_the_document_is_flanneld_s(self, world: World) -> None:
         assert world.run("status", "--json").document == {"daemon": world.daemon}
 
-    def test_one_that_starts_is_not_ready_and_has_the_reason(self, world: World) -> None:
+    def test_a_flanneld_that_starts_is_not_ready_and_has_the_reason(self, world: World) -> None:
         world.pages = {"/status": status_document(None)}
         done = world.run("status")
         assert done.status == 1
@@ -69,7 +69,7 @@ class TestWithFlanneld:
             ("host-gw", "no guard"),
         ],
     )
-    def test_without_the_guard_the_text_depends_on_the_backend(
+    def test_the_text_about_a_missing_guard_depends_on_the_backend(
         self, world: World, backend: str, text: str
     ) -> None:
         world.daemon["firewall"]["guarded"] = False
@@ -130,12 +130,12 @@ class TestWithoutFlanneld:
         assert found["leases"] == 2
         assert found["lease"]["node_id"] == "me"
 
-    def test_one_that_only_root_may_ask_is_not_called_dead(self, world: World) -> None:
+    def test_a_flanneld_that_only_root_may_ask_is_not_called_dead(self, world: World) -> None:
         world.pages = UNSEEN
         assert shown(world, "flanneld") == [f"NOT SEEN: {UNSEEN}; run flannel as root"]
         assert world.run("status", "--json").document["daemon_unseen"] is True
 
-    def test_a_tun_device_carries_nothing(self, world: World) -> None:
+    def test_a_tun_device_carries_nothing_without_flanneld(self, world: World) -> None:
         del world.netlink.links[4]
         world.netlink.add(Link(7, "flannel0", "tun", 1472, True, "", alias="flannel"))
         assert shown(world, "device") == [

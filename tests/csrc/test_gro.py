@@ -209,7 +209,9 @@ def test_udp_with_a_different_header_is_not_merged(internals: Internals, change:
 
 
 @pytest.mark.parametrize("closing", ["PSH", "a shorter one"])
-def test_some_packets_are_the_last_of_theirs(internals: Internals, closing: str) -> None:
+def test_a_packet_that_must_be_the_last_of_a_super_packet_ends_it(
+    internals: Internals, closing: str
+) -> None:
     last = tcp(2, flags="PA") if closing == "PSH" else tcp(2, b"short", seq=2**32 - 4)
     after = tcp(3) if closing == "PSH" else tcp(3, b"short", seq=1)
     packets = [tcp(0), tcp(1), last, after]
@@ -247,7 +249,7 @@ def test_a_full_batch_takes_only_packets_that_can_be_merged(internals: Internals
 
 
 @pytest.mark.parametrize("frag", [0, 185])
-def test_nothing_overtakes_a_fragment(internals: Internals, frag: int) -> None:
+def test_no_packet_overtakes_a_fragment(internals: Internals, frag: int) -> None:
     """It may be of the flow that another one belongs to; a later one does not say."""
     fragment = udp(1, ip={"flags": "MF", "frag": frag})
     packets = [udp(0), fragment, udp(1), udp(2)]

@@ -65,7 +65,7 @@ def test_the_longest_prefix_wins(
 
 
 @given(table=tables, strangers=st.lists(addresses, max_size=10))
-def test_it_knows_the_hosts_that_serve_something_and_no_others(
+def test_the_table_knows_the_hosts_of_its_routes_and_no_others(
     internals: Internals, table: dict[IPv4Network, int], strangers: list[int]
 ) -> None:
     routes = Table(internals, as_routes(table))

@@ -121,7 +121,7 @@ def test_a_full_shared_socket_costs_no_packet_and_the_peers_see_no_difference(
     assert queue.fake.n_polls == 0  # nobody waited for the shared socket
 
 
-def test_segments_and_the_tos_pass_through_lanes(queue: Queue) -> None:
+def test_lanes_carry_segments_and_the_tos(queue: Queue) -> None:
     queue.fill()
     queue.peers[0].setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
     queue.send(*4 * PEERS[:1], tos=2)
@@ -205,7 +205,7 @@ def test_lanes_stay_open_while_a_peer_is_left_out(queue: Queue) -> None:
     assert queue.counts() == {"tx_packets": 7, "tx_stalled": 5}
 
 
-def test_one_flush_waits_once_in_vain_however_many_peers_have_a_full_lane(queue: Queue) -> None:
+def test_a_flush_waits_in_vain_once_however_many_lanes_are_full(queue: Queue) -> None:
     queue.fill()
     queue.send(*PEERS)
     for peer in PEERS:
@@ -247,7 +247,7 @@ def test_without_a_descriptor_another_peers_lane_makes_room(queue: Queue) -> Non
     assert queue.counts() == {"tx_packets": 2, "tx_congested": 1}
 
 
-def test_without_any_lane_a_full_socket_drops_packets_as_congested(queue: Queue) -> None:
+def test_a_full_socket_drops_packets_as_congested_where_no_lane_can_be_opened(queue: Queue) -> None:
     queue.fake.socket_error = errno.EMFILE
     queue.fill()
     queue.send(*PEERS)

@@ -76,7 +76,9 @@ def test_a_peer_cannot_use_another_peers_addresses(internals: Internals, source:
         *["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255"],
     ],
 )
-def test_no_host_relays(internals: Internals, destination: str) -> None:
+def test_no_packet_between_two_other_hosts_is_relayed(
+    internals: Internals, destination: str
+) -> None:
     assert verdict(internals, packet(destination=destination)) == "NOT_MINE"
 
 
@@ -191,7 +193,7 @@ def test_a_congestion_mark_for_a_transport_without_ecn_is_a_drop(internals: Inte
     assert verdict(internals, packet(tos=0xB8 | NOT_ECT), tos=CE) == "ECN"
 
 
-def test_a_lease_for_everything_steals_nothing(internals: Internals) -> None:
+def test_a_lease_for_all_addresses_takes_no_packets_of_other_leases(internals: Internals) -> None:
     host = HOST._replace(routes=HOST.routes | {Net(0, 0): STRANGER, NETWORK: STRANGER})
     assert verdict(internals, packet(), STRANGER, host=host) == "SPOOFED"
     assert verdict(internals, packet(), PEER, host=host) == "CARRIED"
@@ -209,7 +211,7 @@ def test_a_lease_for_everything_steals_nothing(internals: Internals) -> None:
         (packet(destination="192.168.0.1"), "NOT_MINE"),
     ],
 )
-def test_without_the_check_of_sources_some_rules_remain(
+def test_some_rules_remain_without_the_check_of_sources(
     internals: Internals, data: bytes, name: str
 ) -> None:
     host = HOST._replace(check_source=False)
@@ -240,7 +242,7 @@ def test_the_first_rule_that_applies_decides(internals: Internals) -> None:
     assert names == expected
 
 
-def test_the_specification_and_c_agree(internals: Internals) -> None:
+def test_c_gives_the_verdicts_of_the_specification(internals: Internals) -> None:
     """`make verdicts` asks them about many more."""
     counts = compare(internals, seed=8285, n=30_000)
     everything = internals.ffi.typeof("enum verdict").elements.values()

@@ -70,7 +70,7 @@ def made(clock: Clock) -> Made:
     return Made(clock)
 
 
-def test_a_config_that_can_be_used_is_had_at_once(made: Made) -> None:
+def test_a_usable_config_is_returned_at_once(made: Made) -> None:
     async def work() -> None:
         made.store.configure("good")
         began = made.clock.now
@@ -81,7 +81,7 @@ def test_a_config_that_can_be_used_is_had_at_once(made: Made) -> None:
     made.clock.run(work())
 
 
-def test_one_that_is_not_there_is_waited_for(made: Made) -> None:
+def test_a_missing_config_is_waited_for(made: Made) -> None:
     async def work() -> None:
         waiting = asyncio.create_task(made.follower.wait(read))
         await asyncio.sleep(3600)
@@ -95,7 +95,7 @@ def test_one_that_is_not_there_is_waited_for(made: Made) -> None:
     made.clock.run(work())
 
 
-def test_one_that_cannot_be_used_is_waited_for_and_reported_once(
+def test_a_config_that_cannot_be_used_is_reported_once_and_another_waited_for(
     made: Made, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def work() -> None:
@@ -145,7 +145,7 @@ def test_a_store_that_does_not_answer_is_asked_until_it_does(
     assert caplog.messages[2:] == ["the store answers again"]
 
 
-def test_without_an_answer_the_patience_ends(made: Made) -> None:
+def test_the_wait_ends_with_its_patience_where_the_store_does_not_answer(made: Made) -> None:
     async def work() -> None:
         made.store.refusal = REFUSED
         began = made.clock.now
@@ -156,7 +156,7 @@ def test_without_an_answer_the_patience_ends(made: Made) -> None:
     made.clock.run(work())
 
 
-def test_without_a_config_of_use_the_patience_ends_as_well(made: Made) -> None:
+def test_the_wait_ends_with_its_patience_where_the_config_cannot_be_used(made: Made) -> None:
     async def work() -> None:
         made.store.configure("bad one")
         assert await made.follower.wait(read, 0.5) is None
@@ -165,7 +165,7 @@ def test_without_a_config_of_use_the_patience_ends_as_well(made: Made) -> None:
     made.clock.run(work())
 
 
-def test_after_the_answer_that_there_is_no_config_the_wait_has_no_limit(made: Made) -> None:
+def test_the_wait_has_no_limit_once_the_store_has_no_config(made: Made) -> None:
     """An empty store may be a new cluster: what was served before is of no use there."""
 
     async def work() -> None:
@@ -175,7 +175,7 @@ def test_after_the_answer_that_there_is_no_config_the_wait_has_no_limit(made: Ma
     made.clock.run(work())
 
 
-def test_how_long_the_store_has_been_answering_is_known_over_several_waits(made: Made) -> None:
+def test_the_time_since_which_the_store_answers_is_kept_over_several_waits(made: Made) -> None:
     async def work() -> None:
         made.store.configure("good")
         await made.follower.wait(read)

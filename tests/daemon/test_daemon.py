@@ -133,14 +133,14 @@ def test_another_flanneld_with_the_same_device_ends_the_first_run_and_the_proces
     assert made.status.conditions.text(Condition.RUN) == ""
 
 
-def test_once_we_have_served_another_flanneld_is_waited_for(made: Made) -> None:
+def test_another_flanneld_is_waited_for_once_a_lease_has_been_served(made: Made) -> None:
     error = AlreadyRunning("cannot use flannel.1: another flanneld, process 7, uses it")
     made.daemon._leased = fresh(made.store, CONFIG)
     made.run((0.1, error))
     assert made.status.conditions.text(Condition.RUN) == f"{error}; trying again"
 
 
-def test_after_a_good_run_the_pauses_are_short_again(made: Made) -> None:
+def test_the_pauses_are_short_again_after_a_long_run(made: Made) -> None:
     error = KernelError("create VXLAN link", 12)
     assert made.run(*[(0.1, error)] * 8, (11.0, error))[-1] < 0.8
 
@@ -198,13 +198,13 @@ def test_a_changed_underlay_is_followed_without_a_pause_on_new_connections(
     assert made.saved() == SAVED
 
 
-def test_the_error_is_found_in_groups_of_groups(made: Made) -> None:
+def test_the_error_that_ends_a_run_is_found_in_nested_groups(made: Made) -> None:
     group = ExceptionGroup("", [ExceptionGroup("", [LeaseLost("cannot keep lease: x")])])
     made.run((60.0, group))
     assert made.status.ended == "cannot keep lease: x"
 
 
-def test_a_mistake_in_the_program_ends_it(made: Made) -> None:
+def test_a_bug_ends_the_daemon(made: Made) -> None:
     made.daemon.ends = [(0.1, ExceptionGroup("", [ConfigChanged("x"), ZeroDivisionError()]))]
     with pytest.raises(ExceptionGroup) as caught:
         made.clock.run(made.daemon.run())
@@ -251,7 +251,7 @@ class TestRelease:
         assert OWN.subnet not in store.leases
         assert not (tmp_path / saved_state.FILE_NAME).exists()
 
-    def test_without_the_flag_it_stays(
+    def test_the_lease_stays_without_the_flag(
         self, end: Callable[[FakeStore, str], None], tmp_path: Path
     ) -> None:
         store = FakeStore()

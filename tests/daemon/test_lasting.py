@@ -44,7 +44,7 @@ def conditions() -> Conditions:
 
 @pytest.mark.parametrize("error", SHORTAGES, ids=repr)
 @pytest.mark.parametrize("is_grouped", [False, True])
-def test_a_shortage_is_a_condition_until_the_task_has_healed(
+def test_a_shortage_is_a_condition_until_the_task_has_recovered(
     clock: Clock,
     conditions: Conditions,
     caplog: pytest.LogCaptureFixture,
@@ -86,7 +86,7 @@ def test_any_other_error_ends_the_task(
     assert conditions.text(Condition.RESOURCES) == ""
 
 
-def test_one_task_that_has_healed_does_not_hide_another(
+def test_a_task_that_has_recovered_does_not_hide_the_trouble_of_another(
     clock: Clock, conditions: Conditions
 ) -> None:
     async def scenario() -> None:

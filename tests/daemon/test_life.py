@@ -78,7 +78,7 @@ def test_the_holder_of_our_address_is_asked_unless_we_are_behind_nat(
 
 
 @pytest.mark.parametrize("is_wanted", [True, False])
-def test_the_guard_is_the_networks_unless_the_operator_wants_none(
+def test_a_run_has_the_guard_of_its_network_unless_the_operator_wants_none(
     made: OneLife, monkeypatch: pytest.MonkeyPatch, is_wanted: bool
 ) -> None:
     rules: list[Rules] = []
@@ -95,7 +95,7 @@ def test_the_guard_is_the_networks_unless_the_operator_wants_none(
     assert [each.guard for each in rules] == [made.backend.network.guard if is_wanted else None]
 
 
-def test_all_parts_are_reported_to_be_done(made: OneLife) -> None:
+def test_a_run_reports_that_each_part_is_done(made: OneLife) -> None:
     made.backend.network.device = "lo"  # which every host has
 
     async def work(life: Life) -> None:
@@ -170,7 +170,7 @@ def test_a_saved_state_is_served_while_the_store_does_not_answer(made: OneLife) 
     resumed.serve(work, resume=OWN)
 
 
-def test_the_lease_of_before_is_asked_for_again(made: OneLife) -> None:
+def test_a_run_asks_for_the_previous_lease(made: OneLife) -> None:
     async def first(life: Life) -> None:
         subnets.append(life.subnets.own.subnet)
         await asyncio.sleep(1)

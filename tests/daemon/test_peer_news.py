@@ -43,6 +43,6 @@ def test_a_peer_that_left_may_join_again() -> None:
         assert news.line(now) == f"{line} 10.1.1.0/24 of 0.0.0.1"
 
 
-def test_some_of_many_peers_are_named() -> None:
+def test_five_of_many_peers_are_named_and_the_others_counted() -> None:
     assert listed(range(5)) == "0, 1, 2, 3, 4"
     assert listed(range(7)) == "0, 1, 2, 3, 4 and 2 more"

@@ -126,7 +126,7 @@ def test_a_host_that_does_not_change_is_served_on(host: Host) -> None:
 class TestVpn:
     """A link with a better default route comes."""
 
-    def test_it_is_reported_and_not_followed(self, host: Host) -> None:
+    def test_a_better_default_route_is_reported_and_not_followed(self, host: Host) -> None:
         assert host.watch((5, host.add_vpn)) == ("", HOUR)
         assert host.text(Condition.OTHER_INTERFACE) == (
             "keeping external interface eth0 with address 192.0.2.1, which works: "
@@ -137,7 +137,9 @@ class TestVpn:
         host.watch((5, host.add_vpn), (50, host.remove_vpn))
         assert host.text(Condition.OTHER_INTERFACE) == ""
 
-    def test_it_is_used_while_the_link_is_down_and_left_when_that_is_back(self, host: Host) -> None:
+    def test_a_vpn_is_used_while_the_link_is_down_and_left_when_the_link_is_back(
+        self, host: Host
+    ) -> None:
         host.add_vpn()
         why, seconds = host.watch((5, lambda: host.set_link(2, up=False)))
         assert why == (
@@ -174,7 +176,7 @@ class TestVpn:
         lost, back = (lambda each=each: host.set_link(2, carrier=each) for each in (False, True))
         assert host.watch((5, lost), (11, back)) == ("", HOUR)
 
-    def test_the_very_first_start_takes_it(self, host: Host) -> None:
+    def test_the_very_first_start_takes_the_better_default_route(self, host: Host) -> None:
         host.add_vpn()
         assert host.start().name == "tun9"
 
@@ -199,7 +201,7 @@ class TestVpn:
 class TestTheOperatorsWord:
     """It decides at a start, independently of the published address."""
 
-    def test_a_name(self, clock: Clock) -> None:
+    def test_the_named_interface_is_used(self, clock: Clock) -> None:
         host = Host(clock, InterfaceChoice(names=["tun9"]))
         host.add_vpn()
         host.underlay.prefer([ETH0.address])
@@ -226,14 +228,14 @@ class TestTheOperatorsWord:
         assert host.watch((5, lambda: host.set_link(2, up=True)), used=used) == ("", HOUR)
         assert "a new choice would be eth0" in host.text(Condition.OTHER_INTERFACE)
 
-    def test_an_address_to_reach(self, clock: Clock) -> None:
+    def test_the_interface_that_reaches_the_address_is_used(self, clock: Clock) -> None:
         host = Host(clock, InterfaceChoice(can_reach=FAR))
         host.add_vpn()
         host.underlay.prefer([ETH0.address])
         host.netlink.ways[FAR] = Way(9, None, VPN)
         assert host.start().name == "tun9"
 
-    def test_another_way_to_it_is_reported_and_not_followed(self, clock: Clock) -> None:
+    def test_another_way_to_the_address_is_reported_and_not_followed(self, clock: Clock) -> None:
         host = Host(clock, InterfaceChoice(can_reach=FAR))
         host.netlink.ways[FAR] = Way(2, None, ETH0.address)
         assert host.start() == ETH0
@@ -270,7 +272,7 @@ class TestAddresses:
         assert 6 <= seconds <= 8
 
     @pytest.mark.parametrize(("away", "is_returned_to"), [(60, True), (1000, False)])
-    def test_one_that_is_as_good_is_left_again_after_a_short_time_only(
+    def test_an_address_that_is_as_good_is_left_again_after_a_short_time_only(
         self, host: Host, away: float, is_returned_to: bool
     ) -> None:
         host.netlink.address(2, "192.0.2.100/24")
@@ -280,7 +282,7 @@ class TestAddresses:
         why, _ = host.watch((away, lambda: host.netlink.address(2, "192.0.2.1/24")), used=used)
         assert why.startswith("the address of eth0 is 192.0.2.1 now") is is_returned_to
 
-    def test_one_that_was_published_before_this_process_is_returned_to(self, host: Host) -> None:
+    def test_an_address_published_before_this_process_is_returned_to(self, host: Host) -> None:
         host.underlay.prefer([ETH0.address])
         host.remove_address("192.0.2.1/24")
         host.netlink.address(2, "192.0.2.100/24")
@@ -289,7 +291,9 @@ class TestAddresses:
         why, _ = host.watch((30, lambda: host.netlink.address(2, "192.0.2.1/24")), used=used)
         assert why.startswith("the address of eth0 is 192.0.2.1 now")
 
-    def test_ours_is_back_before_a_floating_one_counts(self, host: Host) -> None:
+    def test_our_address_that_returns_soon_is_not_replaced_by_a_floating_one(
+        self, host: Host
+    ) -> None:
         host.netlink.address(2, "192.0.2.100/32")
         gone = (5, lambda: host.remove_address("192.0.2.1/24"))
         back = (10, lambda: host.netlink.address(2, "192.0.2.1/24"))
@@ -316,7 +320,9 @@ class TestAddresses:
         assert why.startswith("the external interface is br0 with address 192.0.2.1 now")
         assert 6 <= seconds <= 8
 
-    def test_one_of_a_new_network_is_news_a_floating_one_is_not(self, host: Host) -> None:
+    def test_an_address_of_a_new_network_ends_the_run_and_a_floating_one_does_not(
+        self, host: Host
+    ) -> None:
         floating = (5, lambda: host.netlink.address(2, "192.0.2.100/32"))
         beside = (6, lambda: host.netlink.address(2, "192.0.2.101/24"))
         link_local = (7, lambda: host.netlink.address(2, "169.254.7.7/16"))

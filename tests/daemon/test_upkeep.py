@@ -61,7 +61,7 @@ def test_a_lease_that_changes_while_others_are_applied_is_not_lost(made: OneUpke
     made.run(work)
 
 
-def test_all_is_compared_every_ten_seconds(made: OneUpkeep) -> None:
+def test_upkeep_compares_all_every_ten_seconds(made: OneUpkeep) -> None:
     async def work() -> None:
         began = made.clock.now
         made.upkeep.pending.add(set())

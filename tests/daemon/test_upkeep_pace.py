@@ -49,7 +49,7 @@ def test_comparisons_that_cost_much_get_a_tenth_of_a_cpu(made: OneUpkeep) -> Non
 
 
 @pytest.mark.parametrize("cost", [0.0, 2.5, 30.0])
-def test_it_gives_signs_of_life_and_compares_at_any_cost_of_comparisons(
+def test_upkeep_gives_signs_of_life_and_compares_at_any_cost_of_a_comparison(
     made: OneUpkeep, monkeypatch: pytest.MonkeyPatch, cost: float
 ) -> None:
     beats = []

@@ -64,7 +64,9 @@ def refusal(number: int) -> bytes:
     return message(ERROR, struct.pack("=i", -number) + bytes(20))
 
 
-def test_tables_of_several_datagrams_and_families(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_are_read_from_several_datagrams_and_families(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     kernel = answering(
         monkeypatch,
         table(2, "flannel") + table(1, "firewalld"),

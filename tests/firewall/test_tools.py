@@ -34,7 +34,7 @@ class TestFind:
     def test_a_host_without_iptables_has_no_tools(self, host: FakePrograms) -> None:
         assert find() == []
 
-    def test_two_names_of_one_kind_are_one_and_the_preferred_name_counts(
+    def test_two_names_of_one_kind_are_one_tool_with_the_preferred_name(
         self, host: FakePrograms
     ) -> None:
         host.install_iptables("iptables", "legacy")

@@ -25,7 +25,7 @@ def made() -> OneStatus:
     return OneStatus()
 
 
-def test_it_is_ready_once_all_parts_are_done(made: OneStatus) -> None:
+def test_flanneld_is_ready_once_all_parts_are_done(made: OneStatus) -> None:
     assert made.status.unready() == "starting"
     with made.serve():
         assert made.status.unready() == "subnet.env: not there yet"
@@ -37,7 +37,9 @@ def test_it_is_ready_once_all_parts_are_done(made: OneStatus) -> None:
         assert made.status.unready() == ""
 
 
-def test_a_lost_lease_makes_it_unready_until_all_is_done_again(made: OneStatus) -> None:
+def test_a_lost_lease_makes_flanneld_unready_until_all_parts_are_done_again(
+    made: OneStatus,
+) -> None:
     with made.serve():
         made.finish()
     made.status.end("cannot keep lease 10.1.5.0/24: it is gone from the store")
@@ -47,7 +49,7 @@ def test_a_lost_lease_makes_it_unready_until_all_is_done_again(made: OneStatus) 
         assert made.status.unready() == "subnet.env: not there yet"
 
 
-def test_its_document_has_the_same_members_whether_a_network_is_served_or_not(
+def test_the_status_document_has_the_same_members_without_a_network(
     made: OneStatus,
 ) -> None:
     before = made.status.document().keys()
@@ -79,7 +81,7 @@ def test_a_network_that_cannot_carry_packets_is_the_reason_for_a_missing_part(
         assert made.status.unready() == "cannot carry packets: cannot bind UDP port 8285"
 
 
-def test_a_kernel_that_refuses_makes_it_unready_while_that_lasts(made: OneStatus) -> None:
+def test_a_kernel_that_refuses_makes_flanneld_unready_while_that_lasts(made: OneStatus) -> None:
     with made.serve():
         made.finish()
         made.status.conditions.report(Condition.KERNEL, "cannot program the kernel: no memory")
@@ -88,14 +90,14 @@ def test_a_kernel_that_refuses_makes_it_unready_while_that_lasts(made: OneStatus
         assert made.status.unready() == ""
 
 
-def test_a_missing_device_makes_it_unready(made: OneStatus) -> None:
+def test_a_missing_device_makes_flanneld_unready(made: OneStatus) -> None:
     made.network.device = "flannel.4711"
     with made.serve():
         made.finish()
         assert made.status.unready() == "device flannel.4711 is gone"
 
 
-def test_an_unreachable_store_is_shown_and_leaves_it_ready(made: OneStatus) -> None:
+def test_an_unreachable_store_is_shown_and_leaves_flanneld_ready(made: OneStatus) -> None:
     with made.serve():
         made.finish()
         made.status.conditions.report(Condition.WATCH, "cannot follow the leases: refused")

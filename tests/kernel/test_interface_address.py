@@ -43,12 +43,12 @@ class TestTheAddress:
         alone = [*addresses[:1], address(ETH0, "169.254.1.3/16")]
         assert str(pick(alone[::-1], published=ips("169.254.1.2"))) == "169.254.1.2"
 
-    def test_then_the_source_of_the_route(self) -> None:
+    def test_the_source_of_the_route_comes_second(self) -> None:
         addresses = [address(ETH0, "192.0.2.7/24"), address(ETH0, "192.0.2.8/32", deprecated=True)]
         assert str(pick(addresses, default(ETH0, source="192.0.2.8"))) == "192.0.2.8"
         assert str(pick(addresses, default(ETH0), IPv4Address("192.0.2.8"))) == "192.0.2.8"
 
-    def test_without_a_source_the_one_in_the_network_of_the_gateway(self) -> None:
+    def test_an_address_in_the_network_of_the_gateway_is_used_without_a_source(self) -> None:
         addresses = [address(ETH0, "10.9.0.7/24"), address(ETH0, "192.0.2.7/24")]
         assert str(pick(addresses, default(ETH0))) == "192.0.2.7"
 
@@ -63,7 +63,7 @@ class TestTheAddress:
     @pytest.mark.parametrize(
         "poor", [address(ETH0, "169.254.1.11/16"), address(ETH0, "203.0.113.9/24", LINK)]
     )
-    def test_then_a_global_one(self, poor: Address) -> None:
+    def test_a_global_address_is_preferred_to_a_link_local_one(self, poor: Address) -> None:
         assert str(pick([poor, address(ETH0, "192.0.2.7/32")])) == "192.0.2.7"
         assert pick([poor]) == poor.interface.ip
 
@@ -76,7 +76,7 @@ class TestTheAddress:
         cloud = host([], [address(ETH0, "10.128.0.2/32")], [default(ETH0, via="10.128.0.1")])
         assert chosen(choose(cloud, InterfaceChoice())) == ("eth0", "10.128.0.2")
 
-    def test_then_the_kernel_s_first(self) -> None:
+    def test_the_kernel_s_first_address_comes_last(self) -> None:
         addresses = [address(ETH0, "192.0.2.8/24"), address(ETH0, "192.0.2.7/24")]
         assert str(pick(addresses)) == "192.0.2.8"
 
@@ -123,7 +123,7 @@ class TestLoopback:
         found = choose(host(self.LINKS, addresses, routes), InterfaceChoice())
         assert (chosen(found), found.mtu) == (("eth0", "203.0.113.1"), 1500)
 
-    def test_links_without_addresses_send_from_it(self) -> None:
+    def test_links_without_addresses_send_from_loopback_s(self) -> None:
         addresses = [address(LO, "203.0.113.1/32")]
         found = choose(host(self.LINKS, addresses, [default(ETH1)]), InterfaceChoice())
         assert (chosen(found), found.mtu) == (("eth1", "203.0.113.1"), 9000)

@@ -117,7 +117,7 @@ class TestTheDefaultRoute:
         with pytest.raises(NoInterface, match="no default route"):
             choose(host(routes=[route("10.0.0.0/8", ETH0)]), InterfaceChoice())
 
-    def test_two_halves_of_it_are_not_a_default_route(self) -> None:
+    def test_routes_to_the_two_halves_of_all_addresses_are_not_a_default_route(self) -> None:
         halves = [route("0.0.0.0/1", ETH1), route("128.0.0.0/1", ETH1)]
         assert choose(host(routes=[*halves, default(ETH0, 600)]), InterfaceChoice()).name == "eth0"
 
@@ -178,7 +178,7 @@ class TestTheOverlay:
         ],
     )  # fmt: skip
     @pytest.mark.parametrize("how", ["name", "address", "pattern", "reach", "default", "home"])
-    def test_its_links_are_refused_however_they_are_asked_for(
+    def test_links_of_the_overlay_are_refused_however_they_are_asked_for(
         self, name: str, kind: str, how: str
     ) -> None:
         own = IPv4Address("169.254.122.15")
@@ -275,12 +275,12 @@ class TestThePast:
     def test_a_better_default_route_is_not_followed(self) -> None:
         assert choose(host(routes=self.VPN), InterfaceChoice(), NOTHING, self.PAST) == self.USED
 
-    def test_nor_is_the_loss_of_the_own(self) -> None:
+    def test_the_loss_of_the_used_default_route_moves_nothing(self) -> None:
         surroundings = host(routes=self.VPN[:1])
         assert choose(surroundings, InterfaceChoice(), NOTHING, self.PAST) == self.USED
         assert choose(host(), InterfaceChoice(), NOTHING, self.PAST) == self.USED
 
-    def test_nor_another_way_to_what_can_be_reached(self) -> None:
+    def test_another_way_to_the_address_to_reach_moves_nothing(self) -> None:
         way = Way(ETH1, None, IPv4Address("198.51.100.7"))
         choice = InterfaceChoice(can_reach=IPv4Address("203.0.113.1"))
         assert choose(host(way=way), choice, NOTHING, self.PAST) == self.USED
@@ -323,7 +323,7 @@ class TestThePast:
         past = Past(home=ips("192.0.2.7"))
         assert choose(host(routes=self.VPN), InterfaceChoice(), NOTHING, past).name == "eth0"
 
-    def test_home_that_is_down_does_not(self) -> None:
+    def test_a_home_link_that_is_down_does_not_decide(self) -> None:
         past = Past(home=ips("192.0.2.7"))
         down = host([link(ETH0, "eth0", up=False)], routes=self.VPN)
         assert choose(down, InterfaceChoice(), NOTHING, past).name == "eth1"

@@ -150,11 +150,11 @@ class TestLinks:
         (link,) = world.call(lambda n: n.list_links(), [message])
         assert link == replace(LINK, master=9, alias="flannel")
 
-    def test_one_is_found_by_name(self, world: World) -> None:
+    def test_a_link_is_found_by_its_name(self, world: World) -> None:
         assert world.call(lambda n: n.find_link("flannel.1"), [link_message()]) == LINK
         assert world.calls[0][2] == {"ifname": "flannel.1"}
 
-    def test_one_that_is_not_there_is_none(self, world: World) -> None:
+    def test_a_link_that_does_not_exist_is_not_found(self, world: World) -> None:
         absent = NetlinkError(errno.ENODEV, "No such device")
         assert world.call(lambda n: n.find_link("x"), absent) is None
         with pytest.raises(KernelError, match="look at link x: Operation not permitted"):
@@ -202,7 +202,7 @@ class TestWays:
         with pytest.raises(KernelError, match=r"Invalid argument \(mtu too small\)$"):
             world.call(lambda n: n.ensure_link_up(LINK, 60), refusal)
 
-    def test_another_error_is_one(self, world: World) -> None:
+    def test_another_error_of_the_kernel_is_raised(self, world: World) -> None:
         with pytest.raises(KernelError, match=r"look up the route to 192\.0\.2\.9: Cannot alloc"):
             world.call(lambda n: n.find_way(ADDRESS), NetlinkError(errno.ENOMEM, ""))
 
@@ -295,7 +295,9 @@ class TestBrokenSockets:
     """The socket itself fails: pyroute2 can do nothing more with it."""
 
     @pytest.mark.parametrize("number", [errno.ENOBUFS, errno.ENOMEM])
-    def test_one_error_is_over_at_the_next_call(self, world: World, number: int) -> None:
+    def test_an_error_of_the_socket_is_over_at_the_next_call(
+        self, world: World, number: int
+    ) -> None:
         async def scenario(netlink: Netlink) -> None:
             with pytest.raises(KernelError, match="cannot list links") as raised:
                 await netlink.list_links()

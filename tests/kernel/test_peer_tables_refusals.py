@@ -66,7 +66,7 @@ class TestBadLeases:
 
     BAD = Lease(subnet(3), LeaseAttrs(IPv4Address("192.0.2.3"), "vxlan"))
 
-    def test_it_is_named_once_and_harms_nobody(
+    def test_a_bad_lease_is_named_once_and_leaves_the_others_served(
         self, host: Host, warnings: pytest.LogCaptureFixture
     ) -> None:
         host.apply(self.BAD, peer(2))
@@ -82,7 +82,7 @@ class TestBadLeases:
         assert host.has(peer(2))
 
     @pytest.mark.parametrize("between", [[], [peer(3)]], ids=["it left", "it was right"])
-    def test_it_is_named_again_when_it_comes_back(
+    def test_a_bad_lease_is_named_again_when_it_returns(
         self, host: Host, warnings: pytest.LogCaptureFixture, between: list[Lease]
     ) -> None:
         host.apply(self.BAD)

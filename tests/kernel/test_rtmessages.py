@@ -76,7 +76,7 @@ class TestFromTheKernel:
         assert rtmessages.parse_route(bytes.fromhex(CLASSIC), HOPS) == route
 
     @pytest.mark.parametrize("payload", [BLACKHOLE, UNREACHABLE, CONNECTED, MULTIPATH])
-    def test_other_sorts_of_routes_are_none_of_ours(self, payload: str) -> None:
+    def test_routes_of_other_kinds_are_not_ours(self, payload: str) -> None:
         assert rtmessages.parse_route(bytes.fromhex(payload), HOPS) is None
 
     @pytest.mark.parametrize(
@@ -135,14 +135,14 @@ class TestFromTheKernel:
         assert rtmessages.parse_fdb(bytes.fromhex(FDB), 3) is None
         assert rtmessages.parse_fdb(bytes.fromhex(FDB_LEARNT), 4) is None
 
-    def test_an_fdb_entry_to_an_ipv6_host_is_none_of_ours(self) -> None:
+    def test_an_fdb_entry_to_an_ipv6_host_is_not_ours(self) -> None:
         body = rt.NDMSG.pack(rt.AF_BRIDGE, 4, rt.NUD_PERMANENT, rt.NTF_SELF, 0)
         mac = rt.mac_attribute(rt.NDA_LLADDR, bytes(6))
         long = (20).to_bytes(2, "little") + rt.NDA_DST.to_bytes(2, "little") + bytes(16)
         assert rtmessages.parse_fdb(body + mac + long, 4) is None
         assert rtmessages.parse_fdb(body + mac, 4) is None
 
-    def test_a_nexthop_with_an_ipv6_gateway_is_none_of_ours(self) -> None:
+    def test_a_nexthop_with_an_ipv6_gateway_is_not_ours(self) -> None:
         body = rt.NHMSG.pack(socket.AF_INET6, 0, PROTOCOL, 0, 0)
         long = (20).to_bytes(2, "little") + rt.NHA_GATEWAY.to_bytes(2, "little") + bytes(16)
         assert rtmessages.parse_nexthop(body + long) is None
@@ -157,7 +157,7 @@ def decoded(kind: Any, data: bytes) -> Any:
 class TestBesidePyroute2:
     """Its decoder reads the same from our messages as we meant."""
 
-    def test_a_route_with_a_gateway(self) -> None:
+    def test_pyroute2_reads_a_route_with_a_gateway_as_we_wrote_it(self) -> None:
         route = Route(ip("10.5.3.0"), 24, ip("192.0.2.3"), 7, True, 0, 5, PROTOCOL)
         read = decoded(rtmsg, rtmessages.put_message(route, 3, rt.NLM_F_ACK))
         header = read["header"]
@@ -188,7 +188,7 @@ class TestBesidePyroute2:
         assert (read.get("gateway"), read.get("RTA_NH_ID")) == (None, None)
 
     @pytest.mark.parametrize("is_put", [True, False])
-    def test_an_arp_entry(self, is_put: bool) -> None:
+    def test_pyroute2_reads_an_arp_entry_as_we_wrote_it(self, is_put: bool) -> None:
         entry = Neighbour(ip("10.5.3.0"), 7, bytes.fromhex("020000000003"))
         make = rtmessages.put_message if is_put else rtmessages.delete_message
         read = decoded(ndmsg, make(entry, 1, 0))
@@ -198,7 +198,7 @@ class TestBesidePyroute2:
         assert (read.get("dst"), read.get("lladdr")) == ("10.5.3.0", "02:00:00:00:00:03")
 
     @pytest.mark.parametrize("is_put", [True, False])
-    def test_an_fdb_entry(self, is_put: bool) -> None:
+    def test_pyroute2_reads_an_fdb_entry_as_we_wrote_it(self, is_put: bool) -> None:
         entry = Fdb(bytes.fromhex("020000000003"), 7, ip("192.0.2.3"))
         make = rtmessages.put_message if is_put else rtmessages.delete_message
         read = decoded(ndmsg, make(entry, 1, 0))
@@ -210,7 +210,7 @@ class TestBesidePyroute2:
         assert ip("192.0.2.3") in make(entry, 1, 0)
         assert read.get("lladdr") == "02:00:00:00:00:03"
 
-    def test_the_requests_for_dumps(self) -> None:
+    def test_pyroute2_reads_our_requests_for_dumps_as_we_wrote_them(self) -> None:
         read = decoded(rtmsg, rt.message(rt.RTM_GETROUTE, 1, 0, rtmessages.ROUTES_REQUEST))
         assert (read["family"], read["table"], read["proto"]) == (socket.AF_INET, 254, 0)
         read = decoded(rtmsg, rt.message(rt.RTM_GETROUTE, 1, 0, rtmessages.BLACKHOLES_REQUEST))
@@ -224,7 +224,7 @@ class TestBesidePyroute2:
 class TestNexthops:
     """pyroute2 does not know them: beside what a kernel sends of one."""
 
-    def test_one_is_written_as_the_kernel_reports_it_and_never_over_another(self) -> None:
+    def test_a_nexthop_is_written_as_the_kernel_reports_it_and_never_over_another(self) -> None:
         message = rtmessages.put_message(HOP, 1, 0)
         _, kind, flags, _, _ = rt.HEADER.unpack_from(message)
         assert kind == rt.RTM_NEWNEXTHOP
@@ -236,13 +236,13 @@ class TestNexthops:
             reported[:scope] + reported[scope + 1 :]
         )
 
-    def test_one_is_deleted_by_its_id_alone(self) -> None:
+    def test_a_nexthop_is_deleted_by_its_id_alone(self) -> None:
         message = rtmessages.delete_message(HOP, 1, 0)
         assert rt.HEADER.unpack_from(message)[1] == rt.RTM_DELNEXTHOP
         attributes = rt.attributes(message, rt.HEADER.size + rt.NHMSG.size)
         assert attributes == {rt.NHA_ID: HOP.id.to_bytes(4, sys.byteorder)}
 
-    def test_all_are_asked_for_by_family(self) -> None:
+    def test_a_dump_of_nexthops_is_requested_by_family(self) -> None:
         assert bytes((socket.AF_INET, 0, 0, 0, 0, 0, 0, 0)) == rtmessages.NEXTHOPS_REQUEST
 
 

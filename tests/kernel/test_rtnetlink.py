@@ -185,7 +185,7 @@ class TestNexthops:
 class TestRequests:
     """request."""
 
-    def test_it_returns_when_the_kernel_has_done_it(self, kernel: Kernel) -> None:
+    def test_a_request_returns_when_the_kernel_has_done_it(self, kernel: Kernel) -> None:
         tables = kernel.tables()
         tables.request(rt.RTM_DELLINK, "delete link x", rt.IFINFOMSG.pack(0, 0, 9, 0, 0))
         assert kernel.requests[-1] == (rt.RTM_DELLINK, rt.IFINFOMSG.pack(0, 0, 9, 0, 0))
@@ -210,7 +210,7 @@ class TestBrokenSockets:
         ],
         ids=["put", "delete", "list"],
     )
-    def test_one_error_is_over_at_the_next_call(
+    def test_an_error_of_the_socket_is_over_at_the_next_call(
         self, kernel: Kernel, number: int, call: Callable[[RtNetlink], Any]
     ) -> None:
         tables = kernel.tables()
@@ -230,7 +230,9 @@ class TestBrokenSockets:
             tables.list_neighbours(7)
         assert tables.list_neighbours(7) == ARP
 
-    def test_an_error_while_sending(self, kernel: Kernel) -> None:
+    def test_an_error_while_sending_is_raised_and_over_at_the_next_call(
+        self, kernel: Kernel
+    ) -> None:
         tables = kernel.tables()
         kernel.send_errors = [errno.ENOBUFS]
         with pytest.raises(KernelError, match="write to netlink: No buffer space"):
@@ -271,7 +273,7 @@ class TestBrokenSockets:
         with pytest.raises(KernelError, match="open a netlink socket: Address family"):
             kernel.tables()
 
-    def test_it_is_closed_at_the_end(self, kernel: Kernel) -> None:
+    def test_the_socket_is_closed_at_the_end(self, kernel: Kernel) -> None:
         with kernel.tables() as tables:
             assert tables.port == 4711
         assert not kernel.sockets[0].is_open
@@ -284,7 +286,7 @@ class TestBrokenSockets:
 class TestTheRealSocket:
     """Which anybody may open, and read with."""
 
-    def test_it_takes_the_port_that_it_is_asked_for_if_that_is_free(self) -> None:
+    def test_a_real_socket_takes_the_port_that_is_asked_for_if_it_is_free(self) -> None:
         with open_socket(0) as first:
             port = first.getsockname()[0]
             with open_socket(port) as second:
@@ -292,7 +294,7 @@ class TestTheRealSocket:
         with open_socket(port) as third:
             assert third.getsockname()[0] == port
 
-    def test_it_reads_this_hosts_tables(self) -> None:
+    def test_a_real_socket_reads_the_tables_of_this_host(self) -> None:
         with RtNetlink() as tables:
             assert tables.port > 0
             assert isinstance(tables.list_foreign_routes(), list)

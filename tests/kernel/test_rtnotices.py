@@ -24,16 +24,18 @@ def payload(name: str, number: int = 0) -> bytes:
         ("route of another table", None),
     ],
 )
-def test_a_route(name: str, change: RouteChange | None) -> None:
+def test_a_notice_about_a_route_names_its_destination_and_link(
+    name: str, change: RouteChange | None
+) -> None:
     assert rtnotices.parse_route_change(payload(name)) == change
 
 
-def test_a_route_of_another_family_is_none() -> None:
+def test_a_route_of_another_family_is_ignored() -> None:
     body = rt.RTMSG.pack(10, 64, 0, 0, rt.RT_TABLE_MAIN, 3, 0, rt.RTN_UNICAST, 0)
     assert rtnotices.parse_route_change(body) is None
 
 
-def test_a_nexthop() -> None:
+def test_a_notice_about_a_nexthop_names_its_id() -> None:
     assert rtnotices.parse_nexthop_id(payload("nexthop of ours")) == int(IPv4Address("10.5.2.0"))
     assert rtnotices.parse_nexthop_id(payload("nexthop of others")) == 5
 
@@ -46,17 +48,17 @@ def test_a_nexthop() -> None:
         ("other renamed", (OTHER, "another")),
     ],
 )
-def test_a_link(name: str, link: tuple[int, str]) -> None:
+def test_a_notice_about_a_link_has_its_index_and_name(name: str, link: tuple[int, str]) -> None:
     assert rtnotices.parse_link_name(payload(name)) == link
 
 
-def test_a_link_whose_name_is_not_utf8() -> None:
+def test_a_link_name_that_is_not_utf8_is_read_with_replacement_characters() -> None:
     name = b"\x08\x00\x03\x00\xff\xfe\x00\x00"
     body = rt.IFINFOMSG.pack(0, 1, 9, 0, 0) + name
     assert rtnotices.parse_link_name(body) == (9, "\ufffd\ufffd")
 
 
-def test_a_link_whose_name_has_all_the_characters_it_may_have() -> None:
+def test_a_link_name_of_the_greatest_length_is_read_whole() -> None:
     name = b"\x14\x00\x03\x00" + b"a" * 15 + b"\x00"
     body = rt.IFINFOMSG.pack(0, 1, 9, 0, 0) + name + b"\x08\x00\x04\x00\xdc\x05\x00\x00"
     assert rtnotices.parse_link_name(body) == (9, "a" * 15)
@@ -66,11 +68,11 @@ def test_a_link_whose_name_has_all_the_characters_it_may_have() -> None:
     ("name", "link"),
     [("address added to device", FLANNEL_1), ("address added to eth0", ETH0)],
 )
-def test_an_address(name: str, link: int) -> None:
+def test_a_notice_about_an_address_has_its_link(name: str, link: int) -> None:
     assert rtnotices.parse_address_link(payload(name)) == link
 
 
-def test_a_neighbour() -> None:
+def test_a_notice_about_a_neighbour_has_its_link_and_address() -> None:
     assert rtnotices.parse_neighbour_link(payload("fdb added")) == (rt.AF_BRIDGE, FLANNEL_1)
     assert rtnotices.parse_neighbour_link(payload("neighbour of eth0")) == (2, ETH0)
     assert rtnotices.parse_neighbour_ip(payload("neighbour removed", 1)) == bytes((10, 5, 2, 0))

@@ -48,13 +48,13 @@ def test_sysctls_that_differ_are_set_and_named(proc: Path) -> None:
     assert sysctls.ensure("flannel.1") == []
 
 
-def test_a_new_device_gets_those_for_ipv6_first(proc: Path) -> None:
+def test_a_new_device_gets_the_sysctls_for_ipv6_first(proc: Path) -> None:
     fill(proc, WRONG)
     sysctls.refuse_ipv6("flannel.1")
     assert values(proc) == {name: (RIGHT if "ipv6" in name else WRONG)[name] for name in WRONG}
 
 
-def test_a_new_device_is_made_where_they_cannot_be_written(
+def test_a_new_device_is_made_where_sysctls_cannot_be_written(
     proc: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(proc, WRONG)
@@ -67,7 +67,7 @@ def test_a_new_device_is_made_where_they_cannot_be_written(
     assert values(proc) == WRONG
 
 
-def test_a_kernel_without_ipv6_has_fewer_of_them(proc: Path) -> None:
+def test_a_kernel_without_ipv6_has_fewer_sysctls(proc: Path) -> None:
     fill(proc, {name: value for name, value in WRONG.items() if "ipv4" in name})
     assert len(sysctls.ensure("flannel.1")) == 3
 
@@ -76,7 +76,9 @@ def test_without_the_device_there_is_nothing_to_set(proc: Path) -> None:
     assert sysctls.ensure("flannel.1") == []
 
 
-def test_one_that_cannot_be_written_is_named(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sysctl_that_cannot_be_written_is_named(
+    proc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fill(proc, WRONG)
 
     def refuse(self: Path, text: str) -> int:

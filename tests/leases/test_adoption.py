@@ -83,7 +83,9 @@ class TestAHostThatIsGone:
         host.now += 10
         assert host.attempt().ttl is None
 
-    def test_a_host_that_can_keep_no_identity_takes_it_over_as_well(self, store: FakeStore) -> None:
+    def test_a_host_that_cannot_keep_an_identity_takes_over_the_lease_as_well(
+        self, store: FakeStore
+    ) -> None:
         nameless = replace(ME, node_id="")
         host = NewHost(store)
         host.refused(55, attrs=nameless)
@@ -99,7 +101,9 @@ class TestAHostThatIsGone:
         assert CONFIG.fits(host.attempt().subnet)
         assert len(store.leases) == 1
 
-    def test_one_of_two_new_hosts_that_ask_in_turn_gets_the_lease(self, store: FakeStore) -> None:
+    def test_only_one_of_two_new_hosts_that_ask_in_turn_gets_the_lease(
+        self, store: FakeStore
+    ) -> None:
         hosts = [(NewHost(store), replace(ME, node_id=f"new{n}")) for n in range(2)]
         taken: list[Lease] = []
         for _ in range(30):
@@ -251,7 +255,9 @@ class TestACopy:
         assert host.attempt(GONE).attrs == GONE
         assert store.index == index + 1
 
-    def test_without_questions_it_takes_its_lease_at_once(self, store: FakeStore) -> None:
+    def test_a_moved_host_takes_its_lease_at_once_where_no_holder_is_asked(
+        self, store: FakeStore
+    ) -> None:
         index = store.index
         assert NewHost(store, after=0).attempt(self.MOVED).attrs == self.MOVED
         assert store.index == index + 1

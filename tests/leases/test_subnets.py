@@ -29,7 +29,7 @@ class TestAcquiring:
         assert (lease.attrs, lease.ttl) == (ME, TTL)
         assert cluster.store.leases[lease.subnet] == lease
 
-    def test_a_host_gets_its_own_lease_back_with_what_is_true_now(self) -> None:
+    def test_a_host_gets_its_own_lease_back_with_its_present_attributes(self) -> None:
         cluster = Cluster()
         old = LeaseAttrs(ME.public_ip, "vxlan", {"VtepMAC": "02:00:00:00:00:01"})
         cluster.store.put(net("10.5.9.0/24"), old, 50)
@@ -90,7 +90,7 @@ class TestAcquiring:
         assert CONFIG.fits(cluster.acquire().subnet)
         assert cluster.store.leases[reserved.subnet] is reserved
 
-    def test_a_subnet_lost_to_a_quicker_host_makes_it_choose_again(self) -> None:
+    def test_a_host_chooses_again_where_a_quicker_host_took_the_subnet(self) -> None:
         cluster = Cluster(SMALL)
         taken = [cluster.store.put(net(f"10.5.{n}.0/24"), OTHER, 50) for n in (1, 3)]
         cluster.store.stale = [Snapshot(())] * 3  # what it lists is from before they came
@@ -166,7 +166,7 @@ class TestWhoseItIs:
         found = {each.attrs.public_ip: each.attrs.node_id for each in cluster.store.leases.values()}
         assert found == {each: f"n{n + 1}" for n, each in enumerate(addresses)}
 
-    def test_its_own_lease_comes_before_one_that_only_has_its_address(self) -> None:
+    def test_the_lease_with_our_node_id_comes_before_a_lease_with_our_address(self) -> None:
         cluster = Cluster()
         cluster.store.put(net("10.5.3.0/24"), UPSTREAMS, None)
         was = LeaseAttrs(IPv4Address("192.0.2.77"), "host-gw", node_id=ME.node_id)

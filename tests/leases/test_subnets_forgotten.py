@@ -73,27 +73,27 @@ class TestForgottenLeases:
 
         assert self.following(restore).peers.keys() == {self.A, self.B}
 
-    def test_a_peer_that_a_store_in_good_memory_does_not_have_any_more_goes_at_once(self) -> None:
+    def test_a_peer_missing_in_a_store_that_did_not_rewind_is_removed_at_once(self) -> None:
         def miss(store: FakeStore) -> None:  # its history was too short for the event
             del store.leases[self.A]
             store.tell(Snapshot(tuple(store.leases.values())))
 
         assert self.following(miss).peers.keys() == {self.B}
 
-    def test_a_peer_that_is_removed_goes_at_once(self) -> None:
+    def test_a_peer_whose_lease_is_removed_is_removed_at_once(self) -> None:
         manager = self.following(lambda store: store.remove(self.A))
         assert manager.peers.keys() == {self.B}
 
-    def test_after_the_grace_they_are_removed(self) -> None:
+    def test_forgotten_leases_are_removed_after_the_grace(self) -> None:
         manager = self.following(self.wipe, grace=0)
         assert manager.expire() == {self.A, self.B}
         assert manager.peers == {}
 
-    def test_before_the_end_of_the_grace_they_stay(self) -> None:
+    def test_forgotten_leases_stay_until_the_end_of_the_grace(self) -> None:
         manager = self.following(self.wipe)
         assert manager.expire() == set()
 
-    def test_a_peer_that_writes_its_lease_again_is_an_ordinary_one(self) -> None:
+    def test_a_peer_that_writes_its_lease_again_is_kept_after_the_grace(self) -> None:
         manager = self.following(self.wipe, lambda store: store.put(self.A, OTHER, 50), grace=0)
         assert manager.expire() == {self.B}
         assert manager.peers.keys() == {self.A}

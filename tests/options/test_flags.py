@@ -15,7 +15,9 @@ from typed_options import refusal, typed
         ["-etcd-prefix=/x///"],
     ],
 )
-def test_one_dash_or_two_and_equals_or_blank(argv: list[str]) -> None:
+def test_a_flag_has_one_dash_or_two_and_its_value_after_an_equals_sign_or_a_blank(
+    argv: list[str],
+) -> None:
     assert typed(*argv).etcd.prefix == "/x"
 
 
@@ -36,7 +38,7 @@ def test_booleans_are_gos(text: str, text_of_false: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["yes", "on", "", "tRUE", "2", " true"])
-def test_other_words_are_not_booleans(text: str) -> None:
+def test_words_other_than_those_of_go_are_not_booleans(text: str) -> None:
     assert "neither true nor false" in refusal(f"-ip-masq={text}")
 
 

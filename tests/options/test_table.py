@@ -73,7 +73,7 @@ def test_every_flag_of_upstream_is_there_with_its_default() -> None:
     assert {flag.name: flag.default for flag in FLAGS} == UPSTREAM | OURS
 
 
-def test_the_defaults() -> None:
+def test_each_option_has_the_documented_default() -> None:
     assert typed() == Options(
         etcd=EtcdOptions(
             endpoints=("http://127.0.0.1:4001", "http://127.0.0.1:2379"),
@@ -220,7 +220,7 @@ def test_a_bad_value_is_named_by_the_flag_or_by_the_variable(
         assert refusal(**{variable: text}) == why.replace(f"-{flag}", variable, 1)
 
 
-def test_a_flag_beats_its_variable_and_that_the_default() -> None:
+def test_a_flag_overrides_its_variable_and_a_variable_overrides_the_default() -> None:
     environ = {"FLANNELD_ETCD_PREFIX": "/v", "FLANNELD_SUBNET_LEASE_RENEW_MARGIN": "5"}
     options = parse(["-etcd-prefix=/f"], environ)
     assert options.etcd.prefix == "/f"

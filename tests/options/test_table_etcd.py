@@ -33,7 +33,7 @@ def test_the_root_can_be_the_prefix() -> None:
     assert typed("-etcd-prefix=/").etcd.prefix == ""
 
 
-def test_tls_with_a_ca_only_and_with_a_client_certificate(tmp_path: Path) -> None:
+def test_tls_is_configured_with_a_ca_alone_or_with_a_client_certificate(tmp_path: Path) -> None:
     ca, cert, key = files(tmp_path, "ca", "cert", "key")
     https = ("-etcd-endpoints=https://a:2379", f"-etcd-cafile={ca}")
     assert typed(*https).etcd.cafile == Path(ca)

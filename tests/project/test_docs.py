@@ -68,7 +68,7 @@ def test_each_condition_has_its_place_in_operate() -> None:
 
 
 @each_document
-def test_flags_and_variables_exist(document: Path) -> None:
+def test_flags_and_variables_named_in_documents_exist(document: Path) -> None:
     text = document.read_text()
     flags = {flag.name for flag in FLAGS}
     # flags of our two daemons' command lines stand in spans of their own: `-iface=eth1`
@@ -80,7 +80,7 @@ def test_flags_and_variables_exist(document: Path) -> None:
 
 
 @each_document
-def test_commands_exist(document: Path) -> None:
+def test_commands_named_in_documents_exist(document: Path) -> None:
     subparsers = next(
         action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)
     )
@@ -98,7 +98,7 @@ def test_every_flag_that_does_something_is_in_some_document() -> None:
     assert [flag.name for flag in unsaid] == []
 
 
-def test_metrics_exist() -> None:
+def test_metrics_named_in_documents_exist() -> None:
     source = (ROOT / "flannel/health/metrics.py").read_text()
     calls = re.findall(
         r'(_gauge|_counter|_info|CounterMetricFamily)\(\s*f?"(flannel_[a-z_{}]+)"', source

@@ -86,7 +86,7 @@ def test_an_answer_without_an_end_is_given_up(kind: Callable[[Client], None]) ->
     ids=lambda kind: kind.__name__,
 )
 @pytest.mark.usefixtures("nothing_left")
-def test_the_next_member_is_asked_in_its_place(
+def test_the_next_member_is_asked_in_place_of_a_hostile_one(
     etcd: EtcdServer, kind: Callable[[Client], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if kind in TRICKLING:

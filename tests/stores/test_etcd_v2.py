@@ -61,7 +61,7 @@ class TestConfig:
 
 
 class TestFeed:
-    def test_it_begins_with_a_snapshot_even_of_an_empty_store(self, etcd: EtcdServer) -> None:
+    def test_the_feed_begins_with_a_snapshot_even_of_an_empty_store(self, etcd: EtcdServer) -> None:
         assert follow(etcd) == [Snapshot(())]
         index = add(etcd, A, ttl=500)
         (snapshot,) = follow(etcd)
@@ -100,7 +100,7 @@ class TestFeed:
             Changes((LeaseAdded(Lease(B, OTHER)),)),
         ]
 
-    def test_a_compare_and_delete_does_not_stop_it(self, etcd: EtcdServer) -> None:
+    def test_a_compare_and_delete_does_not_stop_the_feed(self, etcd: EtcdServer) -> None:
         index = add(etcd, A)
         key = f"{PREFIX}/subnets/10.5.1.0-24?prevIndex={index}"
         assert follow(etcd, lambda: etcd.request("DELETE", key), lambda: add(etcd, B))[1:] == [
@@ -147,7 +147,9 @@ class TestFeed:
 
         run(main(), 250)
 
-    def test_far_behind_it_reads_all_instead_of_catching_up(self, etcd: EtcdServer) -> None:
+    def test_a_feed_that_is_far_behind_reads_all_leases_instead_of_catching_up(
+        self, etcd: EtcdServer
+    ) -> None:
         async def main() -> int:
             feed = store_at(etcd.url).follow_leases()
             await anext(feed)

@@ -51,7 +51,7 @@ STRANGE = [
 ]  # fmt: skip
 
 
-def test_without_any_member_the_error_names_each_with_its_reason() -> None:
+def test_the_error_names_each_member_with_its_reason_where_none_answers() -> None:
     dead = [f"http://127.0.0.1:{tcp_port()}" for _ in range(2)]
     with pytest.raises(StoreUnavailable) as error:
         run(store_at(*dead).snapshot())
@@ -80,7 +80,7 @@ def test_a_server_that_is_not_etcd_is_reported_as_such() -> None:
 
 @pytest.mark.parametrize("status", [200, 404, 412])
 @pytest.mark.parametrize("body", STRANGE)
-def test_no_answer_makes_it_raise_anything_else(body: str, status: int) -> None:
+def test_no_answer_makes_the_store_raise_another_kind_of_error(body: str, status: int) -> None:
     class Strange(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -157,7 +157,7 @@ def test_after_an_endless_answer_the_next_member_is_asked(
 
 
 @pytest.mark.usefixtures("patience")
-def test_it_waits_through_a_restart_of_etcd(tmp_path: Path) -> None:
+def test_the_store_answers_again_after_a_restart_of_etcd(tmp_path: Path) -> None:
     server = EtcdServer(tmp_path)
     server.start()
     server.wait_ready()

@@ -112,7 +112,7 @@ def test_every_lease_made_during_foreign_writes_is_reported(etcd: EtcdServer) ->
 
 
 @pytest.mark.usefixtures("often")
-def test_where_that_was_relied_on_all_are_read_now_and_then(
+def test_all_leases_are_read_now_and_then_where_silence_was_relied_on(
     etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(etcd_v2, "_RELIST", 0.1)

@@ -105,7 +105,7 @@ class TestWhoIsWho:
         assert re.search(r"TLS: we refuse .*(self-signed|unable to get).*trusted CAs", str(why))
 
     @pytest.mark.parametrize("name", ["", "bad"])
-    def test_a_client_that_the_server_does_not_know_gets_nowhere(
+    def test_a_client_that_the_server_does_not_know_is_refused(
         self, tls: EtcdServer, certificates: Path, name: str
     ) -> None:
         if tls.name != "tls-mutual":

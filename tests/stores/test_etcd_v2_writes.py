@@ -42,7 +42,7 @@ class TestWrites:
 
         run(main())
 
-    def test_renewal_moves_the_end_and_wakes_no_watcher(self, etcd: EtcdServer) -> None:
+    def test_a_renewal_extends_the_lease_and_wakes_no_watcher(self, etcd: EtcdServer) -> None:
         async def main() -> None:
             store = store_at(etcd.url)
             lease = await store.create(A, ME, 100)
@@ -60,7 +60,7 @@ class TestWrites:
 
         run(main())
 
-    def test_an_etcd_that_knows_no_refresh_keeps_the_lease_as_well(self, etcd: EtcdServer) -> None:
+    def test_an_etcd_without_refresh_keeps_the_lease_at_a_renewal(self, etcd: EtcdServer) -> None:
         async def main() -> None:
             with without_refresh(etcd) as url:
                 store = store_at(url)
@@ -138,7 +138,7 @@ class TestWrites:
 
         run(main())
 
-    def test_a_lost_answer_to_an_overwriting_is_made_good(self, etcd: EtcdServer) -> None:
+    def test_a_lost_answer_to_an_overwrite_is_recovered(self, etcd: EtcdServer) -> None:
         async def main() -> None:
             lease = await store_at(etcd.url).create(A, ME, 100)
             with losing_answers(etcd, 1) as (proxy, puts):
@@ -161,7 +161,7 @@ class TestWrites:
 
         run(main())
 
-    def test_a_lease_that_lasts_nearly_for_ever_has_an_end_that_can_be_reckoned_with(
+    def test_the_ttl_of_a_lease_that_lasts_nearly_for_ever_is_cut_to_31_bits(
         self, etcd: EtcdServer
     ) -> None:
         async def main() -> None:
@@ -200,7 +200,7 @@ class TestWrites:
         run(main())
 
     @pytest.mark.parametrize("lost", [1, 2])
-    def test_a_lost_answer_leaves_exactly_one_lease_and_it_is_known(
+    def test_a_lost_answer_to_a_new_lease_leaves_exactly_that_lease(
         self, etcd: EtcdServer, lost: int
     ) -> None:
         async def main() -> list[bytes]:
@@ -216,7 +216,7 @@ class TestWrites:
 
         assert len(run(main())) == lost  # none was sent again behind our back
 
-    def test_a_lost_answer_to_a_renewal_is_made_good(self, etcd: EtcdServer) -> None:
+    def test_a_lost_answer_to_a_renewal_is_recovered(self, etcd: EtcdServer) -> None:
         async def main() -> None:
             lease = await store_at(etcd.url).create(A, ME, 100)
             with losing_answers(etcd, 1) as (proxy, _):

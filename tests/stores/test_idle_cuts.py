@@ -32,14 +32,16 @@ def test_cuts_after_the_same_time_are_logged_once(
     assert warning.startswith(f"connections to {WHERE} are cut {when}, again and")
 
 
-def test_cuts_at_any_time_are_something_else(caplog: pytest.LogCaptureFixture) -> None:
+def test_cuts_at_irregular_times_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     noticed = IdleCuts()
     for silence, age in ((1.0, 9.0), (7.0, 21.0), (4.0, 4.0), (9.5, 40.0), (3.0, 12.0)):
         noticed.note_cut(WHERE, silence, age)
     assert caplog.messages == []
 
 
-def test_a_longer_silence_that_is_not_cut_ends_it(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_longer_silence_that_is_not_cut_ends_the_suspicion(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     noticed = IdleCuts()
     for _ in range(2):
         noticed.note_cut(WHERE, 5.0, 5.0)

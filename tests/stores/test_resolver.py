@@ -57,13 +57,13 @@ def assert_answers(members: Endpoints) -> None:
         members.ask("look", "GET", "/absent", {})
 
 
-def test_an_address_is_not_a_name(names: NameServer) -> None:
+def test_an_address_is_not_looked_up(names: NameServer) -> None:
     assert Resolver().addresses("192.0.2.1") == ["192.0.2.1"]
     assert Resolver().addresses("2001:db8::1") == ["2001:db8::1"]
     assert names.asked == []
 
 
-def test_a_search_that_takes_long_is_left_and_its_result_is_there_later(
+def test_a_slow_lookup_is_given_up_and_its_result_used_later(
     names: NameServer, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = Resolver()

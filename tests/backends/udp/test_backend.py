@@ -84,7 +84,7 @@ def test_a_network_without_the_source_check_is_warned_about(
     assert message.startswith("Backend.SourceCheck is false: all who reach UDP port 8285 of this")
 
 
-def test_it_publishes_the_public_address_and_no_backend_as_upstream_does() -> None:
+def test_udp_publishes_the_public_address_and_no_backend_as_upstream_does() -> None:
     backend = make_backend(config(), INTERFACE, Kernel(FakeNetlink(), FakeTables()))
     attrs = asyncio.run(backend.lease_attrs("0123456789abcdef"))
     assert attrs == LeaseAttrs(PUBLIC, "", node_id="0123456789abcdef")

@@ -149,7 +149,7 @@ def test_a_sender_gets_the_reason_why_its_packet_was_dropped(
     loop.wait(counter)
 
 
-def test_one_sender_with_many_errors_does_not_use_up_those_of_others(loop: Loop) -> None:
+def test_a_sender_with_many_errors_does_not_use_up_the_errors_of_other_senders(loop: Loop) -> None:
     began = time.monotonic()
     for _ in range(50):
         loop.tun.send(NO_VNET + packet("10.1.15.2", "10.1.99.2"))

@@ -176,7 +176,7 @@ class TestRunning:
         asyncio.run(main())
         assert [r.getMessage() for r in caplog.records if "cannot" in r.getMessage()] == [refused]
 
-    def test_too_many_open_files_do_not_end_it(
+    def test_too_many_open_files_do_not_end_the_packet_loop(
         self, host: Host, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def refuse(_value: int, _flags: int) -> int:
@@ -195,7 +195,7 @@ class TestRunning:
 
         asyncio.run(main())
 
-    def test_a_process_at_its_limit_of_threads_carries_packets_again_in_the_same_one(
+    def test_a_process_at_its_limit_of_threads_carries_packets_again_in_the_thread_it_has(
         self, host: Host, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def refuse(*_: object) -> int:
@@ -217,7 +217,7 @@ class TestRunning:
 
         asyncio.run(main())
 
-    def test_without_a_thread_it_is_tried_again(
+    def test_the_packet_loop_is_started_again_where_no_thread_could_be_started(
         self, host: Host, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def refuse(*_: object) -> int:
@@ -316,7 +316,7 @@ class TestPeers:
 
         asyncio.run(main())
 
-    def test_it_writes_none_of_the_kernels_entries(self, host: Host) -> None:
+    def test_udp_writes_no_entries_of_peers_to_the_kernel(self, host: Host) -> None:
         assert host.network().holds(("route", b"", 0)) is None  # type: ignore[arg-type]
 
 

@@ -56,7 +56,9 @@ def option(fd: int, number: int) -> int:
 
 
 @pytest.mark.parametrize("n", [1, 3])
-def test_each_is_bound_to_the_address_and_the_port(store: FdStore, port: int, n: int) -> None:
+def test_each_socket_is_bound_to_the_address_and_the_port(
+    store: FdStore, port: int, n: int
+) -> None:
     fds = sockets.bound(store, ADDRESS, port, n, 0)
     assert [name_of(fd) for fd in fds] == n * [(str(ADDRESS), port)]
     assert [option(fd, socket.SO_REUSEPORT) for fd in fds] == n * [n > 1]
@@ -84,7 +86,7 @@ def test_too_many_open_files_are_an_error_of_the_kernel(
         sockets.bound(store, ADDRESS, port, 1, 0)
 
 
-def test_those_of_the_store_are_kept(
+def test_sockets_of_the_descriptor_store_are_kept(
     store: FdStore, port: int, namespace: Callable[[str], None]
 ) -> None:
     before = sockets.bound(store, ADDRESS, port, 2, 0)
@@ -94,7 +96,7 @@ def test_those_of_the_store_are_kept(
     assert store.held(NAME) == before[:1]
 
 
-def test_whether_others_share_the_port_follows_their_number(
+def test_sockets_share_the_port_where_there_are_several(
     store: FdStore, port: int, namespace: Callable[[str], None]
 ) -> None:
     before = sockets.bound(store, ADDRESS, port, 2, 0)
@@ -127,7 +129,7 @@ def test_each_socket_gets_the_mark_in_place_of_an_earlier_one(before: int, mark:
     assert recorder.options[socket.SO_MARK] == mark
 
 
-def test_one_that_waits_for_packets_keeps_them(
+def test_a_kept_socket_keeps_the_packets_that_wait_in_it(
     store: FdStore, port: int, namespace: Callable[[str], None]
 ) -> None:
     sockets.bound(store, ADDRESS, port, 1, 0)
@@ -138,7 +140,7 @@ def test_one_that_waits_for_packets_keeps_them(
         assert udp.recv(100) == b"before the restart"
 
 
-def test_one_of_another_address_or_port_is_replaced(
+def test_a_socket_of_another_address_or_port_is_replaced(
     store: FdStore, port: int, namespace: Callable[[str], None]
 ) -> None:
     sockets.bound(store, ADDRESS, port, 1, 0)
@@ -163,7 +165,7 @@ def test_a_descriptor_of_another_kind_is_replaced(
     tcp.close()
 
 
-def test_one_of_another_namespace_is_replaced(
+def test_a_socket_of_another_namespace_is_replaced(
     store: FdStore, port: int, namespace: Callable[[str], None]
 ) -> None:
     sockets.bound(store, ADDRESS, port, 1, 0)

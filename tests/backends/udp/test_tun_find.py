@@ -51,7 +51,7 @@ def test_the_device_is_found_by_its_name_beside_other_links(
     ("alias", "queue"), [("flannel", ""), ("", "x"), ("mine", "x")],
     ids=["known by its alias", "known by a queue", "with another alias"],
 )  # fmt: skip
-def test_under_another_name_it_gets_its_own_back(
+def test_a_renamed_device_gets_its_name_back(
     monkeypatch: pytest.MonkeyPatch, alias: str, queue: str
 ) -> None:
     renamed = replace(OURS, name="x", alias=alias)
@@ -60,7 +60,7 @@ def test_under_another_name_it_gets_its_own_back(
     assert host.noted() == "its name was x"
 
 
-def test_its_name_may_have_been_kept_as_an_alternative_name(
+def test_a_renamed_device_that_kept_its_name_as_an_alternative_name_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     host = Host(monkeypatch, replace(OURS, name="x"))
@@ -85,7 +85,9 @@ def test_a_device_of_others_is_not_taken(monkeypatch: pytest.MonkeyPatch, other:
     assert raised.value.errno == errno.ENODEV
 
 
-def test_it_is_released_named_and_given_our_alias(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_is_found_is_released_named_and_given_our_alias(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     vrf = Link(9, "vrf0", "vrf", 65536, True, "")
     host = Host(monkeypatch, replace(OURS, master=9, alias="", up=False), vrf)
     host.tables.whole.append(FoundRoute(SETTINGS.network, None, 4, 0))

@@ -26,11 +26,11 @@ def test_every_member_is_read() -> None:
     assert read == VxlanConfig(7, 4789, 1400, True, True, True)
 
 
-def test_vni_0_is_a_vni() -> None:
+def test_vni_0_can_be_configured() -> None:
     assert VxlanConfig.from_config(config(VNI=0)).vni == 0
 
 
-def test_port_0_means_the_default() -> None:
+def test_port_0_is_the_default_port() -> None:
     assert check_config(config(Port=0)) == 8472
     assert check_config(config(Port=4789)) == 4789
 

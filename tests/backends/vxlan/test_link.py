@@ -89,19 +89,21 @@ class TestRenamed:
             replace(OURS, name="x", alias=""),  # known by its MAC
         ],
     )
-    def test_it_gets_its_name_back_with_all_that_hangs_on_it(self, renamed: Link) -> None:
+    def test_a_renamed_link_gets_its_name_back_with_its_addresses_and_routes(
+        self, renamed: Link
+    ) -> None:
         host = Host(renamed)
         assert host.ensure().index == OURS.index
         assert host.ours == OURS
         assert "its name was x" in host.noted()
 
-    def test_it_is_brought_up_and_repaired_at_once(self) -> None:
+    def test_a_renamed_link_is_brought_up_and_repaired_at_once(self) -> None:
         host = Host(replace(OURS, name="x", up=False, mtu=1300))
         host.ensure()
         assert host.ours == OURS
         assert host.noted() == "its name was x; its MTU was 1300; it was down"
 
-    def test_its_name_may_have_been_kept_as_an_alternative_name(self) -> None:
+    def test_a_renamed_link_that_kept_its_name_as_an_alternative_name_is_found(self) -> None:
         host = Host(replace(OURS, name="x"))
         host.netlink.altnames["flannel.1"] = OURS.index
         host.ensure()
@@ -113,7 +115,7 @@ class TestRenamed:
         assert host.ensure().index == OURS.index
         assert [link.name for link in host.netlink.links.values()] == ["eth0", "flannel.1"]
 
-    def test_one_with_other_settings_is_deleted_and_made_anew(self) -> None:
+    def test_a_renamed_link_with_other_settings_is_deleted_and_made_again(self) -> None:
         host = Host(replace(OURS, name="x", vxlan=replace(SETTINGS, gbp=True)))
         link = host.ensure()
         assert link.vxlan == SETTINGS
@@ -180,7 +182,7 @@ class TestMoved:
         monkeypatch.setattr(other_namespaces, "delete", delete)
         return host
 
-    def test_it_is_deleted_there_and_made_anew_here(
+    def test_a_link_in_another_namespace_is_deleted_there_and_made_again_here(
         self, host: Host, caplog: pytest.LogCaptureFixture
     ) -> None:
         host.strays = [self.STRAY]

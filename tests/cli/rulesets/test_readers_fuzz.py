@@ -324,13 +324,17 @@ def test_a_sure_verdict_does_not_depend_on_what_was_not_understood() -> None:
 
 @settings(max_examples=100)
 @given(saved(), answers)
-def test_nor_does_one_on_what_iptables_save_prints(text: str, answers: list[bool]) -> None:
+def test_a_sure_verdict_on_iptables_save_does_not_depend_on_what_was_not_understood(
+    text: str, answers: list[bool]
+) -> None:
     assert_sure_verdicts_hold(iptables.parse(text, "iptables"), answers)
 
 
 @settings(max_examples=100)
 @given(nft_ruleset(), answers)
-def test_nor_does_one_on_what_nft_prints(document: dict[str, Any], answers: list[bool]) -> None:
+def test_a_sure_verdict_on_nft_does_not_depend_on_what_was_not_understood(
+    document: dict[str, Any], answers: list[bool]
+) -> None:
     try:
         chains = nft.parse(json.dumps(document))
     except nft.NotARuleset:

@@ -118,7 +118,9 @@ def test_verdicts_are_sure_and_right(
         ("kube-proxy-nft.json", WORLD, "accept"),
     ],
 )
-def test_masquerade(name: str, packet: Packet, outcome: str) -> None:
+def test_recorded_rules_masquerade_the_packets_that_they_masqueraded(
+    name: str, packet: Packet, outcome: str
+) -> None:
     verdict = judge(recorded(name), TRANSLATED, packet, "nat")
     assert (verdict.outcome, verdict.sure) == (outcome, True)
 

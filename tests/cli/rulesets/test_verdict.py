@@ -97,7 +97,9 @@ CHAINS = ":DOCKER - [0:0]\n:DOCKER-USER - [0:0]"
         (DOCKER, "DROP", IN, "drop"),  # ...and nobody may begin one to it: docker's famous default
     ],
 )
-def test_iptables(rules: tuple[str, ...], policy: str, packet: Packet, outcome: str) -> None:
+def test_rules_of_iptables_get_the_verdict_of_the_kernel(
+    rules: tuple[str, ...], policy: str, packet: Packet, outcome: str
+) -> None:
     found = forward(iptables(*rules, policy=policy, chains=f"{CHAINS}\n:A - [0:0]"), packet)
     assert found.outcome == outcome
     assert found.sure
@@ -192,7 +194,7 @@ def test_chains_that_jump_in_a_circle_come_to_an_end() -> None:
     assert (found.outcome, found.sure) == ("accept", False)
 
 
-def test_masquerade_outside_the_overlay_only() -> None:
+def test_packets_that_leave_the_overlay_are_masqueraded() -> None:
     rule = "-A POSTROUTING -s 10.1.0.0/16 ! -d 10.1.0.0/16 -j MASQUERADE --random-fully"
     tables = iptables(rule, table="nat")
     assert judge(tables, TRANSLATED, OUT, "nat").outcome == "accept"
@@ -307,7 +309,7 @@ ACCEPT, DROP = {"accept": None}, {"drop": None}
         ([{"vmap": {"key": DADDR, "data": "@ways"}}], "accept"),
     ],
 )
-def test_nftables(rule: list[Any], outcome: str) -> None:
+def test_rules_of_nftables_get_the_verdict_of_the_kernel(rule: list[Any], outcome: str) -> None:
     found = forward(nft(rule, policy="drop"))
     assert (found.outcome, found.sure) == (outcome, True)
 
