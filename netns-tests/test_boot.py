@@ -93,7 +93,7 @@ def test_containers_of_two_hosts_reach_each_other(hosts: list[Booted]) -> None:
     wait_pages(*hosts)
 
 
-def test_they_started_in_order(hosts: list[Booted]) -> None:
+def test_etcd_flanneld_and_docker_start_in_order(hosts: list[Booted]) -> None:
     units = ("etcd.service", "flanneld.service", "docker.service")
     since = [int(hosts[0].show(unit, "ActiveEnterTimestampMonotonic")) for unit in units]
     assert since == sorted(since)
@@ -101,7 +101,7 @@ def test_they_started_in_order(hosts: list[Booted]) -> None:
     assert since[1] < began
 
 
-def test_a_boot_does_not_put_the_config_back(hosts: list[Booted]) -> None:
+def test_a_boot_does_not_overwrite_the_network_config(hosts: list[Booted]) -> None:
     def written() -> str:
         show = ("etcdctl", "-o", "extended", "get", "/coreos.com/network/config")
         return hosts[0].run("env", "ETCDCTL_API=2", *show)
@@ -111,14 +111,14 @@ def test_a_boot_does_not_put_the_config_back(hosts: list[Booted]) -> None:
     assert written() == before
 
 
-def test_no_unit_failed_and_nothing_was_amiss(hosts: list[Booted]) -> None:
+def test_no_unit_fails_and_flanneld_logs_no_warning(hosts: list[Booted]) -> None:
     for each in hosts:
         assert each.run("systemctl", "list-units", "--failed", "--plain", "--no-legend") == ""
     warnings = re.findall(".*WARNING.*", hosts[0].journal("--unit=flanneld"))
     assert [each for each in warnings if ":2379" not in each] == []  # a disk may keep etcd waiting
 
 
-def test_forwarding_was_on_before_docker_came(hosts: list[Booted]) -> None:
+def test_forwarding_is_on_before_docker_starts(hosts: list[Booted]) -> None:
     """Docker would have turned it on, and dropped what it does not know."""
     for each in hosts:
         assert "-P FORWARD ACCEPT" in each.run("iptables", "-S", "FORWARD")
@@ -227,7 +227,7 @@ def test_a_mistyped_option_is_logged_and_the_unit_is_not_restarted(hosts: list[B
     other.run("systemctl", "start", "flanneld.service")
 
 
-def test_docker_takes_the_lease_of_now_when_it_alone_is_restarted(hosts: list[Booted]) -> None:
+def test_docker_takes_the_present_lease_when_it_alone_is_restarted(hosts: list[Booted]) -> None:
     one = hosts[0]
     options = "/run/flannel/docker"
     one.run("sh", "-c", f"echo 'DOCKER_OPT_BIP=\"--bip=10.99.0.1/24\"' >{options}")

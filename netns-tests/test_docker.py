@@ -104,7 +104,7 @@ def test_every_container_has_the_mtu_of_the_overlay(cluster: Cluster) -> None:
         assert web.mtu == int(host.subnet_env["FLANNEL_MTU"]) == 1450
 
 
-def test_inside_a_container_is_seen_with_its_own_address(cluster: Cluster) -> None:
+def test_another_container_sees_the_address_of_the_container(cluster: Cluster) -> None:
     for one, other in permutations(cluster.web, 2):
         path = f"/from-{one.name}"
         one.try_run("wget", "-qO-", f"http://{other.address}{path}")
@@ -112,7 +112,7 @@ def test_inside_a_container_is_seen_with_its_own_address(cluster: Cluster) -> No
         other.wait_log(seen)
 
 
-def test_outside_the_host_is_seen(cluster: Cluster) -> None:
+def test_a_server_outside_sees_the_address_of_the_host(cluster: Cluster) -> None:
     def has(pattern: str) -> bool:
         return re.search(pattern, log()) is not None
 
@@ -123,7 +123,7 @@ def test_outside_the_host_is_seen(cluster: Cluster) -> None:
             wait_for(partial(has, seen), 30, log)
 
 
-def test_without_ip_masq_docker_masquerades(world: World) -> None:
+def test_docker_masquerades_where_flanneld_has_no_ip_masq(world: World) -> None:
     world.configure(VXLAN)
     host = world.add_host("h1")
     start_flanneld([host])
@@ -179,7 +179,7 @@ def test_where_docker_turns_forwarding_on_the_overlay_still_passes(
     assert one.run("wget", "-qO-", f"http://{other.address}/") == "this is h2\n"
 
 
-def test_the_walk_of_coreos(world: World) -> None:
+def test_the_udp_defaults_serve_docker_as_on_coreos(world: World) -> None:
     """Config by etcdctl, flanneld, docker with bip and mtu: all defaults, so the udp backend."""
     world.etcdctl("set", "/coreos.com/network/config", '{ "Network": "10.1.0.0/16" }')
     hosts = [world.add_host(f"h{number}") for number in (1, 2)]

@@ -104,7 +104,7 @@ class TestMasquerade:
         send(world.net, near.address)  # from elsewhere to a container of the host itself
         assert local.next() == "x 192.0.2.1"
 
-    def test_without_the_flag_docker_masquerades(self, world: World) -> None:
+    def test_flanneld_does_not_masquerade_without_its_flag(self, world: World) -> None:
         world.configure(CONFIG)
         host = world.add_host("h1")
         host.start_flanneld("-iface=eth0").wait_ready()
@@ -114,7 +114,9 @@ class TestMasquerade:
 
 class TestForward:
     @IPTABLES
-    def test_packets_pass_dockers_policy_in_either_order(self, world: World, iptables: str) -> None:
+    def test_packets_pass_the_policy_of_docker_whichever_starts_first(
+        self, world: World, iptables: str
+    ) -> None:
         world.configure(CONFIG)
         one, other = world.add_host("h1"), world.add_host("h2")
         one.run(iptables, "-P", "FORWARD", "DROP")  # docker first

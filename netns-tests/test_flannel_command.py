@@ -76,7 +76,9 @@ class TestCheck:
             ("10.2.7.0-24", peer_value("192.0.2.1"), "not a /24 of 10.1.0.0/16"),
         ],
     )
-    def test_a_host_of_another_config(self, pair: Pair, key: str, value: str, why: str) -> None:
+    def test_check_finds_a_lease_of_another_config(
+        self, pair: Pair, key: str, value: str, why: str
+    ) -> None:
         world, one, _ = pair
         world.put_leases({key: value})
         try:
@@ -85,14 +87,14 @@ class TestCheck:
             world.etcdctl("rm", f"{PREFIX}/subnets/{key}")
         assert found["peer-not-ready"].endswith(f"is not of this network: its lease is {why}")
 
-    def test_ip_forward_0(self, pair: Pair) -> None:
+    def test_check_finds_that_the_kernel_does_not_forward(self, pair: Pair) -> None:
         _, one, _ = pair
         with planted(one, IP_FORWARD.format(0), IP_FORWARD.format(1)):
             found = wait_findings(one, "ip-forward")
         assert found == {"ip-forward": "net.ipv4.ip_forward is 0"}
 
     @pytest.mark.parametrize("tool", ["iptables", "iptables-legacy"])
-    def test_forward_drop(self, pair: Pair, tool: str) -> None:
+    def test_check_finds_a_forward_policy_that_drops(self, pair: Pair, tool: str) -> None:
         _, one, _ = pair
         undo = f"{tool} -F FORWARD; {tool} -P FORWARD ACCEPT"
         with planted(one, f"{tool} -P FORWARD DROP", undo):
@@ -102,7 +104,7 @@ class TestCheck:
             one.run(tool, "-I", "FORWARD", "-d", "10.1.0.0/16", "-j", "ACCEPT")
             wait_findings(one)
 
-    def test_forward_dropped_by_nftables(self, pair: Pair) -> None:
+    def test_check_finds_a_chain_of_nftables_that_drops(self, pair: Pair) -> None:
         _, one, _ = pair
         chain = "{ type filter hook forward priority 0; policy drop; }"
         rules = f"add table inet mine; add chain inet mine strict {chain}"
@@ -110,7 +112,7 @@ class TestCheck:
             found = wait_findings(one, "forward-drop")
         assert "policy drop of nft inet mine strict" in found["forward-drop"]
 
-    def test_forward_dropped_by_a_rule_whose_mask_is_of_any_bits(self, pair: Pair) -> None:
+    def test_check_and_explain_find_a_rule_whose_mask_is_of_any_bits(self, pair: Pair) -> None:
         _, one, other = pair
         harmless = "FORWARD -s 10.0.0.1/255.0.255.0 -j DROP"
         with planted(one, f"iptables -A {harmless}", f"iptables -D {harmless}"):
@@ -124,7 +126,7 @@ class TestCheck:
         assert explained.returncode == 1
         assert "dropped by iptables filter FORWARD: -A FORWARD -d" in explained.stdout
 
-    def test_forward_rejected_by_a_firewall_whose_policy_is_accept(self, pair: Pair) -> None:
+    def test_check_and_explain_find_a_reject_at_the_end_of_a_firewall(self, pair: Pair) -> None:
         """As firewalld's: docker0 may send to the underlay, and all else is rejected at the end."""
         _, one, other = pair
         rules = (
@@ -153,7 +155,9 @@ class TestCheck:
         assert "firewall    ping accepted by iptables filter FORWARD: -A FORWARD -p" in explained
 
     @pytest.mark.parametrize("side", [0, 1], ids=["here", "there"])
-    def test_udp_port_filtered_one_way(self, pair: Pair, side: int) -> None:
+    def test_check_finds_a_udp_port_that_is_filtered_in_one_direction(
+        self, pair: Pair, side: int
+    ) -> None:
         _, one, other = pair
         rule = "INPUT -p udp --dport 8472 -j DROP"
         with planted((one, other)[side], f"iptables -I {rule}", f"iptables -D {rule}"):
@@ -171,21 +175,21 @@ class TestCheck:
         what = r"packets of more than 135[0-4] bytes do not get to 192\.0\.2\.12"
         assert re.search(what, found["path-mtu"])
 
-    def test_docker0_outside_the_lease(self, pair: Pair) -> None:
+    def test_check_finds_a_docker0_outside_the_lease(self, pair: Pair) -> None:
         _, one, _ = pair
         make = "ip link add docker0 type bridge; ip addr add 172.17.0.1/16 dev docker0"
         with planted(one, make, "ip link del docker0"):
             found = wait_findings(one, "docker0")
         assert found["docker0"].startswith("docker0 has 172.17.0.1/16, not 10.1.")
 
-    def test_an_overlapping_route(self, pair: Pair) -> None:
+    def test_check_finds_an_overlapping_route(self, pair: Pair) -> None:
         _, one, other = pair
         route = f"{other.subnet.network_address}/25 via 192.0.2.1"
         with planted(one, f"ip route add {route}", f"ip route del {route}"):
             found = findings(one)
         assert f"route {route}" in found["overlap"]
 
-    def test_etcd_down(self, pair: Pair) -> None:
+    def test_check_finds_that_etcd_is_down_and_leases_are_still_shown(self, pair: Pair) -> None:
         world, one, _ = pair
         world.stop_etcd()
         try:
@@ -202,7 +206,7 @@ class TestCheck:
         assert "ready" in status.stdout
         wait_findings(one)
 
-    def test_a_peers_daemon_dead(self, pair: Pair) -> None:
+    def test_check_finds_a_dead_daemon_of_a_peer(self, pair: Pair) -> None:
         """Its device goes on carrying packets, and its lease stays."""
         _, one, other = pair
         other.daemon.kill()
@@ -214,7 +218,7 @@ class TestCheck:
         assert "192.0.2.12" in found["peer-daemon-dead"]
         wait_findings(one)
 
-    def test_a_peers_daemon_dead_that_carried_the_packets(self, udp_pair: Pair) -> None:
+    def test_check_finds_a_dead_daemon_of_a_udp_peer(self, udp_pair: Pair) -> None:
         _, one, other = udp_pair
         other.daemon.kill()
         other.kept_fds.clear()  # systemd does not start it again

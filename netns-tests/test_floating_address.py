@@ -21,7 +21,7 @@ def put_floating_first(host: Host, own: str) -> None:
             f"addr add {own} dev eth0", "route replace default via 192.0.2.1")  # fmt: skip
 
 
-def test_the_own_address_is_kept_while_it_comes_second(pair: Pair) -> None:
+def test_the_published_address_is_kept_while_it_comes_second(pair: Pair) -> None:
     one = pair.one
     put_floating_first(one, "192.0.2.11/24")
     one.daemon.stop()
@@ -44,7 +44,7 @@ def test_without_a_saved_state_the_lease_in_etcd_decides_the_address(pair: Pair)
     assert ping(pair.near, pair.far.address, 30) is not None
 
 
-def test_one_that_is_there_alone_for_long_is_published_and_left_again(pair: Pair) -> None:
+def test_a_floating_address_that_stays_alone_is_published_and_left_again(pair: Pair) -> None:
     one = pair.one
     one.ip("addr replace 192.0.2.100/32 dev eth0", "addr del 192.0.2.11/24 dev eth0")
     wait_published(pair.world, pair.one, "192.0.2.100")
@@ -53,7 +53,7 @@ def test_one_that_is_there_alone_for_long_is_published_and_left_again(pair: Pair
     assert ping(pair.near, pair.far.address, 30) is not None
 
 
-def test_the_host_that_it_moves_to_serves_on(pair: Pair) -> None:
+def test_the_host_that_the_floating_address_moves_to_keeps_its_own_address(pair: Pair) -> None:
     one, other = pair.one, pair.other
     one.ip("addr del 192.0.2.100/32 dev eth0")
     put_floating_first(other, "192.0.2.12/24")

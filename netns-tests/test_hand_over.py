@@ -19,7 +19,7 @@ CONFIG = {"Network": "10.1.0.0/16", "Backend": {"Type": "alloc"}}
         "rm -r $(dirname $FILE)",
     ],
 )
-def test_it_is_written_again(world: World, harm: str) -> None:
+def test_a_changed_or_removed_subnet_env_is_written_again(world: World, harm: str) -> None:
     world.configure(CONFIG)
     host = world.add_host("h1")
     host.subnet_file = host.directory / "run" / "subnet.env"

@@ -36,7 +36,9 @@ def get(host: Host, path: str) -> tuple[int, str]:
 
 
 class TestHealth:
-    def test_it_is_ready_only_while_containers_can_use_the_overlay(self, world: World) -> None:
+    def test_flanneld_is_ready_only_while_containers_can_use_the_overlay(
+        self, world: World
+    ) -> None:
         (host,) = start(world, VXLAN, 1, "-healthz-port=9000")
         assert get(host, "/healthz") == (200, "flanneld is running")
         assert get(host, "/readyz") == (200, "flanneld is ready\n")
@@ -70,7 +72,7 @@ class TestHealth:
         assert "daemon-down" not in [each["finding"] for each in found]
         assert not re.search("Traceback|cannot answer", host.daemon.log)
 
-    def test_a_missing_etcd_is_shown_and_does_not_make_it_unready(self, world: World) -> None:
+    def test_a_missing_etcd_is_shown_and_does_not_make_flanneld_unready(self, world: World) -> None:
         (host,) = start(world, VXLAN, 1, "-healthz-port=9000")
         wait_for(lambda: status_of(host)["etcd"]["trouble"] == "", 30, "etcd to be followed")
         world.stop_etcd()
@@ -134,7 +136,7 @@ class TestHealth:
         assert listening == ["127.0.0.1"]
         assert Path(host.subnet_file.with_name("flanneld.sock")).stat().st_mode & 0o777 == 0o600
 
-    def test_the_watchdog_is_fed_while_all_turns(self, world: World) -> None:
+    def test_the_watchdog_is_fed_while_all_tasks_run(self, world: World) -> None:
         world.configure(VXLAN)
         host = world.add_host("h1")
         daemon = host.start_flanneld("-iface=eth0", env={"WATCHDOG_USEC": "300000"}).wait_ready()

@@ -53,19 +53,19 @@ def name_of(choice: InterfaceChoice) -> str:
     return find(choice)[0]
 
 
-def test_by_the_default_route() -> None:
+def test_the_interface_of_the_best_default_route_is_chosen() -> None:
     ip("route add default via 192.0.2.254 metric 100")
     ip("route add default via 198.51.100.254 metric 50")
     assert find(InterfaceChoice()) == ("eth1", 9000, "198.51.100.1", "198.51.100.1")
 
 
-def test_by_default_routes_of_one_metric() -> None:
+def test_the_first_of_default_routes_with_one_metric_is_chosen() -> None:
     ip("route add default via 192.0.2.254 metric 100")
     ip("route append default via 198.51.100.254 metric 100")
     assert name_of(InterfaceChoice()) == "eth0"
 
 
-def test_by_a_default_route_with_several_hops() -> None:
+def test_the_first_hop_of_a_default_route_that_is_up_is_chosen() -> None:
     ip("route add default nexthop via 192.0.2.254 nexthop via 198.51.100.254")
     assert name_of(InterfaceChoice()) == "eth0"
     ip("link set eth0 down")
@@ -79,7 +79,7 @@ def test_a_default_route_of_another_table_does_not_count() -> None:
     assert name_of(InterfaceChoice()) == "eth0"
 
 
-def test_the_link_with_a_carrier_goes_first() -> None:
+def test_a_link_with_a_carrier_is_preferred() -> None:
     ip("route add default via 192.0.2.254 metric 100")
     ip("route add default via 198.51.100.254 metric 200")
     ip("link set far0 down")
@@ -87,20 +87,20 @@ def test_the_link_with_a_carrier_goes_first() -> None:
     assert name_of(InterfaceChoice(names=["eth0"])) == "eth0"
 
 
-def test_by_name_and_its_global_address_is_preferred() -> None:
+def test_a_link_is_chosen_by_name_with_its_global_address() -> None:
     assert find(InterfaceChoice(names=["eth1"]))[2] == "198.51.100.1"
 
 
-def test_by_address() -> None:
+def test_a_link_is_chosen_by_its_address() -> None:
     assert find(InterfaceChoice(names=["169.254.7.7"]))[2] == "169.254.7.7"
 
 
-def test_by_what_it_can_reach() -> None:
+def test_the_link_that_reaches_an_address_is_chosen() -> None:
     ip("route add 203.0.113.0/24 via 198.51.100.9")
     assert name_of(InterfaceChoice(can_reach=IPv4Address("203.0.113.77"))) == "eth1"
 
 
-def test_by_an_address_of_this_host() -> None:
+def test_the_link_of_an_own_address_to_reach_is_chosen() -> None:
     assert name_of(InterfaceChoice(can_reach=IPv4Address("198.51.100.1"))) == "eth1"
 
 
@@ -146,7 +146,7 @@ def test_the_own_address_is_published_wherever_in_the_order_others_are(
     assert find(InterfaceChoice())[2] == address
 
 
-def test_a_cloud_s_address_with_a_gateway_that_is_on_no_network() -> None:
+def test_an_address_whose_gateway_is_on_no_network_of_the_link_is_used() -> None:
     ip("addr flush dev eth0")
     ip("addr add 10.128.0.2/32 dev eth0")
     ip("route add default via 10.128.0.1 dev eth0 onlink")
@@ -174,7 +174,7 @@ def test_the_link_that_took_the_address_of_another_is_used(commands: tuple[str, 
         find(InterfaceChoice(names=["eth0"]))
 
 
-def test_the_public_address_may_be_another() -> None:
+def test_the_public_address_may_differ_from_the_address_of_the_link() -> None:
     choice = InterfaceChoice(names=["eth0"], public_ip=IPv4Address("203.0.113.5"))
     assert find(choice)[2:] == ("192.0.2.1", "203.0.113.5")
 

@@ -161,7 +161,7 @@ class TestWhoseItIs:
             "192.0.2.12",
         }
 
-    def test_with_another_address_it_keeps_its_subnet(self, world: World) -> None:
+    def test_a_host_that_changes_its_address_keeps_its_subnet(self, world: World) -> None:
         one, other = start(world, VXLAN, 2)
         near, far = one.add_container(1), other.add_container(1)
         key, leases = key_of(one), world.leases().keys()
@@ -171,13 +171,13 @@ class TestWhoseItIs:
         assert world.leases().keys() == leases
         assert ping(near, far.address, 30) is not None
 
-    def test_upstream_may_have_served_this_host_before(self, world: World) -> None:
+    def test_the_lease_that_upstream_wrote_for_this_host_is_taken_over(self, world: World) -> None:
         world.put_leases({"10.1.177.0-24": peer_value("192.0.2.11")})
         (host,) = start(world, VXLAN, 1)
         assert str(host.subnet) == "10.1.177.0/24"
         assert value_of(world, "10.1.177.0-24")["NodeID"]
 
-    def test_without_a_place_for_its_identity_it_serves_all_the_same(self, world: World) -> None:
+    def test_a_host_without_a_place_for_its_identity_is_served(self, world: World) -> None:
         (host,) = start(world, VXLAN, 1, "-state-dir=/proc/no")
         assert "NodeID" not in value_of(world, key_of(host))
         assert host.daemon.log.count("cannot write /proc/no") <= 2
@@ -186,11 +186,11 @@ class TestWhoseItIs:
 
 
 class TestOptions:
-    def test_a_lease_lasts_as_long_as_it_should(self, world: World) -> None:
+    def test_a_lease_has_the_lifetime_of_its_flag(self, world: World) -> None:
         (host,) = start(world, ALLOC, 1, "-subnet-lease-ttl=1h")
         assert 3500 < world.leases()[key_of(host)]["ttl"] <= 3600
 
-    def test_released_on_exit_it_is_free_within_seconds(self, world: World) -> None:
+    def test_a_lease_that_is_released_on_exit_ends_within_seconds(self, world: World) -> None:
         (host,) = start(world, ALLOC, 1, "-release-on-exit")
         assert host.daemon.stop() == 0
         # On a busy machine the answer may come too late; it is written all the same.

@@ -101,7 +101,7 @@ def test_after_one_error_damage_is_repaired_and_leases_are_followed(
     assert one.daemon.is_running
 
 
-def test_the_errors_left_no_descriptor_behind(pair: Pair) -> None:
+def test_an_error_of_a_socket_leaks_no_descriptor(pair: Pair) -> None:
     process = Path(f"/proc/{pair.one.daemon.process.pid}/fd")
 
     def netlink_sockets() -> int:

@@ -176,7 +176,7 @@ class TestStarting:
         host.ip("route del 10.1.8.0/24")
         daemon.wait_ready()
 
-    def test_it_waits_for_an_interface_that_is_added_later(self, world: World) -> None:
+    def test_flanneld_waits_for_an_interface_that_comes_up_later(self, world: World) -> None:
         host = world.add_host("h1")
         host.ip("link set eth0 down")
         world.configure(VXLAN)
@@ -227,7 +227,7 @@ def routes(host: Host) -> str:
 class TestRestarting:
     @BOTH
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-    def test_a_restart_loses_no_packet(
+    def test_a_restart_of_flanneld_loses_no_packet(
         self, world: World, config: dict[str, Any], number: int
     ) -> None:
         pair = start_saved(world, config)

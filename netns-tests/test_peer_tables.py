@@ -189,7 +189,7 @@ def test_a_nexthop_id_that_another_program_uses_is_not_touched(host: Host) -> No
     assert nexthops() == before
 
 
-def test_two_hosts_with_one_mac_the_first_keeps_its_traffic(
+def test_the_first_of_two_hosts_with_one_mac_keeps_its_traffic(
     host: Host, caplog: pytest.LogCaptureFixture
 ) -> None:
     network = host.vxlan()

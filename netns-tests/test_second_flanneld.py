@@ -68,7 +68,7 @@ def answers(host: Host, daemon: Daemon) -> bool:
     return bool(found) and found["pid"] == daemon.process.pid
 
 
-def test_with_files_of_the_first_one_it_is_refused_and_the_first_loses_nothing(
+def test_a_second_flanneld_with_files_of_the_first_is_refused(
     world: World,
 ) -> None:
     one, other = start(world)
@@ -94,7 +94,7 @@ def test_with_files_of_the_first_one_it_is_refused_and_the_first_loses_nothing(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_with_the_device_or_network_of_the_first_one_it_is_refused_and_so_is_cleanup(
+def test_a_second_flanneld_with_the_device_or_network_of_the_first_is_refused_and_so_is_cleanup(
     world: World, backend: str
 ) -> None:
     one, other = start(world, backend)

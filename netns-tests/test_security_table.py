@@ -97,7 +97,7 @@ def attempt(rig: Rig, sender: str, what: str) -> None:
 
 
 @pytest.mark.parametrize(("sender", "what", "backend", "outcome"), [*cells()])
-def test_a_cell(
+def test_each_cell_of_the_table_is_true(
     rig_of: Callable[[str], Rig], sender: str, what: str, backend: str, outcome: str
 ) -> None:
     rig = rig_of(backend)

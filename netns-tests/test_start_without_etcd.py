@@ -68,7 +68,7 @@ def test_the_saved_state_is_served_and_changes_follow_with_etcd(
 
 
 @ALL
-def test_with_a_config_that_makes_no_sense_it_serves_on_until_there_is_another(
+def test_the_saved_state_is_served_while_the_config_cannot_be_used(
     world: World, config: dict[str, Any]
 ) -> None:
     pair = start_saved(world, config)
@@ -108,7 +108,7 @@ def test_a_subnet_that_another_took_meanwhile_is_given_up_for_another(world: Wor
     assert world.leases()[key]["value"] == theirs
 
 
-def test_a_subnet_that_was_lost_before_is_not_kept_for_that(world: World) -> None:
+def test_a_lost_subnet_is_not_saved_for_the_next_start(world: World) -> None:
     """Though this host has got no other one."""
     (host,) = start(world, SMALL, 1)
     others = [f"10.1.{n}.0-24" for n in (1, 2, 3)]
@@ -141,7 +141,7 @@ def test_a_config_that_changed_meanwhile_is_followed(world: World) -> None:
     wait_for(lambda: "flannel.1" not in host.run("ip", "link"), 30, "host-gw")
 
 
-def test_it_ends_at_once(world: World) -> None:
+def test_flanneld_ends_at_once_while_etcd_is_frozen(world: World) -> None:
     (host,) = start(world, VXLAN, 1)
     host.daemon.stop()
     world.stop_etcd(signal.SIGSTOP)
@@ -157,7 +157,7 @@ def test_it_ends_at_once(world: World) -> None:
     assert any(ended_in() < 8 for _ in range(4))
 
 
-def test_an_unusable_saved_state_is_logged_and_it_waits_for_etcd(world: World) -> None:
+def test_an_unusable_saved_state_is_logged_and_etcd_waited_for(world: World) -> None:
     (host,) = start(world, VXLAN, 1)
     host.daemon.stop()
     (host.state_dir / "state.json").write_text("{")

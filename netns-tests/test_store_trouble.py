@@ -124,9 +124,7 @@ class TestNoAnswer:
             wait_for(lambda: "10.1.70.0/24" in overlay(one), 30, "the lease")
         assert pinger.lost == 0
 
-    def test_twenty_restarted_while_it_is_frozen_are_all_there_when_it_thaws(
-        self, world: World
-    ) -> None:
+    def test_twenty_hosts_restarted_while_etcd_is_frozen_all_return(self, world: World) -> None:
         hosts = start(world, VXLAN, 20)
         subnets = [host.subnet for host in hosts]
         world.stop_etcd(signal.SIGSTOP)
@@ -214,7 +212,7 @@ class TestTrouble:
             self.wait_all_well(one, world.etcd)
         assert pinger.lost == 0
 
-    def test_a_slow_one_is_waited_for_and_a_slower_one_done_without(self, world: World) -> None:
+    def test_a_slow_etcd_is_waited_for_and_a_slower_one_is_a_condition(self, world: World) -> None:
         with slow_link(world.net, "192.0.2.1") as link:
             one, pinger = self.serve(world, f"-etcd-endpoints={link.url}")
             with pinger:
@@ -305,7 +303,7 @@ class TestEtcdTrouble:
             host.start_flanneld(*flags, f"-etcd-cafile={tmp_path / 'ca'}").wait_ready()
             assert len(world.leases()) == 1
 
-    def test_it_ends_at_once_also_without_etcd(self, world: World) -> None:
+    def test_flanneld_ends_at_once_while_etcd_is_down(self, world: World) -> None:
         world.stop_etcd()
         daemon = world.add_host("h1").start_flanneld("-iface=eth0")
         daemon.wait_log("trying again")

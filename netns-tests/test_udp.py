@@ -104,7 +104,7 @@ class TestHops:
         assert path[3] in (tunnel, gateways[1])
         pair.near.run(*f"ping -n -c1 -W30 -t5 {pair.far.address}".split())
 
-    def test_it_reaches_a_host_that_sends_its_last_hop_itself(self, pair: Pair) -> None:
+    def test_time_exceeded_reaches_a_host_that_sends_with_ttl_1(self, pair: Pair) -> None:
         shown = pair.one.try_run(*f"ping -n -c1 -W30 -t1 {pair.far.address}".split())
         assert f"From {ERROR_SOURCE} icmp_seq=1 Time to live exceeded" in shown.stdout
 
@@ -124,7 +124,7 @@ class TestNoLease:
         shown = namespace.try_run("ping", "-n", "-c1", "-W30", NO_LEASE)
         assert f"From {ERROR_SOURCE} icmp_seq=1 Destination Net Unreachable" in shown.stdout
 
-    def test_a_connection_does_not_hang_on_it_for_ever(self, pair: Pair) -> None:
+    def test_a_connection_to_an_address_without_a_lease_fails_at_once(self, pair: Pair) -> None:
         with pair.near.socket(socket.AF_INET, socket.SOCK_STREAM) as client:
             client.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)  # as Go's and others' do not
             client.settimeout(120)
@@ -235,7 +235,7 @@ class TestTransfers:
         finally:
             offload(pair, "tx on tso on gso on gro off tx-udp-segmentation on")
 
-    def test_four_streams_at_once_and_back(self, pair: Pair) -> None:
+    def test_four_streams_and_one_back_arrive_whole(self, pair: Pair) -> None:
         with (
             transfer(pair.near, pair.far, pair.far.address, 8 * _MEBIBYTE, 4),
             transfer(pair.far, pair.near, pair.near.address, 8 * _MEBIBYTE),

@@ -69,7 +69,7 @@ def larger_peer(world: World) -> Iterator[tuple[Host, Container, Container]]:
 
 
 class TestPlainPeer:
-    def test_it_and_we_carry_everything_for_each_other(self, world: World) -> None:
+    def test_a_plain_peer_and_flanneld_carry_everything_for_each_other(self, world: World) -> None:
         host, other = start_host(world)
         near = host.containers[0]
         with plain_peer(other, 1472, host):
@@ -89,7 +89,7 @@ class TestPlainPeer:
             ):
                 pass
 
-    def test_one_with_a_larger_mtu_learns_ours(self, world: World) -> None:
+    def test_a_peer_with_a_larger_mtu_learns_ours(self, world: World) -> None:
         with larger_peer(world) as (host, near, far):
             larger = far.try_run(*f"ping -n -c1 -W30 -Mdo -s1445 {near.address}".split())
             assert f"From {host.subnet[0]} icmp_seq=1" in larger.stdout

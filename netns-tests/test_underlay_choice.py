@@ -63,7 +63,7 @@ def test_a_link_local_address_gives_way_when_the_real_one_comes(world: World) ->
     assert published(world, one) == "192.0.2.11"
 
 
-def test_the_address_of_this_host_and_an_address_of_loopback(world: World) -> None:
+def test_an_own_address_of_loopback_is_carried_by_the_default_route(world: World) -> None:
     world.configure(VXLAN)
     one, other = world.add_host("h1"), world.add_host("h2")
     one.ip("link set lo up", "addr add 203.0.113.1/32 dev lo")

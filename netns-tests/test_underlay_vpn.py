@@ -35,7 +35,7 @@ def wait_conditions(host: Host, name: str, *, there: bool) -> None:
     wait_for(is_so, 30, f"condition {name} to be {'there' if there else 'over'}")
 
 
-def test_it_is_reported_and_not_followed(pair: Pair) -> None:
+def test_a_vpn_is_reported_and_not_followed(pair: Pair) -> None:
     pair.one.daemon.wait_log(
         r"keeping external interface eth0 with address 192\.0\.2\.11, which works: the default "
         r"route leads to tun9 with address 172\.31\.9\.6"
@@ -48,7 +48,7 @@ def test_it_is_reported_and_not_followed(pair: Pair) -> None:
     assert "adapting to it" not in pair.one.daemon.log
 
 
-def test_nor_is_it_after_a_restart(pair: Pair) -> None:
+def test_a_vpn_is_not_followed_after_a_restart(pair: Pair) -> None:
     pair.one.daemon.stop()
     pair.one.start_flanneld().wait_ready()
     wait_findings(pair.one, "other-interface")
@@ -67,7 +67,7 @@ def test_an_uplink_that_fails_for_a_moment_is_returned_to(pair: Pair) -> None:
     assert published(pair.world, pair.one) == "192.0.2.11"
 
 
-def test_the_operators_choice_moves_it(pair: Pair) -> None:
+def test_the_operators_choice_moves_the_overlay_to_the_vpn(pair: Pair) -> None:
     pair.one.daemon.stop()
     pair.one.start_flanneld("-iface=tun9").wait_ready()
     wait_published(pair.world, pair.one, "172.31.9.6")

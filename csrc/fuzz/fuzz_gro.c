@@ -92,9 +92,9 @@ static size_t make_next(uint8_t *data, const struct sent *from, size_t payload_l
 
 	header_len += is_tcp ? TCP_HEADER_MIN : UDP_HEADER_LEN;
 	if (is_tcp && header_len <= old_len) {
-		size_t said = tcp_header_len(get_be16(ip + from->packet.header_len + TCP_FLAGS));
+		size_t stated = tcp_header_len(get_be16(ip + from->packet.header_len + TCP_FLAGS));
 
-		header_len = from->packet.header_len + (said < TCP_HEADER_MIN ? 20 : said);
+		header_len = from->packet.header_len + (stated < TCP_HEADER_MIN ? 20 : stated);
 	}
 	if (header_len > old_len)
 		header_len = old_len;
@@ -178,7 +178,7 @@ static size_t make(const uint8_t *input, size_t len)
 	return used;
 }
 
-/* Of one flow, or may be: of a fragment that is not the first nobody can tell. */
+/* Two packets may be of one flow: a fragment that is not the first does not show which. */
 static bool is_same_flow(const struct packet *a, const uint8_t *a_data, const struct packet *b)
 {
 	size_t len = 4;
@@ -194,7 +194,7 @@ static bool is_same_flow(const struct packet *a, const uint8_t *a_data, const st
 	return !memcmp(a_data + a->header_len, b->data + b->header_len, len);
 }
 
-/* Both noughts of one's complement say the same. */
+/* Zero has two representations in one's complement. */
 static bool is_same_sum(const uint8_t *a, const uint8_t *b)
 {
 	return load16(a) % UINT16_MAX == load16(b) % UINT16_MAX;
@@ -207,7 +207,7 @@ static bool is_same(const uint8_t *a, const uint8_t *b, const struct packet *sha
 
 	if (memcmp(a, b, IPV4_ID) || memcmp(a + IPV4_FRAGMENT, b + IPV4_FRAGMENT, 4))
 		return false;
-	/* Where fragments cannot be, the id says nothing. */
+	/* The id has a meaning only where a packet may be fragmented. */
 	if (packet_may_fragment(shape) && (memcmp(a + IPV4_ID, b + IPV4_ID, 2) ||
 					   !is_same_sum(a + IPV4_CHECKSUM, b + IPV4_CHECKSUM)))
 		return false;
@@ -234,7 +234,7 @@ static void find(const struct packet *packet)
 			n_found++;
 		return;
 	}
-	abort(); /* nobody sent it */
+	abort(); /* this packet was not sent */
 }
 
 static void check_segments(const struct packet *whole, size_t size)

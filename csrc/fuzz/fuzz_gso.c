@@ -41,7 +41,7 @@ static void adjust(uint8_t *ip, size_t len, uint8_t bits)
 		ip[header_len + TCP_FLAGS] |= 0x50;
 }
 
-/* One segment says what the super-packet says, but for what has to differ. */
+/* Compare one segment with the super-packet, but for the fields that have to differ. */
 static void check_segment(const struct gso *gso, size_t i, const struct packet *whole,
 			  struct packet *segment)
 {

@@ -22,8 +22,8 @@ static const enum icmp_error errors[] = {
 	ICMP_TIME_EXCEEDED,
 };
 
-/* Whether there may be an error about this, in the words of RFC 1812, 4.3.2.7. */
-static bool may_be_told(const struct packet *about)
+/* Whether RFC 1812, 4.3.2.7, allows an ICMP error about this packet. */
+static bool allows_error(const struct packet *about)
 {
 	uint32_t source = packet_source(about) >> 24, to = packet_destination(about) >> 24;
 
@@ -38,7 +38,7 @@ static void check(const uint8_t *error, size_t len, const uint8_t *choices,
 	size_t quoted = len - ERROR_LEN;
 	struct packet packet;
 
-	assert(may_be_told(about));
+	assert(allows_error(about));
 	assert(len <= ICMP_ERROR_MAX && (quoted == about->len || len == ICMP_ERROR_MAX));
 	assert(!packet_parse(&packet, (void *)error, len) && packet.len == len);
 	assert(packet.header_len == IPV4_HEADER_MIN && error[IPV4_PROTOCOL] == PROTOCOL_ICMP);
@@ -78,10 +78,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 				       get_be32(choices + 3), &about);
 		if (error_len)
 			check(error, error_len, choices, &about);
-		/* All but ICMP is told, and of ICMP the echo request. */
+		/* icmp_build() makes no error about ICMP, but for an echo request. */
 		else if (about.len > about.header_len)
-			assert(!may_be_told(&about) || (copy[IPV4_PROTOCOL] == PROTOCOL_ICMP &&
-							copy[about.header_len] != 8));
+			assert(!allows_error(&about) || (copy[IPV4_PROTOCOL] == PROTOCOL_ICMP &&
+							 copy[about.header_len] != 8));
 	}
 	free(copy);
 	free(error);

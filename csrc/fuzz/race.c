@@ -99,7 +99,7 @@ static void *feed(void *arg)
 	return NULL;
 }
 
-/* What arrives in the kernel is thrown away, so that there is room. */
+/* Packets that reach the kernel are dropped, so that there is room. */
 static void *drain(void *arg)
 {
 	struct worker *worker = arg;

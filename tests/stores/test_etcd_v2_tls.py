@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+from certificates import write_pair
 from etcd_leases import (
     ME,
     A,
@@ -35,8 +36,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("client", good.issue_cert("client.example")),
         ("bad", bad.issue_cert("client.example")),
     ):
-        issued.private_key_pem.write_to_path(str(directory / f"{name}-key.pem"))
-        issued.cert_chain_pems[0].write_to_path(str(directory / f"{name}.pem"))
+        write_pair(issued, directory / f"{name}.pem", directory / f"{name}-key.pem")
     return directory
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+from certificates import write_pair
 
 from flannel.stores.tls_trouble import TlsFiles, find_misfit, why_tls_failed
 
@@ -26,8 +27,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("host", good.issue_cert("host.example")),
         ("stranger", bad.issue_cert("host.example")),
     ):
-        issued.private_key_pem.write_to_path(str(directory / f"{name}.key"))
-        issued.cert_chain_pems[0].write_to_path(str(directory / name))
+        write_pair(issued, directory / name, directory / f"{name}.key")
     (directory / "junk").write_text("junk\n")
     subprocess.run(
         ["openssl", "pkey", "-in", directory / "host.key", "-aes256", "-passout", "pass:x",
