@@ -6,6 +6,7 @@ from typing import Any
 from flannel.cli.context import Context, DaemonDown, duration, table
 from flannel.errors import BadOption, StoreError
 from flannel.health.status import lease_document
+from flannel.lease import LeaseAttrs
 from flannel.leases import reservations
 from flannel.network_config import NetworkConfig
 
@@ -43,12 +44,25 @@ async def leases(context: Context) -> int:
     """Print all leases."""
     documents, note = await list_leases(context)
     rows = [
-        (each["subnet"], each["public_ip"], each["backend"], _left(each), _data(each))
+        (
+            each["subnet"],
+            each["public_ip"],
+            "" if is_awaited(each) else each["backend"],
+            _left(each),
+            _data(each),
+        )
         for each in documents
     ]
     lines = table(rows, ("SUBNET", "HOST", "BACKEND", "ENDS IN", "DATA"))
     context.show({"leases": documents, "note": note}, *lines, note)
     return 0
+
+
+def is_awaited(document: dict[str, Any]) -> bool:
+    """See `Lease.has_no_host_yet`."""
+    is_blank = LeaseAttrs(IPv4Address(document["public_ip"])).backend == document["backend"]
+    has_host = document["node_id"] or document["backend_data"] is not None
+    return document["reservation"] and is_blank and not has_host
 
 
 def _left(document: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from flannel.backends import mtu as mtu_rule
 from flannel.backends.traits import Carrier, traits
 from flannel.cli.context import Context, DaemonDown, table
-from flannel.cli.leases import list_leases
+from flannel.cli.leases import is_awaited, list_leases
 from flannel.cli.planned import find_left_out
 from flannel.cli.probe import PortAnswer
 from flannel.errors import BadNetworkConfig, StoreError
@@ -112,7 +112,7 @@ async def probe_peers(context: Context) -> tuple[list[Peer], str]:
         for each in documents
         if each["subnet"] != own.subnet and each["public_ip"] != own.public_ip
     ]
-    awaited = {IPv4Network(each["subnet"]) for each in documents if _is_awaited(each)}
+    awaited = {IPv4Network(each["subnet"]) for each in documents if is_awaited(each)}
     left_out = await find_left_out(context, leases)
     found = [
         replace(
@@ -123,13 +123,6 @@ async def probe_peers(context: Context) -> tuple[list[Peer], str]:
         for each in await _probe(context, leases, own.mtu)
     ]
     return found, note
-
-
-def _is_awaited(document: dict[str, Any]) -> bool:
-    """See `Lease.has_no_host_yet`."""
-    is_blank = LeaseAttrs(IPv4Address(document["public_ip"])).backend == document["backend"]
-    has_host = document["node_id"] or document["backend_data"] is not None
-    return document["reservation"] and is_blank and not has_host
 
 
 class _Own(NamedTuple):

@@ -240,6 +240,8 @@ class SubnetManager:
             return False
         if is_of(attrs, own.attrs):
             return False  # ours from before our address changed
+        if lease.has_no_host_yet and own.attrs.backend_type:
+            return False  # nobody is there; upstream's hosts with udp write nothing, as an operator
         if subnet.prefixlen != self.config.subnet_len or subnet.network_address not in network:
             why = f"it is not a /{self.config.subnet_len} of {network}"
         elif self.config.may_lease(attrs.public_ip) or attrs.public_ip in subnet:

@@ -23,7 +23,7 @@ class TestLeases:
         assert [line.split() for line in done.lines] == [
             ["SUBNET", "HOST", "BACKEND", "ENDS", "IN", "DATA"],
             ["10.1.5.0/24", "192.0.2.1", "vxlan", "22", "h", "13", "min", "VtepMAC=x"],
-            ["10.1.6.0/24", "192.0.2.1", "udp", "reserved"],
+            ["10.1.6.0/24", "192.0.2.1", "reserved"],
             ["10.1.9.0/24", "192.0.2.9", "vxlan", "19", "h", "26", "min",
              "VtepMAC=02:00:00:00:00:09"],
             ["10.1.77.0/24", "192.0.2.77", "vxlan", "1", "h"],

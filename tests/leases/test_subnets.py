@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from random import Random
 from typing import Any
@@ -317,6 +318,13 @@ class TestFollowing:
         beside = LeaseAttrs(IPv4Address("10.5.0.7"), "host-gw", node_id="n7")
         self.follow(cluster, lambda: cluster.store.put(net("10.5.7.0/24"), beside, 50))
         assert cluster.manager.peers.keys() == {net("10.5.7.0/24")}
+
+    @pytest.mark.parametrize(("backend", "is_peer"), [("host-gw", False), ("", True)])
+    def test_a_blank_reservation_is_only_upstream_s_udp(self, backend: str, is_peer: bool) -> None:
+        cluster = Cluster()
+        cluster.store.put(net("10.5.7.0/24"), LeaseAttrs(OTHER.public_ip), None)
+        cluster.acquire(attrs=replace(ME, backend_type=backend))
+        assert bool(cluster.manager.peers) == is_peer
 
     def test_leases_of_this_host_are_not_peers(self) -> None:
         cluster = Cluster()
