@@ -134,6 +134,16 @@ class TestRules:
         assert caplog.text.count("chain forward of table inet filter drops what it does not") == 1
         assert "accept ip saddr 10.1.0.0/16 and ip daddr 10.1.0.0/16 itself" in caplog.text
 
+    def test_one_whose_last_rule_rejects_is_named_like_one_with_that_policy(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """As firewalld's."""
+        rules = "ct state invalid drop; counter reject with icmpx type admin-prohibited"
+        text = FOREIGN_NFT.replace("ct state invalid drop", rules)
+        subprocess.run(["nft", "-f", "-"], input=text, text=True, check=True)
+        keeping(nothing)
+        assert caplog.text.count("chain forward of table inet filter drops what it does not") == 1
+
 
 FOREIGN_NFT = """
 table inet filter {

@@ -82,6 +82,8 @@ class Firewall:
         self._device = device
         self._conditions = conditions or Conditions(log)
         self._logged = Once(log)
+        self._looked_at: object = None
+        """The chains in which drops were looked for: listing the rules of others takes time."""
         self._addresses = PeerAddresses()
         self._pending: set[IPv4Network] = set()
         self._changed = asyncio.Event()
@@ -255,7 +257,9 @@ class Firewall:
 
     async def _ensure_nft(self, nft: Nftables) -> str | None:
         chains = await nft.list_chains()
-        self._look_for_drops(chains)
+        if self._looked_at != (chains, bool(self._iptables)):
+            await self._look_for_drops(nft, chains)
+            self._looked_at = (chains, bool(self._iptables))
         self._addresses.refresh(self._leases())
         self._pending.clear()
         amiss = await nft.ensure(self._rules, self._addresses.all, chains)
@@ -268,19 +272,31 @@ class Firewall:
         first, self._sysctls_set = not self._sysctls_set, True
         return None if first else amiss
 
-    def _look_for_drops(self, chains: Collection[Chain]) -> None:
-        """Log the chains of others that drop forwarded packets of the overlay, beyond our reach."""
-        for chain in chains if self._rules.forward else ():
+    async def _look_for_drops(self, nft: Nftables, chains: Collection[Chain]) -> None:
+        """Log the chains of others that drop forwarded packets of the overlay, beyond our reach.
+
+        They do by policy, or by their last rule, as firewalld's.
+        """
+        forwarding = [
+            chain
+            for chain in chains
+            if chain.hook == "forward" and chain.family in ("ip", "inet") and chain.table != TABLE
+        ]
+        for chain in forwarding if self._rules.forward else ():
             where = f"chain {chain.name} of table {chain.family} {chain.table}"
-            if (chain.hook, chain.policy) != ("forward", "drop"):
+            is_iptables = bool(self._iptables) and (chain.table, chain.name) == (
+                "filter",
+                "FORWARD",
+            )
+            if is_iptables or not (chain.policy == "drop" or await nft.ends_in_drop(chain)):
                 self._logged.forget(where)
-            elif not (self._iptables and (chain.table, chain.name) == ("filter", "FORWARD")):
-                network = self._rules.network
-                self._logged.warn(
-                    where,
-                    f"{where} drops what it does not know, and no other table can overrule that: "
-                    f"it must accept ip saddr {network} and ip daddr {network} itself",
-                )
+                continue
+            network = self._rules.network
+            self._logged.warn(
+                where,
+                f"{where} drops what it does not know, and no other table can overrule that: "
+                f"it must accept ip saddr {network} and ip daddr {network} itself",
+            )
 
 
 def _programs_time() -> float:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from flannel import programs
-from flannel.errors import FirewallError
+from flannel.errors import CannotRun, FirewallError
 from flannel.firewall.nft_table import OURS, TABLE, Abilities, Counter, document, set_names
 from flannel.firewall.peer_addresses import LEASES, PEERS, Element
 from flannel.firewall.rules import Rules
@@ -152,6 +152,16 @@ class Nftables:
             ]  # fmt: skip
         except KeyError as why:
             raise FirewallError(f"cannot read what nft prints of chains: {why!r}") from why
+
+    async def ends_in_drop(self, chain: Chain) -> bool:
+        """Whether a chain's last rule drops or rejects all that come to it; False: not known."""
+        place = (chain.family, chain.table, chain.name)
+        try:
+            listing = await self._run("list a chain", "list", "chain", *place)
+            rules = [body for kind, body in _objects(listing) if kind == "rule"]
+        except (CannotRun, FirewallError):  # it may be gone since it was listed
+            return False
+        return bool(rules) and is_last_drop(rules[-1].get("expr"))
 
     async def ensure(
         self, rules: Rules, elements: Collection[Element], chains: Collection[Chain]
@@ -286,6 +296,18 @@ class Nftables:
         if done.status != 0:
             raise FirewallError(f"cannot {doing} with nft: {_first_line(done.stderr)}")
         return done.stdout
+
+
+def is_last_drop(expressions: object) -> bool:
+    """Whether a rule, by its ``expr``, drops or rejects every IPv4 packet."""
+    statements = expressions if isinstance(expressions, list) else []
+    if not all(isinstance(each, dict) and len(each) == 1 for each in statements):
+        return False
+    names = [next(iter(each)) for each in statements]
+    if not names or names[-1] not in ("drop", "reject") or set(names[:-1]) - {"counter", "log"}:
+        return False
+    how = statements[-1].get("reject")
+    return not (isinstance(how, dict) and how.get("type") in ("icmpv6", "tcp reset"))
 
 
 class _BadSyntax(FirewallError):

@@ -10,7 +10,7 @@ import pytest
 
 from flannel import programs
 from flannel.errors import FirewallError
-from flannel.firewall.nftables import Nftables, parse
+from flannel.firewall.nftables import Nftables, is_last_drop, parse
 from flannel.firewall.peer_addresses import LEASES, PEERS, Element
 from flannel.firewall.rules import Guard, Rules
 from flannel.programs import Done
@@ -23,6 +23,28 @@ ELEMENTS = {Element(PEERS, "192.0.2.1"), Element(LEASES, "192.0.2.1 . 0xa010600"
 def printed(*objects: dict[str, Any]) -> bytes:
     """A document of ``nft -j``."""
     return json.dumps({"nftables": [{"metainfo": {"version": "1"}}, *objects]}).encode()
+
+
+@pytest.mark.parametrize(
+    ("expressions", "expected"),
+    [
+        ([{"drop": None}], True),
+        ([{"counter": {"packets": 1, "bytes": 9}}, {"log": None}, {"reject": None}], True),
+        ([{"reject": {"type": "icmpx", "expr": "admin-prohibited"}}], True),
+        ([{"reject": {"type": "icmpv6", "expr": "no-route"}}], False),
+        ([{"reject": {"type": "tcp reset"}}], False),
+        ([{"match": {"left": 1, "op": "==", "right": 1}}, {"drop": None}], False),
+        ([{"limit": {"rate": 1}}, {"drop": None}], False),
+        ([{"accept": None}], False),
+        ([], False),
+        (["drop", None], False),
+        (None, False),
+    ],
+)
+def test_a_chain_ends_in_a_drop_if_its_last_rule_drops_every_packet(
+    expressions: object, expected: bool
+) -> None:
+    assert is_last_drop(expressions) is expected
 
 
 class TestParse:
