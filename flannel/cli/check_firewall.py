@@ -7,16 +7,14 @@ warning with the rule's text.
 
 from collections.abc import Iterator
 from ipaddress import IPv4Address
-from typing import NamedTuple
 
 from flannel.backends.traits import Carrier, traits
 from flannel.cli.check_docker import direct_routing, dropped_directly, untouched
 from flannel.cli.facts import Facts
 from flannel.cli.findings import Finding
-from flannel.cli.forwarded import find_bridge
+from flannel.cli.forwarded import Fate, find_bridge, judge_packet
 from flannel.cli.host_view import Host, first_container
-from flannel.cli.rulesets.peril import find_peril
-from flannel.cli.rulesets.verdict import EPHEMERAL, FORWARDED, RECEIVED, SENT, Packet, judge
+from flannel.cli.rulesets.verdict import EPHEMERAL, FORWARDED, RECEIVED, SENT, Packet
 from flannel.kernel.host import DOCKER_BRIDGE
 from flannel.lease import Lease
 
@@ -24,26 +22,6 @@ _MOST_PEERS = 50
 """The most peers whose packets are judged; results seldom differ."""
 _RULES = 100_000
 """The rules looked at for all peers together, which takes some 0.2 s; fewer peers with more."""
-
-
-class Fate(NamedTuple):
-    """What happens to a packet that may not pass.
-
-    :ivar by: the rule that drops it, or may.
-    :ivar unsure: what that depends on; "" if it is sure.
-    """
-
-    by: str
-    unsure: str = ""
-
-
-def fate(host: Host, hooks: tuple[str, ...], packet: Packet) -> Fate | None:
-    """What drops a packet at these hooks, or may drop it; None: it passes."""
-    verdict = judge(host.chains, hooks, packet)
-    if verdict.sure:
-        return Fate(verdict.by) if verdict.outcome == "drop" else None
-    peril = find_peril(host.chains, hooks, packet)
-    return Fate(peril.by, str(peril)) if peril is not None else None
 
 
 def examine_firewall(facts: Facts, host: Host) -> list[Finding]:
@@ -71,9 +49,9 @@ class _Found:
         self._kinds = kind, unsure
         self._packets: dict[Fate, dict[IPv4Address, str]] = {}
 
-    def note(self, peer: IPv4Address, packet: str, found: Fate | None) -> None:
+    def note(self, peer: IPv4Address, packet: str, found: Fate) -> None:
         """Note a packet of or for a peer, by its text, if it may not pass."""
-        if found is not None:
+        if found.may_drop:
             self._packets.setdefault(found, {}).setdefault(peer, packet)
 
     def findings(self) -> Iterator[Finding]:
@@ -81,10 +59,10 @@ class _Found:
         for found, packets in self._packets.items():
             first, *others = packets.values()
             text = first + (f", and likewise of {len(others)} more peers" if others else "")
-            if not found.unsure:
+            if not found.doubt:
                 yield Finding(self._kinds[0], f"{found.by} drops {text}")
             else:
-                yield Finding(self._kinds[1], f"{text} may be dropped by {found.unsure}")
+                yield Finding(self._kinds[1], f"{text} may be {found.doubt}")
 
 
 def _forwarded(facts: Facts, host: Host) -> Iterator[Finding]:
@@ -109,8 +87,8 @@ def _forwarded(facts: Facts, host: Host) -> Iterator[Finding]:
                 Packet(near, far, inside, device, protocol),
                 Packet(far, near, device, inside, protocol),
             ):
-                its = fate(host, FORWARDED, packet)
-                if its is None or its.by not in known:
+                its = judge_packet(host, FORWARDED, packet)
+                if its.may_drop not in known:
                     found.note(far, f"{packet.source} -> {packet.destination}", its)
     yield from found.findings()
 
@@ -130,10 +108,10 @@ def _outer(facts: Facts, host: Host) -> Iterator[Finding]:
         if peer == own:
             continue
         packet = Packet(peer, own, link, "", "udp", port, source_ports=sources)
-        coming = fate(host, RECEIVED, packet)
+        coming = judge_packet(host, RECEIVED, packet)
         received.note(peer, f"UDP port {port} from {peer}", coming)
         packet = Packet(own, peer, "", link, "udp", port, source_ports=sources)
-        going = fate(host, SENT, packet)
+        going = judge_packet(host, SENT, packet)
         sent.note(peer, f"UDP port {port} to {peer}", going)
     yield from received.findings()
     yield from sent.findings()

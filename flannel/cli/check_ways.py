@@ -144,7 +144,7 @@ class Ways:
         if isinstance(way, Refused):
             if way.kind == "link-forwarding":  # a fault of the host, found with its links
                 return False
-            kind = way.kind or kind
+            kind = way.kind
             after += f"by {by.name} are dropped: {way.why}"
         elif way.link != hop.link:
             after += f"by {by.name} leave {self._named(way)}, not over {self.host.name(hop.link)}"

@@ -6,10 +6,19 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Any, NamedTuple
 
 from flannel.cli.context import Context, DaemonDown, pairs
+from flannel.cli.forwarded import (
+    Fate,
+    Refused,
+    find_bridge,
+    forwarding_off,
+    judge_forwarded,
+    judge_packet,
+    look_up,
+)
 from flannel.cli.host_view import Host, first_container
 from flannel.cli.leases import list_leases
 from flannel.cli.rulesets.own_guard import forged
-from flannel.cli.rulesets.verdict import FORWARDED, SENT, TRANSLATED, Packet, Verdict, judge
+from flannel.cli.rulesets.verdict import SENT, TRANSLATED, Packet, judge
 from flannel.errors import StoreError
 from flannel.handover import subnet_env
 from flannel.handover.subnet_env import SubnetEnv
@@ -55,24 +64,28 @@ async def _steps(
         yield Step("packet", f"{source} -> {destination}")
     yield await _lease(context, destination)
     async with context.host() as host:
-        way = await host.netlink.find_way(destination)
-        if way is None:
-            yield Step(
-                "route", "none: the sender gets the error that the network is unreachable", True
-            )
+        origin = _forwarded_from(host, source)
+        came_in = await _came_in(host, env, origin, destination) if origin is not None else None
+        way: Way | Refused | None
+        if origin is not None and came_in is not None:
+            way = await look_up(host, origin, destination, came_in)
+        else:
+            way = await host.netlink.find_way(destination)
+        if way is None or isinstance(way, Refused):
+            yield _refused(host, way, came_in)
             return
         if way.local:
             yield Step("route", "the address is this host's own: delivered here")
             return
-        yield _route(host, way)
-        if source is not None and all(source != each.interface.ip for each in host.addresses):
+        yield _route(host, way, came_in)
+        if origin is not None:
             is_masqueraded = False
-            came_in = await _came_in(host, env, source, destination)
-            for step in _forwarded(host, Packet(source, destination, came_in), way):
+            by = came_in.name if came_in is not None else DOCKER_BRIDGE
+            for step in _forwarded(host, Packet(origin, destination, by), way):
                 is_masqueraded |= step.name == "masquerade" and step.text.startswith("yes")
                 yield step
             if env is not None and host.drops_forged and not is_masqueraded:
-                async for step in _guard(host, env, source, destination, way):
+                async for step in _guard(host, env, origin, destination, way):
                     yield step
         link = host.links.get(way.link)
         if link is not None and link.vxlan is not None:
@@ -104,41 +117,61 @@ async def _lease(context: Context, destination: IPv4Address) -> Step:
     return Step("lease", f"none: {destination} is not in the overlay{suffix}")
 
 
-def _route(host: Host, way: Way) -> Step:
+def _forwarded_from(host: Host, source: IPv4Address | None) -> IPv4Address | None:
+    """The source of a packet that this host forwards; None: it sends the packet itself."""
+    is_own = any(source == each.interface.ip for each in host.addresses)
+    return None if is_own else source
+
+
+def _refused(host: Host, refused: Refused | None, came_in: Link | None) -> Step:
+    """The step at which the kernel drops a packet instead of sending it on."""
+    if came_in is not None and (off := forwarding_off(host, came_in)):
+        return Step("forwarding", f"{off}: dropped", True)
+    if came_in is not None and refused is not None and not refused.is_unreachable:
+        return Step("route", f"dropped, coming in by {came_in.name}: {refused.why}", True)
+    text = "none: the sender gets the error that the network is unreachable"
+    return Step("route", text, True)
+
+
+def _route(host: Host, way: Way, came_in: Link | None) -> Step:
     via = f"via {way.via} " if way.via is not None else ""
-    source = f", from this host with source {way.source}" if way.source is not None else ""
     link = host.links.get(way.link)
     mtu = f", MTU {link.mtu}" if link is not None else ""
-    return Step("route", f"{via}dev {host.name(way.link)}{mtu}{source}")
+    origin = f", from this host with source {way.source}" if way.source is not None else ""
+    if came_in is not None:
+        origin = f", coming in by {came_in.name}"
+    return Step("route", f"{via}dev {host.name(way.link)}{mtu}{origin}")
 
 
 async def _came_in(
     host: Host, env: SubnetEnv | None, source: IPv4Address, destination: IPv4Address
-) -> str:
+) -> Link | None:
     """The link by which a packet comes in: that towards a peer, if it is for a container here."""
+    bridge = find_bridge(host, env.subnet.network if env is not None else None)
+    bridge = bridge or host.link(DOCKER_BRIDGE)
     if env is None or destination not in env.subnet.network or source in env.subnet.network:
-        return DOCKER_BRIDGE
+        return bridge
     back = await host.netlink.find_way(source)
-    return host.name(back.link) if back is not None else DOCKER_BRIDGE
+    return host.links.get(back.link) if back is not None else bridge
 
 
 def _forwarded(host: Host, coming: Packet, way: Way) -> list[Step]:
+    packet = replace(coming, goes_out=host.name(way.link))
+    tcp, ping = judge_forwarded(host, packet).values()
     steps = []
     if host.sysctl("ip_forward") == 0:
         steps.append(Step("forwarding", "net.ipv4.ip_forward is 0: dropped", True))
-    packet = replace(coming, goes_out=host.name(way.link), protocol="tcp")
-    verdict = judge(host.chains, FORWARDED, packet)
-    ping = judge(host.chains, FORWARDED, replace(packet, protocol="icmp"))
-    if ping == verdict:
-        steps.append(_firewall(host, "", verdict))
+    if ping == tcp:
+        steps.append(_firewall(host, "", tcp))
     else:  # such as ufw's, which let pings pass
-        steps += [_firewall(host, "TCP ", verdict), _firewall(host, "ping ", ping)]
-    translated = judge(host.chains, TRANSLATED, packet, "nat")
+        steps += [_firewall(host, "TCP ", tcp), _firewall(host, "ping ", ping)]
+    translated = judge(host.chains, TRANSLATED, replace(packet, protocol="tcp"), "nat")
     if translated.outcome == "masquerade":
         text = f"yes, by {translated.by}: the other side sees this host's address"
     else:
         text = f"no: the other side sees {packet.source}"
-    steps.append(Step("masquerade", text + _doubt(host, translated)))
+    doubt = "" if translated.sure else "some rules could not be understood"
+    steps.append(Step("masquerade", text + _doubt(host, doubt)))
     steps.extend(Step("not seen", text) for text in host.unseen)
     return steps
 
@@ -165,17 +198,16 @@ async def _guard(
                    f"this host reaches {source}")  # fmt: skip
 
 
-def _firewall(host: Host, what: str, verdict: Verdict) -> Step:
-    by = f" by {verdict.by}" if verdict.by else ": no rule forbids it"
-    is_dropped = verdict.outcome == "drop"
-    text = f"{what}{'dropped' if is_dropped else 'accepted'}{by}{_doubt(host, verdict)}"
-    return Step("firewall", text, is_dropped and verdict.sure and not host.unseen)
+def _firewall(host: Host, what: str, fate: Fate) -> Step:
+    by = f" by {fate.by}" if fate.by else ": no rule forbids it"
+    text = f"{what}{'dropped' if fate.is_dropped else 'accepted'}{by}{_doubt(host, fate.doubt)}"
+    return Step("firewall", text, fate.is_dropped and not fate.doubt and not host.unseen)
 
 
-def _doubt(host: Host, verdict: Verdict) -> str:
+def _doubt(host: Host, doubt: str) -> str:
     if host.unseen:
         return " (perhaps: the firewall could not be read as a whole)"
-    return "" if verdict.sure else " (perhaps: some rules could not be understood)"
+    return f" (perhaps: {doubt})" if doubt else ""
 
 
 async def _tunnel(
@@ -206,6 +238,6 @@ async def _tunnel(
     yield Step("outer", f"{text},{via} dev {host.name(way.link)}")
     source = vxlan.local or way.source or outer
     packet = Packet(source, outer, "", host.name(way.link), "udp", vxlan.port)
-    verdict = judge(host.chains, SENT, packet)
-    if verdict.outcome == "drop":
-        yield _firewall(host, "outer packet ", verdict)
+    fate = judge_packet(host, SENT, packet)
+    if fate.is_dropped or fate.doubt:
+        yield _firewall(host, "outer packet ", fate)

@@ -1,7 +1,7 @@
 """A forwarded packet's way through this host: what the kernel and the firewall do with it.
 
     route = await look_up(host, near, far, bridge)    # `Refused`: the kernel drops the packet
-    verdicts = judge_forwarded(host, Packet(near, far, "docker0", "flannel.1"))
+    fates = judge_forwarded(host, Packet(near, far, "docker0", "flannel.1"))
 
 `flannel check` compares it with what it should be; `flannel explain` shows it.
 """
@@ -12,7 +12,8 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import NamedTuple
 
 from flannel.cli.host_view import Host
-from flannel.cli.rulesets.verdict import FORWARDED, Packet, Verdict, judge
+from flannel.cli.rulesets.peril import find_peril
+from flannel.cli.rulesets.verdict import FORWARDED, Packet, judge
 from flannel.errors import KernelError
 from flannel.kernel.links import Link, Way
 
@@ -27,11 +28,13 @@ class Refused(NamedTuple):
     """Why the kernel forwards a packet nowhere.
 
     :ivar why: a phrase.
-    :ivar kind: the finding of `flannel check`; "" if there is no route.
+    :ivar kind: the finding of `flannel check`.
+    :ivar is_unreachable: there is no route, and the sender learns that.
     """
 
     why: str
-    kind: str = ""
+    kind: str = "container-route"
+    is_unreachable: bool = False
 
 
 async def look_up(
@@ -47,7 +50,11 @@ async def look_up(
         number = error.errno
     if number in _NO_ROUTE:
         off = forwarding_off(host, came_in)
-        return Refused(off, "link-forwarding") if off else Refused("there is no route")
+        return (
+            Refused(off, "link-forwarding")
+            if off
+            else Refused("there is no route", is_unreachable=True)
+        )
     if number == errno.EACCES:
         return Refused("a route or policy rule prohibits it")
     if number not in _BAD_SOURCE:
@@ -84,9 +91,35 @@ def find_bridge(host: Host, subnet: IPv4Network | None) -> Link | None:
     return None
 
 
-def judge_forwarded(host: Host, packet: Packet) -> dict[str, Verdict]:
+class Fate(NamedTuple):
+    """What the firewall does with a packet.
+
+    :ivar by: the rule or policy that decides; "" if there is none.
+    :ivar doubt: what may happen instead, and why; "" if that changes nothing.
+    :ivar may_drop: the rule that drops it, or may; "" if none does.
+    """
+
+    is_dropped: bool
+    by: str
+    doubt: str = ""
+    may_drop: str = ""
+
+
+def judge_packet(host: Host, hooks: tuple[str, ...], packet: Packet) -> Fate:
+    """What all rules at these hooks do with a packet, as far as they are understood."""
+    verdict = judge(host.chains, hooks, packet)
+    is_dropped = verdict.outcome == "drop"
+    if verdict.sure:
+        return Fate(is_dropped, verdict.by, may_drop=verdict.by if is_dropped else "")
+    peril = find_peril(host.chains, hooks, packet)
+    if peril is None:
+        return Fate(is_dropped=False, by=verdict.by)
+    return Fate(is_dropped, verdict.by, f"dropped by {peril}", peril.by)
+
+
+def judge_forwarded(host: Host, packet: Packet) -> dict[str, Fate]:
     """What all rules do with a packet of TCP and with a ping: ufw accepts pings and drops TCP."""
     return {
-        protocol: judge(host.chains, FORWARDED, replace(packet, protocol=protocol))
+        protocol: judge_packet(host, FORWARDED, replace(packet, protocol=protocol))
         for protocol in ("tcp", "icmp")
     }

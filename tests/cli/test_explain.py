@@ -1,5 +1,6 @@
 """flannel explain: the steps of a packet, and where it ends."""
 
+import errno
 from ipaddress import IPv4Address
 
 import pytest
@@ -30,7 +31,7 @@ def test_a_packet_of_a_container_is_followed_onto_the_wire(world: World) -> None
     assert steps(world) == [
         ("packet", "10.1.5.2 -> 10.1.9.2"),
         ("lease", "10.1.9.0/24 of 192.0.2.9, backend vxlan"),
-        ("route", "via 10.1.9.0 dev flannel.1, MTU 1450, from this host with source 10.1.5.0"),
+        ("route", "via 10.1.9.0 dev flannel.1, MTU 1450, coming in by docker0"),
         ("firewall", "accepted: no rule forbids it"),
         ("masquerade", "no: the other side sees 10.1.5.2"),
         ("neighbour", "10.1.9.0 is at 02:00:00:00:00:09"),
@@ -80,8 +81,33 @@ class TestWhereItEnds:
         assert found["not seen"] == "cannot list the rules with nft: nft: refused"
 
     def test_a_rule_that_cannot_be_understood_makes_the_verdict_unsure(self, world: World) -> None:
-        world.filter("-A FORWARD -m mystery --what -j DROP")
-        assert "(perhaps: some rules could not be understood)" in dict(steps(world))["firewall"]
+        rule = "-A FORWARD -m mystery --what -j DROP"
+        world.filter(rule)
+        assert dict(steps(world))["firewall"] == (
+            "accepted by policy accept of iptables filter FORWARD (perhaps: dropped by iptables "
+            f"filter FORWARD: {rule}, which has a condition that flannel does not understand)"
+        )
+        world.filter("-A FORWARD -m mystery --what -j ACCEPT")
+        assert "perhaps" not in dict(steps(world))["firewall"]
+
+    def test_the_kernel_routes_what_comes_in_by_the_bridge_in_its_own_way(
+        self, world: World
+    ) -> None:
+        world.netlink.forwarded[FAR, DOCKER0.index] = Way(2, IPv4Address("192.0.2.254"), None)
+        assert dict(steps(world))["route"] == (
+            "via 192.0.2.254 dev eth0, MTU 1500, coming in by docker0"
+        )
+        world.netlink.forwarded[FAR, DOCKER0.index] = errno.EACCES
+        assert steps(world, status=1)[-1] == (
+            "route",
+            "dropped, coming in by docker0: a route or policy rule prohibits it",
+        )
+        world.netlink.forwarded[FAR, DOCKER0.index] = errno.EHOSTUNREACH
+        world.set_sysctl("conf/docker0/forwarding", 0)
+        assert steps(world, status=1)[-1] == (
+            "forwarding",
+            "net.ipv4.conf.docker0.forwarding is 0: dropped",
+        )
 
     def test_no_route_leads_there(self, world: World) -> None:
         world.netlink.ways.clear()
@@ -187,7 +213,7 @@ def test_the_outer_packet_may_go_by_a_gateway(world: World) -> None:
 
 def test_a_link_that_is_not_known_by_name_has_a_number(world: World) -> None:
     world.netlink.ways[FAR] = Way(77, None, None)
-    assert dict(steps(world))["route"] == "dev link 77"
+    assert dict(steps(world))["route"] == "dev link 77, coming in by docker0"
 
 
 def test_with_udp_flanneld_reads_it(world: World) -> None:
