@@ -71,7 +71,7 @@ CHAINS = ":DOCKER - [0:0]\n:DOCKER-USER - [0:0]"
         (("-A FORWARD -p tcp -m tcp --sport 1024:65535 -j DROP",), *TCP, "drop"),
         (("-A FORWARD -p tcp -m multiport --sports 0:1023,3306 -j DROP",), *TCP, "accept"),
         (("-A FORWARD -p tcp -m tcp --sport 1024:65535 -j DROP",), "ACCEPT", OUT, "accept"),
-        (("-A FORWARD -m conntrack --ctstatus ASSURED,CONFIRMED -j DROP",), "ACCEPT", OUT, "accept"),
+        (("-A FORWARD -m conntrack --ctstatus ASSURED -j DROP",), "ACCEPT", OUT, "accept"),
         (("-A FORWARD -m conntrack --ctdir REPLY -j DROP",), "ACCEPT", OUT, "accept"),
         (("-A FORWARD -m pkttype --pkt-type broadcast -j DROP",), "ACCEPT", OUT, "accept"),
         (("-A FORWARD -m physdev --physdev-is-bridged -j DROP",), "ACCEPT", OUT, "accept"),
