@@ -74,7 +74,7 @@ def test_a_tun_device_that_was_renamed_is_known_by_its_alias_without_kept_descri
 
 
 @pytest.mark.parametrize("backend", DEVICES)
-def test_a_device_that_was_moved_while_flanneld_was_stopped_is_made_anew(
+def test_a_device_that_was_moved_while_flanneld_was_stopped_is_made_again(
     world: World, backend: str
 ) -> None:
     pair, device = Pair(world, backend), DEVICES[backend]

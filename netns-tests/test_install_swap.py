@@ -123,7 +123,7 @@ def test_a_second_installation_replaces_the_first(tree: Tree) -> None:
     assert list(tree.top.iterdir()) == []
 
 
-def test_a_failure_changes_nothing(tree: Tree, tmp_path: Path) -> None:
+def test_a_failed_installation_changes_nothing(tree: Tree, tmp_path: Path) -> None:
     before = tree.content()
     for step in ("venv", "pip", "load"):
         done = tree.install("2", FAILS=step)
@@ -138,7 +138,7 @@ def test_a_failure_changes_nothing(tree: Tree, tmp_path: Path) -> None:
     assert tree.content() == before
 
 
-def test_a_kill_changes_nothing_and_the_next_installation_works(tree: Tree) -> None:
+def test_a_killed_installation_changes_nothing_and_the_next_one_works(tree: Tree) -> None:
     before = tree.content()
     assert tree.install("2", KILLS="load").returncode < 0
     assert tree.content() == before
@@ -148,7 +148,7 @@ def test_a_kill_changes_nothing_and_the_next_installation_works(tree: Tree) -> N
     assert list(tree.top.iterdir()) == []
 
 
-def test_a_move_that_fails_half_way_is_rolled_back(tree: Tree) -> None:
+def test_an_installation_that_fails_half_way_is_rolled_back(tree: Tree) -> None:
     """The units are in place by then, and the programs."""
     unit = tree.top / "usr/lib/systemd/system/flanneld.service"
     unit.write_text("# of an earlier version\n")
@@ -162,7 +162,7 @@ def test_a_move_that_fails_half_way_is_rolled_back(tree: Tree) -> None:
     assert tree.content() == before
 
 
-def test_a_full_disk_changes_nothing(tree: Tree) -> None:
+def test_an_installation_on_a_full_disk_changes_nothing(tree: Tree) -> None:
     tree.top.with_suffix(".disk").mkdir()
     done = tree.install("2", "unshare", "--mount", "sh", "-ec", FULL, "sh", str(tree.top))
     assert done.returncode == 28, done.stdout + done.stderr

@@ -105,7 +105,7 @@ class TestContainersReachEachOther:
         assert overlay(host) == set()
         assert "flannel" not in host.run("ip", "link")
 
-    def test_another_backend_leaves_nothing_of_the_one_before(self, world: World) -> None:
+    def test_a_new_backend_removes_what_the_previous_one_made(self, world: World) -> None:
         one, other = start(world, VXLAN, 2)
         for host in (one, other):
             host.daemon.stop()

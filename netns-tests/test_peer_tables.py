@@ -111,7 +111,7 @@ def test_a_removed_nexthop_is_restored_with_its_route(host: Host) -> None:
 
 
 @pytest.mark.parametrize("flush_first", [True, False])
-def test_nexthops_that_are_flushed_during_a_comparison_come_back_with_their_routes(
+def test_nexthops_that_are_flushed_during_a_comparison_are_restored_with_their_routes(
     host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, flush_first: bool
 ) -> None:
     network, leases = host.vxlan(), [vxlan_peer(2), vxlan_peer(3)]
@@ -208,7 +208,7 @@ def test_the_first_of_two_hosts_with_one_mac_keeps_its_traffic(
      {"VtepMAC": "ff:ff:ff:ff:ff:ff"}, {"VtepMAC": "00:00:00:00:00:00"},
      {"VtepMAC": "02-00:00-00:00-02"}, {"VtepMAC": "zz:00:00:00:00:02"}],
 )  # fmt: skip
-def test_a_peer_without_a_usable_mac_is_named_once_and_harms_nobody(
+def test_a_peer_without_a_usable_mac_is_named_once_and_the_others_are_served(
     host: Host, caplog: pytest.LogCaptureFixture, data: object
 ) -> None:
     bad = Lease(IPv4Network("10.5.3.0/24"), LeaseAttrs(IPv4Address("192.0.2.3"), "vxlan", data))
@@ -251,14 +251,14 @@ def test_a_host_gw_peer_is_one_route(either_form: Host) -> None:
     assert nexthops() == []
 
 
-def test_two_subnets_behind_one_host_gw_peer_go_separately(host: Host) -> None:
+def test_two_subnets_behind_one_host_gw_peer_are_removed_separately(host: Host) -> None:
     network = host.host_gw()
     apply(network, host_gw_peer(2), host_gw_peer(3, "192.0.2.2"))
     apply(network, host_gw_peer(2), changed=[3])
     assert overlay_routes() == ["10.5.2.0/24 via 192.0.2.2 dev eth0 proto 102"]
 
 
-def test_a_host_gw_peer_behind_a_router_is_named_and_harms_nobody(
+def test_a_host_gw_peer_behind_a_router_is_named_and_the_others_are_served(
     host: Host, caplog: pytest.LogCaptureFixture
 ) -> None:
     apply(host.host_gw(), host_gw_peer(2), host_gw_peer(3, "198.51.100.3"))

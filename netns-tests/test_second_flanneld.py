@@ -159,7 +159,7 @@ def test_two_networks_with_files_and_devices_of_their_own_live_side_by_side(worl
     assert second.is_running
 
 
-def test_a_flanneld_that_is_killed_or_just_ending_keeps_nobody_from_starting(
+def test_a_flanneld_starts_after_one_that_was_killed_or_is_just_ending(
     world: World,
 ) -> None:
     one, other = start(world)
@@ -185,7 +185,7 @@ def starts_beside_the_end(host: Host) -> bool:
     return False
 
 
-def test_files_that_somebody_removes_are_made_anew_and_a_second_one_is_still_refused(
+def test_files_that_somebody_removes_are_made_again_and_a_second_flanneld_is_still_refused(
     world: World,
 ) -> None:
     one, other = start(world)

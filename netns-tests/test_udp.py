@@ -91,7 +91,7 @@ class TestHops:
         assert [inner.ttl for _, inner in carried] == [63, 63]
         assert "ttl=60" in pair.near.run("ping", "-n", "-c1", "-W30", str(pair.far.address))
 
-    def test_time_exceeded_comes_from_every_hop(self, pair: Pair) -> None:
+    def test_every_hop_sends_time_exceeded(self, pair: Pair) -> None:
         path = []
         for ttl in range(1, 5):
             shown = pair.near.try_run(*f"ping -n -c1 -W30 -t{ttl} {pair.far.address}".split())

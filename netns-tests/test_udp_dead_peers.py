@@ -135,7 +135,7 @@ def datagrams(container: Container, payload: int) -> Iterator[None]:
         pytest.param(SLOW, 44 * 1400, 1, id="behind a slow card, super-packets"),
     ],
 )
-def test_packets_for_peers_that_get_none_cost_the_others_nothing_and_are_counted(
+def test_packets_for_unreachable_peers_cost_the_other_peers_nothing_and_are_counted(
     world: World, kind: Kind, payload: int, threads: int
 ) -> None:
     pair = start_pair(world, {**CONFIG, "Backend": {"Type": "udp", "Threads": threads}})
@@ -159,7 +159,7 @@ def share_lost(pair: Pair, name: str) -> float:
     return pinger.lost / pinger.sent
 
 
-def test_a_host_that_comes_to_the_link_is_reached_while_the_others_stay_absent(
+def test_a_host_that_joins_the_link_is_reached_while_the_others_stay_absent(
     world: World,
 ) -> None:
     pair = start_pair(world, CONFIG)

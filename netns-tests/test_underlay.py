@@ -51,7 +51,7 @@ def follows(pair: Pair) -> bool:
     ],
     ids=["down and up", "address gone and back", "both"],
 )  # fmt: skip
-def test_an_interface_that_comes_back_is_used_again(
+def test_an_interface_that_returns_is_used_again(
     pair: Pair, damage: tuple[str, ...], repair: tuple[str, ...]
 ) -> None:
     one = pair.one

@@ -48,7 +48,7 @@ def test_patterns_that_fit_the_own_device_and_docker_s_bridge_find_the_uplink(
     assert "interface: docker0" not in one.daemon.log
 
 
-def test_a_link_local_address_gives_way_when_the_real_one_comes(world: World) -> None:
+def test_a_link_local_address_is_replaced_when_a_global_one_is_added(world: World) -> None:
     world.configure(VXLAN)
     one = world.add_host("h1")
     world.net.ip("route add 169.254.0.0/16 dev br0")

@@ -202,7 +202,7 @@ class TestLeaseTable:
         assert table.update([LeaseRemoved(A), LeaseRemoved(C)]) == {A}
         assert table.leases.keys() == {B}
 
-    def test_each_of_many_that_come_back_to_an_emptied_store_is_settled_by_itself(
+    def test_a_lease_that_returns_to_an_emptied_store_is_settled_without_a_look_at_the_others(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Nobody looks through all that are still missing for each."""

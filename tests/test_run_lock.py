@@ -79,7 +79,7 @@ def inode(path: Path) -> int:
     return path.stat().st_ino
 
 
-def test_the_locks_name_this_process_and_nobody_else_may_open_them(
+def test_the_locks_name_this_process_and_only_their_owner_may_open_them(
     lock: RunLock, directories: tuple[Path, Path]
 ) -> None:
     lock.take()
@@ -92,7 +92,7 @@ def test_the_locks_name_this_process_and_nobody_else_may_open_them(
     assert [stat.S_IMODE(each.stat().st_mode) for each in (run, state)] == [0o755, 0o700]
 
 
-def test_a_file_that_others_could_open_is_theirs_no_longer(
+def test_a_lock_file_that_others_could_open_is_made_private(
     lock: RunLock, directories: tuple[Path, Path]
 ) -> None:
     file = directories[0] / FILE_NAME
@@ -119,7 +119,7 @@ def test_a_second_flanneld_is_refused_and_the_first_named(
     assert find_holder(mine[shared]) == other.name
 
 
-def test_a_process_that_is_no_flanneld_cannot_keep_one_from_starting(
+def test_a_process_that_is_not_a_flanneld_cannot_prevent_a_start(
     directories: tuple[Path, Path],
     lock: RunLock,
     other: Other,
@@ -257,7 +257,7 @@ class TestProblems:
         assert find_holder(tmp_path) == ""
 
     @pytest.mark.parametrize("call", ["fchmod", "ftruncate", "pwrite"])
-    def test_a_file_that_cannot_be_written_is_locked_all_the_same(
+    def test_a_file_that_cannot_be_written_is_locked_nevertheless(
         self, lock: RunLock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
     ) -> None:
         def refuse(*_: object) -> None:
@@ -303,7 +303,7 @@ class TestKeeping:
         assert find_holder(file.parent) != ""
         assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
 
-    def test_the_lock_files_are_looked_at_later_where_no_thread_can_be_started(
+    def test_the_lock_files_are_made_again_later_where_no_thread_can_be_started(
         self,
         clock: Clock,
         lock: RunLock,

@@ -45,7 +45,7 @@ def test_without_systemd_nothing_is_logged(
 @pytest.mark.parametrize(
     "address", ["/nowhere/at/all", "vsock:2:1234", "/" + 200 * "x", "a\0b", "@", "/dev/null"]
 )
-def test_a_socket_that_does_not_work_is_worth_one_debug_line(
+def test_a_socket_that_does_not_work_is_one_debug_line(
     address: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -53,7 +53,7 @@ def test_a_socket_that_does_not_work_is_worth_one_debug_line(
     assert [record.levelname for record in caplog.records] == ["DEBUG"]
 
 
-def test_a_systemd_that_does_not_read_cannot_hold_us_for_ever(
+def test_a_systemd_that_does_not_read_blocks_for_a_bounded_time(
     listener: socket.socket, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)

@@ -44,7 +44,7 @@ def test_host_gw_publishes_the_address_that_peers_route_to() -> None:
     assert check_config(CONFIG) is None
 
 
-def test_behind_nat_it_is_refused_for_peers_would_route_to_nobody() -> None:
+def test_host_gw_is_refused_behind_nat() -> None:
     nat = replace(INTERFACE, public_ip=IPv4Address("198.51.100.1"))
     with pytest.raises(BadNetworkConfig, match=r"198\.51\.100\.1 is not the address of eth0"):
         make_backend(CONFIG, nat, Kernel(FakeNetlink(), FakeTables()))

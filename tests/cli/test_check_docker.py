@@ -45,7 +45,7 @@ class TestDirectRouting:
         text = f"iptables raw PREROUTING: {RULE.format(7)} drops 10.1.9.2 -> 10.1.5.7"
         assert findings(world) == {"direct-routing": f"{text}, and likewise to 1 more"}
 
-    def test_nft_s_form_is_found_as_well(self, world: World) -> None:
+    def test_docker_s_rules_are_found_in_the_form_of_nft(self, world: World) -> None:
         world.programs.install("nft")
         world.programs.prints["nft -j list ruleset"] = nft_ruleset("10.1.5.2")
         assert findings(world)["direct-routing"].endswith("drops 10.1.9.2 -> 10.1.5.2")

@@ -97,7 +97,7 @@ class TestFirewall:
         text = findings(world)["output-drop"]
         assert text.endswith("drops UDP port 8472 to 192.0.2.9")
 
-    def test_a_backend_without_a_port_needs_none_open(self, world: World) -> None:
+    def test_a_closed_port_is_not_a_fault_of_a_backend_without_a_port(self, world: World) -> None:
         world.store.configure('{"Network": "10.1.0.0/16", "Backend": {"Type": "host-gw"}}')
         world.filter("-A INPUT -j DROP")
         assert "input-drop" not in findings(world)
@@ -168,7 +168,7 @@ class TestDocker:
             "docker0": "docker0 has containers with MTU 1500, and the overlay carries 1450"
         }
 
-    def test_a_host_without_a_lease_has_nothing_to_fit(self, world: World) -> None:
+    def test_a_host_without_a_lease_has_no_finding_about_docker0(self, world: World) -> None:
         world.env_file.unlink()
         world.pages = DaemonDown("refused")
         world.netlink.addresses.pop()

@@ -228,7 +228,7 @@ class TestMisfits:
         }
 
 
-def test_without_etcd_and_flanneld_nobody_names_them(world: World) -> None:
+def test_no_peer_is_examined_without_etcd_and_flanneld(world: World) -> None:
     world.store.refusal = StoreUnavailable("refused")
     world.pages = DaemonDown("refused")
     assert findings(world)["unseen"] == ("the peers: neither etcd nor flanneld lists them")

@@ -25,7 +25,7 @@ class TestGet:
         document = world.run("config", "get", "--json").document
         assert document == {"config": text, "version": world.store.index}
 
-    def test_where_there_is_none_the_key_is_named(self, world: World) -> None:
+    def test_the_key_is_named_where_there_is_no_config(self, world: World) -> None:
         world.store.configure(None)
         done = world.run("config", "get")
         assert (done.status, done.out) == (1, "")

@@ -206,7 +206,7 @@ def test_masquerade_is_shown_with_its_rule(world: World) -> None:
     assert text.endswith(": the other side sees this host's address")
 
 
-def test_the_outer_packet_may_go_by_a_gateway(world: World) -> None:
+def test_the_outer_packet_is_shown_with_its_gateway(world: World) -> None:
     world.netlink.ways[PEER_HOST] = Way(2, IPv4Address("192.0.2.254"), None)
     assert steps(world)[-1][1].endswith("VNI 1, via 192.0.2.254 dev eth0")
 
@@ -232,7 +232,9 @@ class TestTheLease:
         assert found["lease"] == "none: no host holds the subnet of 10.1.8.2"
 
     @pytest.mark.parametrize("is_running", [True, False])
-    def test_an_address_outside_the_overlay_has_none(self, world: World, is_running: bool) -> None:
+    def test_an_address_outside_the_overlay_has_no_lease(
+        self, world: World, is_running: bool
+    ) -> None:
         world.netlink.ways[IPv4Address("8.8.8.8")] = Way(2, None, None)
         if not is_running:
             world.pages = DOWN

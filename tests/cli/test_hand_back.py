@@ -56,7 +56,7 @@ def test_upstreams_form_takes_the_place_of_ours_and_what_it_uses_stays(full: Wor
     assert full.env_file.exists()
 
 
-def test_the_chain_that_lets_packets_through_stays_and_the_others_go(world: World) -> None:
+def test_the_chain_that_accepts_packets_stays_and_the_others_are_removed(world: World) -> None:
     world.programs.install_iptables("iptables", "nf_tables")
     saved = dict.fromkeys(TABLES, "")
     saved["filter"] = (

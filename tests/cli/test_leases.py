@@ -76,7 +76,7 @@ class TestReserve:
         lease = world.store.leases[IPv4Network("10.1.50.0/24")]
         assert (lease.attrs.public_ip, lease.ttl) == (IPv4Address("192.0.2.50"), None)
 
-    def test_any_subnet_will_do_where_none_is_named(self, world: World) -> None:
+    def test_any_free_subnet_is_reserved_where_none_is_named(self, world: World) -> None:
         document = world.run("reserve", "192.0.2.50", "--json").document
         assert document["public_ip"] == "192.0.2.50"
         assert IPv4Network(document["subnet"]) in world.store.leases

@@ -93,7 +93,9 @@ def test_only_some_of_many_such_peers_are_searched(world: World) -> None:
     assert found.count(None) == 4
 
 
-def test_without_a_tunnel_the_public_address_is_pinged_and_nobody_is_asked(world: World) -> None:
+def test_the_public_address_is_pinged_and_no_probe_sent_where_there_is_no_tunnel(
+    world: World,
+) -> None:
     world.store.configure('{"Network": "10.1.0.0/16", "Backend": {"Type": "host-gw"}}')
     world.daemon["backend"] = "host-gw"
     world.store.put(PEER, LeaseAttrs(PEER_HOST, "host-gw"), 3600)
@@ -109,7 +111,7 @@ def test_leases_of_this_host_are_not_peers(world: World) -> None:
     assert only(world)["subnet"] == str(PEER)
 
 
-def test_the_only_host_has_none_and_all_is_well(world: World) -> None:
+def test_a_host_alone_has_no_peers_and_no_fault(world: World) -> None:
     world.store.remove(PEER)
     done = world.run("peers")
     assert (done.status, len(done.lines)) == (0, 1)
@@ -140,7 +142,7 @@ def test_without_etcd_flanneld_names_the_peers_and_that_is_noted(world: World) -
     assert done.lines[2] == "cannot list leases: refused; as flanneld last saw them"
 
 
-def test_without_both_there_is_nobody_to_probe(world: World) -> None:
+def test_peers_fails_without_etcd_and_flanneld(world: World) -> None:
     world.store.refusal = StoreUnavailable("cannot list leases: refused")
     world.pages = DOWN
     assert world.run("peers").status == 1

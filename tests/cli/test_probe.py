@@ -164,7 +164,7 @@ class TestPorts:
         assert len(asked) == 2
         assert all(each.startswith(peer_probe.question(b"")) for each in asked)
 
-    def test_without_a_port_nobody_is_asked(self) -> None:
+    def test_no_peer_is_asked_without_a_port(self) -> None:
         assert asyncio.run(ask_peers([LOOPBACK], 0)) == {}
 
     def test_an_address_that_nothing_leads_to_is_silent(self) -> None:

@@ -51,14 +51,14 @@ def test_a_sum_can_be_made_of_pieces_of_even_length(
 
 
 @given(data=st.binary(max_size=200))
-def test_a_checksum_reads_nothing_behind_the_buffer(
+def test_a_checksum_does_not_read_beyond_the_buffer(
     internals: Internals, at_page_end: PageEnd, data: bytes
 ) -> None:
     assert c_checksum(internals, at_page_end(data)) == c_checksum(internals, data)
 
 
 @given(before=words, after=words, rest=st.binary(min_size=18, max_size=58))
-def test_an_updated_checksum_is_the_one_computed_anew(
+def test_an_updated_checksum_equals_one_computed_from_all_bytes(
     internals: Internals, before: int, after: int, rest: bytes
 ) -> None:
     """For a header, that is, which is never all noughts: RFC 1624 counts on that."""
@@ -69,6 +69,6 @@ def test_an_updated_checksum_is_the_one_computed_anew(
     assert in_memory(updated) == c_checksum(internals, new + rest)
 
 
-def test_the_example_of_rfc_1624_does_not_come_out_as_minus_nought(internals: Internals) -> None:
+def test_the_example_of_rfc_1624_is_not_negative_zero(internals: Internals) -> None:
     """Its section 4: HC 0xDD2F, m 0x5555, m' 0x3285; the older rule gave 0xFFFF."""
     assert internals.lib.checksum_update(0xDD2F, 0x5555, 0x3285) == 0x0000

@@ -77,7 +77,9 @@ def test_a_short_packet_is_quoted_without_stale_bytes(internals: Internals, leng
 
 
 @pytest.mark.parametrize("type_", range(256))
-def test_queries_have_errors_and_errors_have_none(internals: Internals, type_: int) -> None:
+def test_icmp_queries_lead_to_errors_and_icmp_errors_do_not(
+    internals: Internals, type_: int
+) -> None:
     about = bytes(IP(src=FROM, dst=TO) / ICMP(type=type_) / Raw(bytes(20)))
     # Echo, timestamp, information and address mask: the queries and answers of RFC 792 and 950.
     is_query = type_ in (0, 8, 13, 14, 15, 16, 17, 18)
@@ -90,7 +92,9 @@ def test_icmp_without_a_type_gets_no_error(internals: Internals) -> None:
 
 @pytest.mark.parametrize("flags", ["", "MF"])
 @pytest.mark.parametrize("protocol", [1, 6, 17])
-def test_a_later_fragment_has_none(internals: Internals, flags: str, protocol: int) -> None:
+def test_a_later_fragment_leads_to_no_error(
+    internals: Internals, flags: str, protocol: int
+) -> None:
     for offset in (1, 0x100, 0x1FFF):
         headers = IP(src=FROM, dst=TO, flags=flags, frag=offset, proto=protocol)
         assert not error_about(internals, bytes(headers / Raw(b"\x08" + bytes(30))))

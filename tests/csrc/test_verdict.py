@@ -76,9 +76,7 @@ def test_a_peer_cannot_use_another_peers_addresses(internals: Internals, source:
         *["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255"],
     ],
 )
-def test_no_packet_between_two_other_hosts_is_relayed(
-    internals: Internals, destination: str
-) -> None:
+def test_no_packet_for_another_subnet_is_relayed(internals: Internals, destination: str) -> None:
     assert verdict(internals, packet(destination=destination)) == "NOT_MINE"
 
 
@@ -193,7 +191,9 @@ def test_a_congestion_mark_for_a_transport_without_ecn_is_a_drop(internals: Inte
     assert verdict(internals, packet(tos=0xB8 | NOT_ECT), tos=CE) == "ECN"
 
 
-def test_a_lease_for_all_addresses_takes_no_packets_of_other_leases(internals: Internals) -> None:
+def test_a_lease_for_all_addresses_does_not_own_the_sources_of_other_leases(
+    internals: Internals,
+) -> None:
     host = HOST._replace(routes=HOST.routes | {Net(0, 0): STRANGER, NETWORK: STRANGER})
     assert verdict(internals, packet(), STRANGER, host=host) == "SPOOFED"
     assert verdict(internals, packet(), PEER, host=host) == "CARRIED"

@@ -34,7 +34,7 @@ def test_a_copied_disk_in_another_machine_has_another_identity(
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 32 + b"\n", b"\xff\n", b"a" * 5000])
-def test_a_file_that_is_not_an_identity_is_named_and_made_anew(
+def test_a_file_that_is_not_an_identity_is_named_and_replaced(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
 ) -> None:
     (tmp_path / identity.FILE_NAME).write_bytes(content)

@@ -160,7 +160,7 @@ def test_a_watch_that_fails_after_each_list_is_logged_once_and_retried_ever_less
     assert caplog.messages == [f"cannot follow the leases: {REFUSED}; packets flow on"]
 
 
-def test_a_different_kind_of_refusal_is_logged_anew(
+def test_a_different_kind_of_refusal_is_logged_again(
     made: Made, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def work() -> None:

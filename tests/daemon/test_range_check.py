@@ -69,7 +69,7 @@ def test_a_wide_route_is_in_the_way_of_udp_alone() -> None:
         host.check(replace(CONFIG, backend_type="udp"))
 
 
-def test_the_subnet_of_this_host_is_not_in_the_way() -> None:
+def test_the_subnet_of_this_host_is_not_a_conflict() -> None:
     host = Host(MINE)
     host.netlink.address(2, "10.5.4.1/24")
     host.check(own=(MINE.subnet,))
@@ -81,7 +81,7 @@ def test_the_subnet_of_this_host_is_not_in_the_way() -> None:
         host.check()
 
 
-def test_routes_that_another_flannel_daemon_left_to_peers_are_not_in_the_way() -> None:
+def test_routes_that_another_flannel_daemon_left_to_peers_are_not_a_conflict() -> None:
     host = Host(Lease(net("10.5.4.0/24"), OTHER))
     host.route("10.5.4.0/24", str(OTHER.public_ip))
     host.check()

@@ -171,7 +171,7 @@ class TestVpn:
         assert why.startswith("the external interface is tun9")
         assert 15 <= seconds <= 17
 
-    def test_a_carrier_that_is_back_soon_moves_nothing(self, host: Host) -> None:
+    def test_a_carrier_that_returns_soon_moves_nothing(self, host: Host) -> None:
         host.add_vpn()
         lost, back = (lambda each=each: host.set_link(2, carrier=each) for each in (False, True))
         assert host.watch((5, lost), (11, back)) == ("", HOUR)
@@ -354,7 +354,7 @@ def test_a_change_for_a_moment_is_ignored(host: Host) -> None:
     assert host.watch((5, smaller), (5.5, back)) == ("", HOUR)
 
 
-def test_without_a_hint_a_change_is_noticed_as_well(host: Host) -> None:
+def test_a_change_is_noticed_without_a_hint(host: Host) -> None:
     async def watching() -> None:
         asyncio.get_running_loop().call_later(5, lambda: host.set_link(2, mtu=1400))
         await host.underlay.watch(ETH0, lambda: None)

@@ -49,7 +49,7 @@ class TestIptables:
             "COMMIT",
         ]
 
-    def test_our_jump_comes_after_docker_user(self) -> None:
+    def test_our_jump_follows_the_jump_to_docker_user(self) -> None:
         lines = change(FILTER.format("-A FORWARD -j DOCKER-USER\n-A FORWARD -o d -j DOCKER\n"))
         assert lines[-2].startswith("-I FORWARD 2 ")
 

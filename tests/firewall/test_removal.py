@@ -40,7 +40,7 @@ class TestIptables:
             "COMMIT",
         ]  # fmt: skip
 
-    def test_jumps_from_other_chains_are_removed_as_well(self) -> None:
+    def test_jumps_from_other_chains_are_removed_too(self) -> None:
         lines = removal(
             SAVED.replace("-A FORWARD -j DOCKER\n", "-A DOCKER -s 10.1.0.0/16 -g FLANNEL-FWD\n")
         ).splitlines()

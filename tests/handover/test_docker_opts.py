@@ -87,7 +87,7 @@ def test_docker_masquerades_if_and_only_if_flannel_does_not(program: Program) ->
     assert 'DOCKER_OPT_IPMASQ="--ip-masq=false"\n' in program.output()
 
 
-def test_options_that_are_there_stay_in_front(program: Program) -> None:
+def test_existing_options_stay_in_front(program: Program) -> None:
     """With two blanks, as upstream has it."""
     assert program.output("-c", DOCKER_OPTS="--debug") == f'DOCKER_OPTS="--debug {ALL}"\n'
     assert program.output("-c", "-k", "X", DOCKER_OPTS="--debug") == f'X="{ALL}"\n'
@@ -100,7 +100,7 @@ def test_a_missing_file_gives_empty_options(program: Program) -> None:
     assert program.output("-i") == ""
 
 
-def test_a_missing_line_gives_one_option_less(program: Program) -> None:
+def test_a_missing_line_omits_one_option(program: Program) -> None:
     program.subnet_env.write_text("FLANNEL_MTU=1472\n")
     assert program.output() == MTU + 'DOCKER_OPTS=" --mtu=1472"\n'
 

@@ -224,7 +224,7 @@ def test_a_missing_file_is_not_logged(path: Path, caplog: pytest.LogCaptureFixtu
         (b"A=" + bytes(1_000_000), "more than 65536 bytes"),
     ],
 )
-def test_nonsense_is_worth_one_warning_that_names_the_file(
+def test_a_file_that_cannot_be_parsed_is_one_warning_that_names_it(
     path: Path, caplog: pytest.LogCaptureFixture, content: str | bytes, reason: str
 ) -> None:
     path.write_bytes(content if isinstance(content, bytes) else content.encode())

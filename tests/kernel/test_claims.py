@@ -197,7 +197,7 @@ def test_without_proc_nothing_is_found(tmp_path: Path, monkeypatch: pytest.Monke
     assert find_claims() == {}
 
 
-def test_where_nothing_is_claimed_nobody_is_in_the_way(other: subprocess.Popen[str]) -> None:
+def test_no_claims_are_never_refused(other: subprocess.Popen[str]) -> None:
     claims = NoClaims()
     claims.claim(DEVICE)
     claims.close()

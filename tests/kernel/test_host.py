@@ -83,7 +83,7 @@ def test_routes_and_addresses_that_take_packets_are_named(
         address(2, "192.0.2.7/24"),
     ],
 )
-def test_less_specific_and_other_routes_are_not_in_the_way(thing: Address | FoundRoute) -> None:
+def test_less_specific_and_other_routes_are_not_a_conflict(thing: Address | FoundRoute) -> None:
     assert overlap(host(thing), CLAIM) == ""
 
 
@@ -114,13 +114,13 @@ def test_hosts_inside_the_network_outside_the_leasable_range_are_accepted() -> N
         (route("0.0.0.0/1", 2, "192.0.2.1"), ""),
     ],
 )
-def test_where_one_route_leads_to_all_peers_as_specific_a_route_is_in_the_way(
+def test_an_equally_specific_route_is_a_conflict_where_one_route_leads_to_all_peers(
     thing: Address | FoundRoute, named: str
 ) -> None:
     assert overlap(host(thing), ONE_ROUTE) == named
 
 
-def test_our_own_device_routes_and_container_bridge_are_not_in_the_way() -> None:
+def test_our_own_device_routes_and_container_bridge_are_not_a_conflict() -> None:
     ours = host(
         address(4, "10.1.4.0/32"),
         route("10.1.9.0/24", 4, "10.1.9.0"),
@@ -130,13 +130,13 @@ def test_our_own_device_routes_and_container_bridge_are_not_in_the_way() -> None
     assert overlap(ours, replace(CLAIM, own=[IPv4Network("10.1.4.0/24")])) == ""
 
 
-def test_routes_that_another_flannel_daemon_left_to_peers_are_not_in_the_way() -> None:
+def test_routes_that_another_flannel_daemon_left_to_peers_are_not_a_conflict() -> None:
     left = host(route("10.1.8.0/24", 2, "192.0.2.8"))
     assert overlap(left, CLAIM) == "route 10.1.8.0/24 via 192.0.2.8 dev eth0"
     assert overlap(left, replace(CLAIM, gateways=[IPv4Address("192.0.2.8")])) == ""
 
 
-def test_a_route_over_a_peer_that_covers_more_than_the_network_is_as_any_other() -> None:
+def test_a_route_over_a_peer_that_covers_more_than_the_network_is_a_conflict() -> None:
     wide = host(route("10.0.0.0/8", 2, "192.0.2.8"))
     only = replace(ONE_ROUTE, route_len=8, gateways=[IPv4Address("192.0.2.8")])
     assert overlap(wide, only) != ""
@@ -144,7 +144,7 @@ def test_a_route_over_a_peer_that_covers_more_than_the_network_is_as_any_other()
 
 @pytest.mark.parametrize("network", ["172.17.0.0/16", "172.16.0.0/12"])
 @pytest.mark.parametrize("one_route", [False, True])
-def test_docker_s_bridge_is_not_in_the_way_wherever_docker_put_it(
+def test_docker_s_bridge_is_not_a_conflict_wherever_docker_put_it(
     network: str, one_route: bool
 ) -> None:
     docker0 = host(address(3, "172.17.0.1/16"), route("172.17.0.0/16", 3))

@@ -28,22 +28,22 @@ NOTHING = Overlay()
 class TestTheAddress:
     """Which of several is published: the rules, each against all that come after it."""
 
-    def test_the_published_one_comes_first(self) -> None:
+    def test_the_published_address_is_used_first(self) -> None:
         addresses = [address(ETH0, "192.0.2.7/24"), address(ETH0, "192.0.2.9/32", deprecated=True)]
         found = pick(addresses, default(ETH0, source="192.0.2.7"), None, ips("192.0.2.9"))
         assert str(found) == "192.0.2.9"
 
-    def test_a_published_one_that_is_not_there_counts_for_nothing(self) -> None:
+    def test_a_published_address_that_the_link_does_not_have_is_ignored(self) -> None:
         addresses = [address(ETH0, "192.0.2.100/32"), address(ETH0, "192.0.2.7/24")]
         assert str(pick(addresses, published=ips("192.0.2.8"))) == "192.0.2.7"
 
-    def test_a_published_link_local_one_gives_way_to_a_global_one(self) -> None:
+    def test_a_global_address_is_preferred_to_a_published_link_local_one(self) -> None:
         addresses = [address(ETH0, "169.254.1.2/16"), address(ETH0, "192.0.2.7/24")]
         assert str(pick(addresses, published=ips("169.254.1.2"))) == "192.0.2.7"
         alone = [*addresses[:1], address(ETH0, "169.254.1.3/16")]
         assert str(pick(alone[::-1], published=ips("169.254.1.2"))) == "169.254.1.2"
 
-    def test_the_source_of_the_route_comes_second(self) -> None:
+    def test_the_source_of_the_route_is_used_second(self) -> None:
         addresses = [address(ETH0, "192.0.2.7/24"), address(ETH0, "192.0.2.8/32", deprecated=True)]
         assert str(pick(addresses, default(ETH0, source="192.0.2.8"))) == "192.0.2.8"
         assert str(pick(addresses, default(ETH0), IPv4Address("192.0.2.8"))) == "192.0.2.8"
@@ -56,7 +56,7 @@ class TestTheAddress:
         addresses = [address(ETH0, "169.254.7.7/16"), address(ETH0, "192.0.2.7/32")]
         assert str(pick(addresses, default(ETH0, via="169.254.0.1"))) == "192.0.2.7"
 
-    def test_then_one_that_is_not_deprecated(self) -> None:
+    def test_an_address_that_is_not_deprecated_is_preferred(self) -> None:
         addresses = [address(ETH0, "192.0.2.7/24", deprecated=True), address(ETH0, "192.0.2.8/24")]
         assert str(pick(addresses)) == "192.0.2.8"
 
@@ -76,7 +76,7 @@ class TestTheAddress:
         cloud = host([], [address(ETH0, "10.128.0.2/32")], [default(ETH0, via="10.128.0.1")])
         assert chosen(choose(cloud, InterfaceChoice())) == ("eth0", "10.128.0.2")
 
-    def test_the_kernel_s_first_address_comes_last(self) -> None:
+    def test_the_kernel_s_first_address_is_used_last(self) -> None:
         addresses = [address(ETH0, "192.0.2.8/24"), address(ETH0, "192.0.2.7/24")]
         assert str(pick(addresses)) == "192.0.2.8"
 

@@ -48,7 +48,7 @@ class TestWhatTheOperatorAsksFor:
              ("eth0", "192.0.2.7")),
         ],
     )  # fmt: skip
-    def test_names_come_before_patterns_and_addresses_before_names(
+    def test_addresses_are_preferred_to_names_and_names_to_patterns(
         self, choice: InterfaceChoice, expected: tuple[str, str]
     ) -> None:
         assert chosen(choose(host(), choice)) == expected

@@ -66,7 +66,7 @@ def test_links_of_an_earlier_config_are_known_by_their_alias(
     assert names(host) == ["docker0", "theirs"]
 
 
-def test_a_link_that_may_be_upstreams_goes_only_with_an_address_of_our_network() -> None:
+def test_a_link_that_may_be_upstreams_is_removed_only_with_an_address_of_our_network() -> None:
     host = FakeHost()
     for number, address in ((2, "10.5.7.0/32"), (3, "10.6.1.0/32")):
         host.netlink.add(vxlan(number + 10, number, alias=""))
@@ -109,7 +109,7 @@ def test_without_its_own_address_the_device_keeps_the_one_that_it_has() -> None:
 
 
 @pytest.mark.parametrize("nexthops", [True, False])
-def test_routes_and_nexthops_outside_the_network_go(
+def test_routes_and_nexthops_outside_the_network_are_removed(
     nexthops: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     host = FakeHost()
@@ -138,7 +138,7 @@ def test_an_entry_that_the_kernel_does_not_remove_is_logged(
     assert f"cannot remove {stale}: Operation not permitted" in caplog.text
 
 
-def test_a_route_of_another_whole_network_goes() -> None:
+def test_a_route_to_the_whole_of_another_network_is_removed() -> None:
     host = FakeHost()
     host.netlink.add(TUN)
     host.tables.whole = [

@@ -71,7 +71,7 @@ def test_a_change_of_something_else_adds_nothing_to_a_hint(
     assert watching.of(name, then) == hint
 
 
-def test_messages_that_come_together_are_one_hint(watching: Watching) -> None:
+def test_messages_that_arrive_together_are_one_hint(watching: Watching) -> None:
     assert watching.of("default route", "route removed", "device down") == ANYTHING
 
 
@@ -164,7 +164,7 @@ def test_a_network_without_a_device_watches_the_external_interface(watching: Wat
         == Hint.UNDERLAY  # fmt: skip
 
 
-def test_a_device_that_is_made_anew_is_followed_by_its_new_index(watching: Watching) -> None:
+def test_a_device_that_is_made_again_is_followed_by_its_new_index(watching: Watching) -> None:
     async def scenario() -> None:
         watching.indices["flannel.1"] = 6
         watching.wire.send("device made")

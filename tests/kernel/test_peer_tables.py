@@ -55,7 +55,7 @@ def test_entries_of_departed_peers_are_removed_at_the_first_comparison(host: Hos
     assert host.repaired() == 0  # nobody changed what we had left
 
 
-def test_removed_entries_come_back_and_are_counted(host: Host) -> None:
+def test_removed_entries_are_restored_and_counted(host: Host) -> None:
     host.apply(peer(2), peer(3))
     host.kernel.damage(*list(host.plan(peer(2)))[:2])
     host.apply(peer(2), peer(3))
@@ -104,7 +104,7 @@ def test_a_flushed_nexthop_is_restored_with_its_route() -> None:
     assert host.repaired() == 4
 
 
-def test_a_nexthop_that_changes_is_written_anew_with_its_route() -> None:
+def test_a_nexthop_that_changes_is_written_again_with_its_route() -> None:
     host = Host()
     host.apply(peer(2), peer(3))
     host.via = IPv4Address("192.0.2.99")

@@ -209,7 +209,7 @@ class TestAHostThatIsAlive:
         host.refused(290)
         assert store.index == before
 
-    def test_a_holder_that_starts_again_answers_as_well(self, store: FakeStore) -> None:
+    def test_a_holder_that_starts_again_answers_too(self, store: FakeStore) -> None:
         NewHost(store).refused(0)
         with asyncio.Runner() as runner:
             Holder(store, runner)

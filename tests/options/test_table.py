@@ -292,7 +292,9 @@ def test_help_names_every_flag_and_variable(
 
 
 @pytest.mark.parametrize("argv", [["-version"], ["--version=1"], ["-v=x", "--version"]])
-def test_version_goes_to_stderr(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_printed_to_stderr(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
         parse(argv, {"FLANNELD_V": "high"})
     assert caught.value.code == 0

@@ -119,7 +119,7 @@ def test_each_foreign_thing_has_one_door(statement: str, door: str) -> None:
     assert "TID251" not in verdict(door)
 
 
-def test_each_linter_runs_before_a_commit_as_well() -> None:
+def test_pre_commit_runs_each_linter() -> None:
     """From .venv/, so that its version is pinned in one place; and nothing runs there alone."""
     hooks = (ROOT / ".pre-commit-config.yaml").read_text()
     entries = re.findall(r"(?m)^ +entry: \.venv/bin/([a-z-]+)(.*)$", hooks)

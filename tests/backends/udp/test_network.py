@@ -95,7 +95,9 @@ class TestRunning:
         asyncio.run(main())
         assert host.peer.recv(2000)[-8:] == b"a packet"
 
-    def test_packets_that_come_between_two_runs_are_carried_by_the_second(self, host: Host) -> None:
+    def test_packets_that_arrive_between_two_runs_are_carried_by_the_second(
+        self, host: Host
+    ) -> None:
         async def main() -> None:
             first, second = host.network(), host.network()
             async with running(first.run()):

@@ -96,7 +96,7 @@ def test_sockets_of_the_descriptor_store_are_kept(
     assert store.held(NAME) == before[:1]
 
 
-def test_sockets_share_the_port_where_there_are_several(
+def test_a_socket_that_remains_alone_no_longer_shares_its_port(
     store: FdStore, port: int, namespace: Callable[[str], None]
 ) -> None:
     before = sockets.bound(store, ADDRESS, port, 2, 0)

@@ -102,7 +102,7 @@ def test_a_process_at_its_limit_runs_as_many_functions_as_before(
     assert len(seen) == 2
 
 
-def test_if_a_thread_cannot_be_started_none_of_the_functions_runs_then_or_later(
+def test_no_function_runs_then_or_later_where_a_thread_cannot_be_started(
     no_new_threads: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads, ran = ParkedThreads(), []

@@ -231,7 +231,7 @@ class TestUsable:
 
 
 class TestRestoring:
-    def test_a_new_device_gets_all_that_it_needs_and_nothing_counts_as_a_repair_twice(
+    def test_a_new_device_is_set_up_and_its_second_comparison_finds_no_repair(
         self,
         kernel: Kernel,
         netlink: FakeNetlink,
@@ -285,7 +285,7 @@ class TestRestoring:
         (line,) = repairs(kernel, caplog)
         assert noted in line
 
-    def test_a_foreign_address_goes_after_the_right_one_has_come(
+    def test_a_foreign_address_is_removed_after_the_right_one_is_added(
         self, kernel: Kernel, netlink: FakeNetlink, device: Link, caplog: pytest.LogCaptureFixture
     ) -> None:
         netlink.addresses.clear()
@@ -321,7 +321,7 @@ class TestRestoring:
         asyncio.run(tun.ensure_device(kernel, SETTINGS))
         assert tables.of_kind(Route) == []
 
-    def test_a_sysctl_that_cannot_be_written_keeps_no_packet_back(
+    def test_a_sysctl_that_cannot_be_written_does_not_stop_the_device(
         self,
         kernel: Kernel,
         netlink: FakeNetlink,

@@ -20,7 +20,7 @@ def no_ipv6_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flannel.kernel.sysctls.refuse_ipv6", lambda *_: None)
 
 
-def test_the_link_is_made_where_there_is_none(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_link_is_made(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     host = Host()
     link = host.ensure()
@@ -77,7 +77,7 @@ def test_a_link_that_was_enslaved_is_released_and_the_bridge_named() -> None:
     assert host.noted() == "it belonged to br0"
 
 
-def test_an_unknown_master_is_left_as_well() -> None:
+def test_a_link_leaves_a_master_that_is_not_found() -> None:
     host = Host(replace(OURS, master=9))
     host.ensure()
     assert host.ours.master == 0

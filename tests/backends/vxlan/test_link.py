@@ -26,7 +26,7 @@ class TestSuccessors:
     def links(self, host: Host) -> list[str]:
         return [link.name for link in host.netlink.links.values()]
 
-    def test_the_old_link_goes_last(self) -> None:
+    def test_the_old_link_is_deleted_last(self) -> None:
         host = Host(OURS)
         host.ensure(self.WANTED)
         assert host.netlink.calls == [
@@ -39,7 +39,7 @@ class TestSuccessors:
         assert host.ours.alias == "flannel"
         assert host.ours.up
 
-    def test_with_the_same_port_it_comes_up_after_the_old_link_has_gone(self) -> None:
+    def test_a_link_with_the_same_port_comes_up_after_the_old_one_is_deleted(self) -> None:
         host = Host(OURS)
         host.ensure(replace(SETTINGS, gbp=True))
         assert host.netlink.calls[-1] == "bring_up flannel.1"

@@ -118,9 +118,7 @@ def test_verdicts_are_sure_and_right(
         ("kube-proxy-nft.json", WORLD, "accept"),
     ],
 )
-def test_recorded_rules_masquerade_the_packets_that_they_masqueraded(
-    name: str, packet: Packet, outcome: str
-) -> None:
+def test_recorded_rules_decide_what_is_masqueraded(name: str, packet: Packet, outcome: str) -> None:
     verdict = judge(recorded(name), TRANSLATED, packet, "nat")
     assert (verdict.outcome, verdict.sure) == (outcome, True)
 

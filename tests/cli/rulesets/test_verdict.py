@@ -97,7 +97,7 @@ CHAINS = ":DOCKER - [0:0]\n:DOCKER-USER - [0:0]"
         (DOCKER, "DROP", IN, "drop"),  # ...and nobody may begin one to it: docker's famous default
     ],
 )
-def test_rules_of_iptables_get_the_verdict_of_the_kernel(
+def test_rules_of_iptables_decide_the_verdict(
     rules: tuple[str, ...], policy: str, packet: Packet, outcome: str
 ) -> None:
     found = forward(iptables(*rules, policy=policy, chains=f"{CHAINS}\n:A - [0:0]"), packet)
@@ -179,7 +179,7 @@ def test_lines_that_are_not_of_iptables_save_are_left_out() -> None:
     assert forward(iptables_rules.parse(text, "iptables")).outcome == "accept"
 
 
-def test_ways_that_multiply_come_to_an_end_and_are_unsure() -> None:
+def test_too_many_ways_through_the_rules_make_the_verdict_unsure() -> None:
     """Sixteen chains, each of which jumps four times to the next: 4 to the 16th ways."""
     names = [f"C{n}" for n in range(16)]
     jumps = [f"-A {a} -j {b}" for a, b in zip(["FORWARD", *names], names, strict=False)] * 4
@@ -188,7 +188,7 @@ def test_ways_that_multiply_come_to_an_end_and_are_unsure() -> None:
     assert (found.outcome, found.sure) == ("drop", False)
 
 
-def test_chains_that_jump_in_a_circle_come_to_an_end() -> None:
+def test_chains_that_jump_in_a_circle_get_a_verdict() -> None:
     rules = ("-A FORWARD -j A", "-A A -j B", "-A B -j A")
     found = forward(iptables(*rules, chains=":A - [0:0]\n:B - [0:0]"))
     assert (found.outcome, found.sure) == ("accept", False)
@@ -309,7 +309,7 @@ ACCEPT, DROP = {"accept": None}, {"drop": None}
         ([{"vmap": {"key": DADDR, "data": "@ways"}}], "accept"),
     ],
 )
-def test_rules_of_nftables_get_the_verdict_of_the_kernel(rule: list[Any], outcome: str) -> None:
+def test_rules_of_nftables_decide_the_verdict(rule: list[Any], outcome: str) -> None:
     found = forward(nft(rule, policy="drop"))
     assert (found.outcome, found.sure) == (outcome, True)
 
