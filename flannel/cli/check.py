@@ -109,6 +109,8 @@ async def _ask_store(context: Context, facts: Facts) -> list[Finding]:
     for lease in facts.leases:
         if lease.has_no_host_yet:
             continue  # its host may hold another lease until it starts again
+        if lease.ttl is None and not facts.config.fits(lease.subnet):
+            continue  # a reservation of an earlier config stays; its host has taken another subnet
         by_address.setdefault(lease.attrs.public_ip, []).append(lease)
     for address, leases in by_address.items():
         if len(leases) > 1:

@@ -40,6 +40,9 @@ async def _peer(context: Context, facts: Facts, ways: Ways, peer: Peer) -> list[
     if peer.is_awaited and (misfit or peer.left_out or peer.rtt is None):
         what = f"{peer.subnet} is reserved for {peer.public_ip}, whose flanneld has not started"
         return [Finding("not-started", f"{what} since")]
+    if misfit and _has_moved(facts, peer):
+        what = f"{peer.subnet} is still reserved for {peer.public_ip}, which has another subnet now"
+        return [Finding("not-started", f"{what}: {misfit}")]
     if misfit and (peer.rtt is not None or peer.underlay_rtt is not None):
         return [Finding("peer-not-ready", f"{who} is not of this network: {misfit}")]
     if peer.left_out and not misfit:
@@ -68,6 +71,19 @@ async def _peer(context: Context, facts: Facts, ways: Ways, peer: Peer) -> list[
         what = f"{who} answers pings through the overlay, and flanneld there does not answer"
         findings.append(Finding("peer-silent", what))
     return findings
+
+
+def _has_moved(facts: Facts, peer: Peer) -> bool:
+    """Whether this is a reservation of an earlier config, whose host has a lease of this one."""
+    config, address = facts.config, IPv4Address(peer.public_ip)
+    return (
+        config is not None
+        and peer.ttl is None
+        and any(
+            each.attrs.public_ip == address and config.fits(each.subnet)
+            for each in facts.leases or ()
+        )
+    )
 
 
 def _misfit(facts: Facts, peer: Peer) -> str:

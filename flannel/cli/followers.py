@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Network
 from time import monotonic
 
 from flannel.backends.traits import traits
@@ -47,6 +48,18 @@ class Change:
         same = replace(before, subnet_min=config.subnet_min, subnet_max=config.subnet_max)
         return bool(same.difference(config))
 
+    def may_be_served_by(self, lease: Lease) -> bool:
+        """Whether the host of ``lease`` may have served this config before it was written.
+
+        The document before cannot be used, or is not there, and hosts serve the last good one
+        meanwhile. If that is this one, they have nothing to do, and write nothing.
+        """
+        try:
+            NetworkConfig.from_json(self.before)
+        except BadNetworkConfig:
+            return self.config.fits(lease.subnet) and self._is_served(lease)
+        return False
+
     def is_adopted_by(self, lease: Lease) -> bool:
         """Whether a host that has written ``lease`` has followed."""
         is_new = lease.index > self.version
@@ -62,7 +75,7 @@ class Followers:
 
     :ivar late: they follow changes, and have not followed this one.
     :ivar until_restart: they do not follow changes.
-    :ivar unknown: their reservations would not show it.
+    :ivar unknown: their leases would not show it.
     """
 
     followed: list[Lease] = field(default_factory=list)
@@ -98,7 +111,7 @@ class Followers:
             for each in self.until_restart
         ]
         lines += [
-            f"  not known: the host of lease {each}; a reservation does not show it"
+            f"  not known: the host of lease {each}: its lease does not show it"
             for each in self.unknown
         ]
         return lines
@@ -130,6 +143,10 @@ def judge(holders: Iterable[Lease], now: Collection[Lease], change: Change) -> F
     return found
 
 
+def _subnet(lease: Lease) -> IPv4Network:
+    return lease.subnet
+
+
 def _must_be_written(lease: Lease, change: Change) -> bool:
     own, new = lease.attrs.backend_type, traits(change.config.backend_type).published_as
     return own != new or not change.config.fits(lease.subnet)
@@ -151,6 +168,10 @@ async def wait_for_hosts(
         with suppress(StoreError):  # the next look may succeed
             now = (await store.snapshot()).leases
         found = judge(holders, now, change)
-        if not found.late or monotonic() >= deadline:
+        if not found.late:
             return found
+        if monotonic() >= deadline:
+            silent = [each for each in found.late if change.may_be_served_by(each)]
+            late = [each for each in found.late if each not in silent]
+            return replace(found, late=late, unknown=sorted([*found.unknown, *silent], key=_subnet))
         await asyncio.sleep(_PAUSE)

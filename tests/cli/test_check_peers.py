@@ -220,6 +220,18 @@ class TestMisfits:
             "192.0.2.9 (10.1.64.0/20) is not of this network: its lease is not a /24 of 10.1.0.0/16"
         )
 
+    def test_a_reservation_of_an_earlier_network_is_no_fault_once_its_host_has_moved(
+        self, world: World
+    ) -> None:
+        world.store.put(IPv4Network("10.9.7.0/24"), world.peer.attrs, None)
+        assert findings(world) == {
+            "not-started": "10.9.7.0/24 is still reserved for 192.0.2.9, which has another subnet "
+            "now: its lease is not a /24 of 10.1.0.0/16"
+        }
+        world.reach[IPv4Address("10.9.7.0")] = 1450
+        world.store.remove(PEER)
+        assert findings(world).keys() == {"peer-not-ready"}
+
     def test_a_lease_of_another_backend_is_not_of_this_network(self, world: World) -> None:
         world.store.put(PEER, LeaseAttrs(PEER_HOST, "host-gw"), 3600)
         assert findings(world) == {

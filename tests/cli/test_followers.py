@@ -119,3 +119,15 @@ def test_hosts_are_waited_for_and_an_error_is_got_over(monkeypatch: pytest.Monke
     store = SlowStore()
     found = asyncio.run(wait_for_hosts(store, [LEASE], change(), 60))
     assert (found.followed, store.looks) == ([LEASE], 3)
+
+
+@pytest.mark.parametrize("before", ["", "{"])
+def test_a_host_that_may_have_served_the_config_all_the_while_is_not_called_late(
+    before: str,
+) -> None:
+    store = FakeStore()
+    store.leases[LEASE.subnet] = LEASE
+    found = asyncio.run(wait_for_hosts(store, [LEASE], change(AFTER, before), 0))
+    assert (found.late, found.unknown, found.have_all) == ([], [LEASE], True)
+    for other in (change(OTHER_BACKEND, before), change(OTHER_NETWORK, before), change()):
+        assert asyncio.run(wait_for_hosts(store, [LEASE], other, 0)).late == [LEASE]
