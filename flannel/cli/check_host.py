@@ -95,8 +95,9 @@ async def _bridge(facts: Facts, host: Host) -> list[Finding]:
         return []
     first = IPv4Interface((facts.subnet.network_address + 1, facts.subnet.prefixlen))
     mtu = facts.env.mtu if facts.env is not None else 65535
-    docker0 = facts.status is None or not facts.status.get("hand_over")
-    misfits = await docker_bridge.find_misfits(host.netlink, first, mtu, docker0=docker0)
+    misfits = await docker_bridge.find_misfits(
+        host.netlink, first, mtu, docker0=not facts.leaves_docker0
+    )
     return [Finding("docker0", each.what) for each in misfits]
 
 

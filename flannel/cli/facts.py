@@ -28,6 +28,11 @@ class Facts:
     mark: int = 0
 
     @property
+    def leaves_docker0(self) -> bool:
+        """Whether the lease goes to other networks, by -hand-over."""
+        return self.status is not None and bool(self.status.get("hand_over"))
+
+    @property
     def network(self) -> IPv4Network | None:
         """The overlay's range."""
         if self.config is not None:

@@ -120,12 +120,12 @@ class HandOver:
         mtu = env.mtu
         previous, self._previous = self._previous, env
         if previous is not None and previous.mtu != mtu:
-            who = "restart docker" if self._docker0 else "start containers again"
+            remedy = "restart docker, so that" if self._docker0 else "start others, so that"
             log.warning(
-                "the MTU is %d now, it was %d: %s, so that containers get it",
+                "the MTU is %d now, it was %d: %s containers get it",
                 mtu,
                 previous.mtu,
-                who,
+                remedy,
             )
         self.has("subnet.env", lease)
         before, self.subnet = self._handed_over, lease.subnet

@@ -64,7 +64,7 @@ class TestFlanneld:
         ("condition", "kind"),
         [("nft", "firewall"), ("iptables", "firewall"), ("sysctls", "firewall"),
          ("masquerade", "firewall"), ("guard", "unguarded"),
-         ("resources", "resources"), ("state", "resources"),
+         ("resources", "resources"), ("state", "resources"), ("hand-over", "hand-over"),
          ("other-interface", "other-interface")],
     )  # fmt: skip
     def test_conditions_of_flanneld_are_findings(

@@ -162,6 +162,12 @@ class TestDocker:
             "docker0": "docker0 has 172.17.0.1/16, not 10.1.5.1/24 of the lease"
         }
 
+    def test_docker0_may_be_anything_beside_networks_of_hand_over(self, world: World) -> None:
+        world.netlink.addresses.pop()
+        world.netlink.address(DOCKER0.index, "172.17.0.1/16")
+        world.daemon["hand_over"] = ["docker-network=fl"]
+        assert findings(world) == {}
+
     def test_containers_with_a_larger_mtu_are_found(self, world: World) -> None:
         world.netlink.add(Link(9, "veth1", "veth", 1500, True, "", master=DOCKER0.index))
         assert findings(world) == {

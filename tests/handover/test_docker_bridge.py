@@ -94,6 +94,26 @@ def test_containers_of_another_bridge_with_the_leases_address_need_its_mtu_too()
     assert misfits(SUBNET, MTU, other, [address(5, "10.1.5.1/24")]) == [found]
 
 
+HANDED = link(6, "flannel-br", "bridge")
+CONTAINER = link(7, "veth2", "veth", 1450, master=6)
+
+
+def test_beside_networks_of_hand_over_docker0_is_left_alone() -> None:
+    own_choice, before = address(3, "172.17.0.1/16"), address(6, "10.1.4.1/24")
+    container = link(4, "veth1", "veth", 1500, master=3)
+    assert misfits(SUBNET, MTU, [DOCKER0, container], [own_choice], docker0=False) == []
+    # Its own bridge has an address of an earlier lease until its next container starts.
+    links = [DOCKER0, container, HANDED]
+    assert misfits(SUBNET, MTU, links, [own_choice, before], docker0=False) == []
+    (found,) = misfits(SUBNET, MTU, [*links, CONTAINER], [own_choice, before], docker0=False)
+    assert str(found) == (
+        "flannel-br has 10.1.4.1/24, not 10.1.5.1/24 of the lease: other hosts do not reach the "
+        "containers here; remove them, and start others"
+    )
+    fits = address(6, "10.1.5.1/24")
+    assert misfits(SUBNET, MTU, [*links, CONTAINER], [own_choice, fits], docker0=False) == []
+
+
 def test_a_bridge_can_have_both_faults() -> None:
     links = [DOCKER0, link(4, "veth1", "veth", 1500, master=3)]
     assert len(misfits(SUBNET, MTU, links, [address(3, "172.17.0.1/16")])) == 2

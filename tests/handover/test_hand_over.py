@@ -44,7 +44,12 @@ class CountingNetlink(FakeNetlink):
 
 
 class Made:
-    """A host on which a lease is handed over."""
+    """A host on which a lease is handed over.
+
+    :ivar docker0: whether docker0 is to have it.
+    """
+
+    docker0 = True
 
     def __init__(self, directory: Path) -> None:
         self.file = directory / "run" / "subnet.env"
@@ -56,7 +61,7 @@ class Made:
     def start(self) -> None:
         """As flanneld does."""
         hook = self.hook if self.hook.exists() else None
-        self.hand_over = HandOver(self.netlink, self.file, hook, self.status)
+        self.hand_over = HandOver(self.netlink, self.file, hook, self.status, docker0=self.docker0)
 
     def text(self, condition: Condition) -> str:
         return self.status.conditions.text(condition)
@@ -151,6 +156,21 @@ def test_a_different_mtu_is_a_warning(
     clock.run(made.given(mtu=1400))
     assert caplog.messages == [
         "the MTU is 1400 now, it was 1450: restart docker, so that containers get it"
+    ]
+
+
+def test_with_hand_over_a_restart_of_docker_is_not_asked_for(
+    made: Made, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    made.docker0 = False
+    made.start()
+    made.netlink.add(DOCKER0)
+    made.netlink.addresses.append(ITS_ADDRESS)
+    clock.run(made.given())
+    clock.run(made.given(mtu=1400))
+    assert made.text(Condition.DOCKER_SUBNET) == ""
+    assert caplog.messages == [
+        "the MTU is 1400 now, it was 1450: start others, so that containers get it"
     ]
 
 
