@@ -1,9 +1,8 @@
 """flannel check: whether the overlay is healthy, as seen from this host.
 
 Each examination looks at one thing and returns findings; what it cannot see is a finding too. Here
-are those of flanneld and of the store. `check_docker`, `check_host` and
-`check_peers` have the others; `facts` is
-what one finds out for the next.
+are those of flanneld and of the store. `check_docker`, `check_firewall`, `check_host`,
+`check_peers` and `check_ways` have the others; `facts` is what one finds out for the next.
 """
 
 from ipaddress import IPv4Address

@@ -20,8 +20,8 @@ from flannel.lease import Lease
 
 _MOST_PEERS = 50
 """The most peers whose packets are judged; results seldom differ."""
-_RULES = 100_000
-"""The rules looked at for all peers together, which takes some 0.2 s; fewer peers with more."""
+_RULES = 20_000
+"""Where a host has more rules, fewer peers are judged: 10,000 take 0.14 s for each of them."""
 
 
 def examine_firewall(facts: Facts, host: Host) -> list[Finding]:
