@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from etcd_server import without_fsync
+from etcd_flags import without_fsync
 from namespaces import Namespace, WorldError, is_paused, wait_for
 
 PREFIX = "/coreos.com/network"

@@ -12,25 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from etcd_flags import without_fsync
 from loopback import tcp_port
 
 PREFIX = "/coreos.com/network"
-
-
-@cache
-def without_fsync() -> tuple[str, ...]:
-    """The flag with which etcd does not wait for the disk, of which others want something as well.
-
-    What it has written outlasts its own end, and no test ends the machine. Old etcds have none.
-    """
-    flag = "--unsafe-no-fsync"
-    done = subprocess.run(["etcd", flag, "--version"], capture_output=True)
-    return (flag,) if done.returncode == 0 else ()
 
 
 class EtcdServer:
