@@ -220,6 +220,10 @@ class Endpoints:
             raise
         except etcd.EtcdConnectionFailed as error:
             raise _connection_trouble(error.cause, self._files) from None
+        except (_Denied, _Trouble):
+            # A load balancer keeps a connection at one server: a new one may reach a better server.
+            client.http.clear()
+            raise
 
     @property
     def first(self) -> int:

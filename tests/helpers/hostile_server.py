@@ -129,14 +129,18 @@ class TimeByPieces(threading.local):
 class HostileServer:
     """Answers every request in one way.
 
+    :param listener: closed at the end; by default one at any port of 127.0.0.1.
     :ivar open: how many connections there are.
     """
 
-    def __init__(self, answer: Callable[[Client], None]) -> None:
+    def __init__(
+        self, answer: Callable[[Client], None], listener: socket.socket | None = None
+    ) -> None:
         self._answer = answer
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = listener or socket.create_server(("127.0.0.1", 0))
         self._is_over = threading.Event()
         self._lock = threading.Lock()
+        self._socks: list[socket.socket] = []
         self.open = 0
         self.accepted = 0
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -148,6 +152,7 @@ class HostileServer:
                 with self._lock:
                     self.accepted += 1
                     self.open += 1
+                    self._socks.append(sock)
                 threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
 
     def _serve(self, sock: socket.socket) -> None:
@@ -160,12 +165,20 @@ class HostileServer:
 
     def close(self) -> None:
         self._is_over.set()
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # a thread in accept() would keep it open
         self._listener.close()
+        with self._lock:
+            for sock in self._socks:
+                with suppress(OSError):  # it was closed by its thread
+                    sock.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
-def hostile_server(answer: Callable[[Client], None]) -> Iterator[HostileServer]:
-    server = HostileServer(answer)
+def hostile_server(
+    answer: Callable[[Client], None], listener: socket.socket | None = None
+) -> Iterator[HostileServer]:
+    server = HostileServer(answer, listener)
     threading.Thread(target=server.run, daemon=True).start()
     try:
         yield server

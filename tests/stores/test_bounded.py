@@ -11,6 +11,7 @@ from etcd_leases import ME, A, run, store_at
 from etcd_server import PREFIX, EtcdServer
 from hostile_server import (
     KINDS,
+    OK,
     TRICKLING,
     Client,
     HostileServer,
@@ -141,3 +142,23 @@ def test_a_connection_is_used_again_after_an_answer(
         assert pool.num_requests == 20
 
     run(main())
+
+
+def test_a_bad_answer_ends_the_connection_on_which_it_came() -> None:
+    """A load balancer keeps a connection at one server behind it; another server may be well."""
+    seen: list[Client] = []
+
+    def answer(client: Client) -> None:
+        seen.append(client)
+        if client is seen[0]:
+            client.send(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy")
+            return
+        document = b'{"action":"get","node":{"key":"/x","value":"","modifiedIndex":5}}'
+        client.send(OK + b"Content-Length: %d\r\n\r\n" % len(document) + document)
+
+    with hostile_server(answer) as server:
+        members = etcd_endpoints.Endpoints([server.url])
+        with pytest.raises(StoreUnavailable, match="cannot read"):
+            members.ask("read", "GET", "/x", {})
+        assert members.ask("read", "GET", "/x", {}).etcd_index == 5
+        members.close()
