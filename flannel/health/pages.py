@@ -14,12 +14,13 @@ directory anyway, a second daemon on the host has its own, and `flannel` has the
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
-from flannel.health.http_server import Page, serving
+from flannel.health.http_server import Page, Pages, serving
 from flannel.health.status import Status, lease_document
 from flannel.options.table import Options
 from flannel.printable import as_json, printable
@@ -28,11 +29,37 @@ from flannel.systemd import notify, watchdog_interval
 log = logging.getLogger(__name__)
 
 SOCKET = "flanneld.sock"
+_FRESH = 0.1
+"""Seconds; Prometheus asks at most once a second."""
 
 
 def socket_path(subnet_file: Path) -> Path:
     """The socket of the daemon that writes ``subnet_file``."""
     return subnet_file.with_name(SOCKET)
+
+
+class Recent:
+    """A page that takes long to make: clients that ask within `_FRESH` seconds share one.
+
+    So a flood of requests for it delays the other pages no more than a flood for a short one.
+    """
+
+    def __init__(self, make: Callable[[], Coroutine[None, None, Page]]) -> None:
+        self._make = make
+        self._making: asyncio.Task[Page] | None = None
+        self._began_at = 0.0
+
+    async def __call__(self) -> Page:
+        """The page, begun to be made at most `_FRESH` seconds ago, or still being made."""
+        made = self._making
+        if made is None or (made.done() and monotonic() - self._began_at > _FRESH):
+            self._began_at = monotonic()
+            made = self._making = asyncio.create_task(self._make())
+        try:
+            return await asyncio.shield(made)
+        except Exception:
+            self._making = None
+            raise
 
 
 @asynccontextmanager
@@ -65,7 +92,7 @@ async def served(options: Options, status: Status) -> AsyncIterator[None]:
                 await status.read_guard()
                 return Page(200, exporter.exposition(), metrics.CONTENT_TYPE)
 
-            public = {"/healthz": healthz, "/readyz": readyz, "/metrics": exposition}
+            public: Pages = {"/healthz": healthz, "/readyz": readyz, "/metrics": Recent(exposition)}
             address = (str(options.healthz_ip), options.healthz_port)
             await stack.enter_async_context(serving(address, public))
         # Created first, so that it runs first after a pause.
