@@ -59,7 +59,7 @@ help: ## say what can be made
 	@echo "WHEELHOUSE= for install without a network."
 	@echo "FUZZ_RUNS=$(FUZZ_RUNS) for fuzz, VERDICTS=$(VERDICTS) for verdicts," \
 		"SWAPS=$(SWAPS) LOOKUPS=$(LOOKUPS) for race."
-	@echo "JOBS=$(JOBS) for netns, FAULTS=$(FAULTS) SEED= BACKEND= for chaos, MINUTES=$(MINUTES) for soak,"
+	@echo "JOBS=$(JOBS) for netns, FAULTS=$(FAULTS) SEED= ONLY= BACKEND= for chaos, MINUTES=$(MINUTES) for soak,"
 	@echo "SUITE=$(SUITE) RUN=\"$(RUN)\" for fresh."
 
 setup: packages .venv/.installed ## .venv/, with the flanneld of this checkout in .venv/bin/
@@ -101,7 +101,7 @@ race: packages ## the packet loop's threads under ThreadSanitizer while its tabl
 	@csrc/fuzz/run-race $(SWAPS) $(LOOKUPS)
 
 chaos: as-root setup ## faults at random in vxlan, host-gw and udp clusters, until one does not heal; needs root
-	@.venv/bin/python netns-tests/chaos.py --faults $(FAULTS) $(if $(SEED),--seed $(SEED)) \
+	@.venv/bin/python netns-tests/chaos.py --faults $(FAULTS) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only "$(ONLY)") \
 		$(if $(filter command,$(firstword $(origin BACKEND))),--backend $(BACKEND))
 
 soak: as-root setup ## MINUTES of traffic and changing leases: nothing lost, nothing leaked; needs root

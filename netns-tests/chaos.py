@@ -1,6 +1,7 @@
 """Faults drawn at random, one after another, and after each the question whether all is healed.
 
     .venv/bin/python netns-tests/chaos.py [--backend vxlan] [--faults 50] [--seed N] [--hosts 3]
+        [--only WORDS]
 
 After each fault the cluster has ten seconds: then etcd, every host's kernel and every subnet.env
 have to agree entry by entry, and all containers have to reach each other. Faults that must not
@@ -12,17 +13,21 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random, SystemRandom
 
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests/helpers"))
 
 from attack_faults import ATTACKS
 from cluster import Cluster
 from faults import ALL, FAULTS, Fault
+from flood_faults import FLAGS, FLOODS
 from resource_faults import RESOURCES
 from world import Pinger, World, WorldError
 
+EVERY = (*FAULTS, *ATTACKS, *RESOURCES, *FLOODS)
 HEAL = 10.0
 """Seconds."""
 
@@ -38,19 +43,23 @@ def run(
     n_hosts: int = 3,
     *,
     heal: float = HEAL,
+    among: Sequence[Fault] = EVERY,
     tell: bool = False,
 ) -> None:
     """Let ``n_faults`` happen.
 
+    :param among: those to draw from.
     :param heal: seconds that the cluster has after each.
     :raises Unhealed: at the first one that is not healed, or has lost packets that it must not.
     """
     random = Random(seed)
-    faults = [each for each in (*FAULTS, *ATTACKS, *RESOURCES) if backend in each.backends]
+    faults = [each for each in among if backend in each.backends]
+    if not faults:
+        raise Unhealed(f"{backend} has no such fault")
     times = []
     with World() as world:
         world.start_etcd()
-        cluster = Cluster(world, backend, n_hosts=n_hosts, n_absent=5)
+        cluster = Cluster(world, backend, n_hosts=n_hosts, n_absent=5, flags=FLAGS)
         for number in range(1, n_faults + 1):
             fault = random.choice(faults)
             began = time.monotonic()
@@ -99,19 +108,22 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=50, help="for each backend")
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--hosts", type=int, default=3)
+    parser.add_argument("--only", default="", help="draw those whose name has these words")
     arguments = parser.parse_args()
     if os.geteuid() != 0:
         print("chaos: cannot make network namespaces: this needs root", file=sys.stderr)
         return 1
+    among = [each for each in EVERY if arguments.only in each.name]
     seed = arguments.seed if arguments.seed is not None else SystemRandom().randrange(10**6)
     for backend in ALL if arguments.backend == "all" else (arguments.backend,):
         print(f"{backend}, seed {seed}", flush=True)
         try:
-            run(backend, seed, arguments.faults, arguments.hosts, tell=True)
+            run(backend, seed, arguments.faults, arguments.hosts, among=among, tell=True)
         except Unhealed as why:
             print(f"chaos: {why}", file=sys.stderr)
-            print(f"again: make chaos BACKEND={backend} SEED={seed} FAULTS={arguments.faults}",
-                  file=sys.stderr)  # fmt: skip
+            only = f' ONLY="{arguments.only}"' if arguments.only else ""
+            again = f"BACKEND={backend} SEED={seed} FAULTS={arguments.faults}{only}"
+            print(f"again: make chaos {again}", file=sys.stderr)
             return 1
     return 0
 
