@@ -136,6 +136,10 @@ class VxlanLink:
         except KernelError as why:
             if why.errno != errno.EEXIST:
                 raise
+            named = await self.netlink.find_link(name)
+            if named is not None and named.name != name:
+                doing = f"{why.doing}: it is an alternative name of link {named.name}"
+                raise KernelError(doing, errno.EEXIST) from why
             await self._clear_vni(why)
             await self.netlink.create_vxlan(name, mac=mac, mtu=mtu, settings=self.settings)
         link = await self._find_made(name)
