@@ -2,8 +2,8 @@
 
 Two thirds of what the tests in namespaces computed was Python's imports, in 700 starts of flanneld
 and 200 of `flannel`. Here a server imports both once; each start is a fork of it that gets the
-arguments, environment, namespace and descriptors which a start by nsenter would give, and runs the
-same ``main()`` to the same end.
+arguments, environment, namespace, descriptors and priority which a start by nsenter would give, and
+runs the same ``main()`` to the same end.
 
     program = fork_server.start(namespace, ["/.../flanneld", "-iface=eth0"], env, stdout, stderr)
     program.wait(30)
@@ -131,7 +131,13 @@ def start(
     :param env: the whole environment.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    request = {"namespace": namespace, "argv": list(argv), "env": dict(env), "cwd": str(Path.cwd())}
+    request = {
+        "namespace": namespace,
+        "argv": list(argv),
+        "env": dict(env),
+        "cwd": str(Path.cwd()),
+        "priority": os.getpriority(os.PRIO_PROCESS, 0),
+    }
     with theirs:
         fds = [stdout, stderr, theirs.fileno()]
         socket.send_fds(_server(), [json.dumps(request).encode()], fds)
@@ -200,6 +206,7 @@ def _become(request: dict[str, Any], fds: Sequence[int]) -> Callable[[], int]:
         os.dup2(fd, number)
         os.close(fd)
     os.chdir(request["cwd"])
+    os.setpriority(os.PRIO_PROCESS, 0, request["priority"])
     os.environ.clear()
     os.environ.update(request["env"])
     sys.argv = request["argv"]
