@@ -26,7 +26,6 @@ from flannel.cli import probe
 from flannel.cli.host_view import Host
 from flannel.errors import BadOption, FlannelError
 from flannel.firewall.removal import Part
-from flannel.handover.all_recipients import find_left
 from flannel.health.pages import socket_path
 from flannel.kernel.doors import Kernel
 from flannel.kernel.netlink import Netlink
@@ -116,6 +115,9 @@ class Context:
 
     async def find_handed_over(self) -> tuple[list[Part], list[str]]:
         """What -hand-over has made on this host, and why something was not looked at."""
+        # Imported here, as `flannel cleanup` alone needs it.
+        from flannel.handover.all_recipients import find_left
+
         options = self.options
         return await find_left(options.hand_over, options.subnet_file, os.environ)
 

@@ -31,9 +31,8 @@ from flannel.daemon.reactions import After, Pause, Reaction, reaction_to
 from flannel.daemon.state_file import StateFile
 from flannel.daemon.underlay import Underlay
 from flannel.errors import AlreadyRunning, FlannelError, KernelError, Shortage, StoreUnreachable
-from flannel.handover.all_recipients import make_all
 from flannel.handover.hand_over import HandOver
-from flannel.handover.recipients import Recipients
+from flannel.handover.recipients import Recipient, Recipients
 from flannel.health.status import Status
 from flannel.kernel.claims import Claims
 from flannel.kernel.doors import Kernel
@@ -108,7 +107,6 @@ class Daemon:
             status,
             docker0=not options.hand_over,
         )
-        recipients = make_all(options.hand_over, options.subnet_file, os.environ)
         self._shared = Shared(
             options=options,
             store=store,
@@ -117,7 +115,7 @@ class Daemon:
             underlay=underlay,
             config=config,
             hand_over=hand_over,
-            recipients=Recipients(recipients, conditions),
+            recipients=Recipients(_make_recipients(options), conditions),
             state=state,
             leases=LeaseTable(state.current.peers if state.current is not None else ()),
             adoption=Adoption(store, options.adopt_after.total_seconds()),
@@ -249,3 +247,16 @@ class Daemon:
         except (FlannelError, TimeoutError, OSError) as why:
             reason = str(why) or "no answer in time"
             log.warning("cannot release lease %s: %s", subnets.own, reason)
+
+
+def _make_recipients(options: Options) -> list[Recipient]:
+    """The recipients of -hand-over.
+
+    :raises BadOption: docker is to be asked in a way that is not possible.
+    """
+    if not options.hand_over:
+        return []
+    # Imported here: few hosts have any.
+    from flannel.handover.all_recipients import make_all
+
+    return make_all(options.hand_over, options.subnet_file, os.environ)

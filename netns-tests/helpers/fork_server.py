@@ -224,6 +224,7 @@ def _mains() -> dict[str, Callable[[], int]]:
     for name in (
         *("flannel.backends.alloc", "flannel.backends.hostgw", "flannel.backends.udp"),
         *("flannel.backends.vxlan", "flannel.daemon.daemon", "flannel.health.pages"),
+        "flannel.handover.all_recipients",
         *(
             "flannel.kernel.pyroute2_part",
             "flannel.stores.etcd_endpoints",
