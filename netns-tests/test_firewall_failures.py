@@ -11,6 +11,7 @@ from firewalls import RULES, Peers, elements, keeping, only, ruleset, saved, unt
 from private_network import run
 
 from flannel.conditions import Condition, Conditions
+from flannel.firewall import nfnetlink
 from flannel.firewall.keeper import Firewall
 from flannel.firewall.nft_table import TABLE
 
@@ -101,6 +102,8 @@ class TestNft:
 
         async def disturb(firewall: Firewall) -> None:
             assert firewall.is_guarded
+            # From now on nothing but the change of a peer makes it run nft.
+            await until(lambda: firewall._generation == nfnetlink.generation())
             nft.fails(FAILURES[failure][0])
             firewall.peers_changed({peers.move(3, to=3)})
             await until(lambda: FAILURES[failure][1] in conditions.text(Condition.NFT))

@@ -175,10 +175,11 @@ class Firewall:
         touched = self._addresses.update(self._leases(), self._pending)
         self._pending.clear()
         wanted = {each for each in touched if each in self._addresses}
+        # The next look reads all of it: an nft that succeeds may still have done nothing.
+        self._generation = None
         try:
             await self._nft.change(wanted, touched - wanted)
         except (CannotRun, FirewallError):
-            self._generation = None
             return False
         return True
 
