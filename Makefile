@@ -159,7 +159,8 @@ packages:
 
 # Container programs besides docker, that -hand-over gives the lease to.
 containers: packages
-	@netns-tests/install-packages.sh podman podman /usr/lib/cni/bridge containernetworking-plugins
+	@netns-tests/install-packages.sh podman podman /usr/lib/podman/netavark netavark \
+		/usr/lib/cni/bridge containernetworking-plugins
 
 CAN_BUILD := import ensurepip, os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")
 # $(call find-python,CANDIDATES,NEEDS): the first that runs, is recent enough, and has what is needed:
