@@ -57,9 +57,10 @@ class Podman:
 
     def run(self, name: str, network: str) -> "PodmanContainer":
         """Start a container that waits."""
-        # podman's own limits are higher than those that the tests may have.
-        options = ("--detach", "--ulimit=host", "--name", name, "--network", network)
-        self.ctl("run", *options, IMAGE, "sleep", "3600")
+        # podman's own limits are higher than those that the tests may have; podman 5 lets no ping.
+        options = ("--detach", "--ulimit=host", "--cap-add=NET_RAW")
+        names = ("--name", name, "--network", network)
+        self.ctl("run", *options, *names, IMAGE, "sleep", "3600")
         return PodmanContainer(self, name)
 
     def ctl(self, *arguments: str) -> str:
