@@ -286,7 +286,9 @@ def assert_sure_verdicts_hold(
             assert (actual.outcome, actual.by) == (verdict.outcome, verdict.by)
         named = tuple(hook for hook in hooks if hook not in ("ingress", "egress"))
         if kind == "filter" and find_peril(chains, named, packet) is None:
-            assert judge(understood(chains, decide), named, packet).outcome == "accept"
+            # nft refuses masquerade in a chain of type filter; a listing with it is not a drop.
+            passes = judge(understood(chains, decide), named, packet).outcome
+            assert passes in ("accept", "masquerade")
 
 
 answers = st.lists(st.booleans(), min_size=1, max_size=9)
