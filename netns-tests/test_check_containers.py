@@ -1,10 +1,8 @@
 """flannel check on faults that cut off containers only: hosts still reach each other."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from flannel_command import wait_findings
+from flannel_command import planted, wait_findings
 from hosts import Host
 from overlays import ALL, start
 from world import World, ping
@@ -93,15 +91,6 @@ HEALTHY = (
     (f"nft -f - <<'END'{TABLES}END\n", "nft delete table inet strict"),
 )  # fmt: skip
 """What unusual hosts have, with which containers reach each other, and its removal."""
-
-
-@contextmanager
-def planted(host: Host, plant: str, undo: str) -> Iterator[None]:
-    host.run("sh", "-ec", plant)
-    try:
-        yield
-    finally:
-        host.run("sh", "-ec", undo)
 
 
 @ALL

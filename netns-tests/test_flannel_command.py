@@ -4,29 +4,18 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from etcd_node import PREFIX
-from flannel_command import findings, flannel, wait_check, wait_findings, wait_peer
+from flannel_command import findings, flannel, planted, wait_check, wait_findings, wait_peer
 from hosts import Host
-from namespaces import Namespace, wait_for
+from namespaces import wait_for
 from overlays import UDP, VXLAN, peer_value, start
 from world import World
 
 ALLOC = {"Network": "10.1.0.0/16", "Backend": {"Type": "alloc"}}
 IP_FORWARD = "sysctl -qw net.ipv4.ip_forward={}"
-
-
-@contextmanager
-def planted(place: Namespace, plant: str, undo: str) -> Iterator[None]:
-    """A fault while the body runs; both arguments are shell commands."""
-    place.run("sh", "-c", plant)
-    try:
-        yield
-    finally:
-        place.run("sh", "-c", undo)
 
 
 @pytest.fixture(scope="module")

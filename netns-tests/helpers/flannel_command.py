@@ -3,13 +3,14 @@
 import json
 import os
 import socket
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import fork_server
 from etcd_node import ETCD
 from hosts import FLANNELD, Host
-from namespaces import Completed, wait_for
+from namespaces import Completed, Namespace, wait_for
 
 
 def flannel(host: Host, *arguments: str, within: tuple[str, ...] = ()) -> Completed:
@@ -99,3 +100,13 @@ def wait_peer(host: Host, state: str) -> dict[str, Any]:
 
     wait_for(is_so, 30, lambda: f"one peer, {state}; there is {found}")
     return found[0]
+
+
+@contextmanager
+def planted(place: Namespace, plant: str, undo: str) -> Iterator[None]:
+    """A fault while the body runs; both arguments are shell commands."""
+    place.run("sh", "-ec", plant)
+    try:
+        yield
+    finally:
+        place.run("sh", "-ec", undo)
