@@ -5,13 +5,13 @@ another lease or MTU the network is deleted and made again, when no container is
 more, a stopped one neither, as it would not start again. Masquerade is flanneld's, with -ip-masq.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
 from flannel.errors import CannotHandOver
 from flannel.handover.docker_api import DockerApi
-from flannel.handover.recipients import MARK, Offer
+from flannel.handover.recipients import MARK, Offer, why_foreign
 from flannel.kernel.host import CONTAINER_BRIDGE
 from flannel.printable import as_json, printable
 
@@ -44,17 +44,12 @@ class DockerNetwork:
         for each in found:
             mark = _labels(each).get(MARK)
             if mark != self._owner:
-                made = (
-                    f"the flanneld of {printable(str(mark), 100)} made it"
-                    if mark
-                    else (f"flanneld has not made it, as it has no label {MARK}")
-                )
-                raise CannotHandOver(f"cannot take {self.name} for the lease: {made}")
+                why = why_foreign(mark, f"label {MARK}")
+                raise CannotHandOver(f"cannot take {self.name} for the lease: {why}")
         if len(found) == 1 and _fits(found[0], wanted):
             return False
         # Under another name there may be one of an earlier -hand-over, with addresses of the lease.
-        earlier = [each for each in networks if _labels(each).get(MARK) == self._owner]
-        for each in earlier:
+        for each in _ours(networks, self._owner):
             await remove(self._api, each)
         await self._api.post("/networks/create", wanted)
         return True
@@ -73,7 +68,7 @@ async def list_networks(api: DockerApi) -> list[dict[str, Any]]:
 
 async def list_ours(api: DockerApi, owner: str) -> list[dict[str, Any]]:
     """The networks that bear our mark; raises as `list_networks`."""
-    return [each for each in await list_networks(api) if _labels(each).get(MARK) == owner]
+    return _ours(await list_networks(api), owner)
 
 
 async def remove(api: DockerApi, network: Mapping[str, Any]) -> None:
@@ -126,6 +121,10 @@ def _addresses(network: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         (each.get("Subnet", ""), each.get("Gateway", ""), each.get("IPRange", ""))
         for each in configs
     ]
+
+
+def _ours(networks: Iterable[dict[str, Any]], owner: str) -> list[dict[str, Any]]:
+    return [each for each in networks if _labels(each).get(MARK) == owner]
 
 
 def _labels(network: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -6,14 +6,14 @@ either of them, so ours is not written.
 """
 
 import errno
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from flannel import atomic_file
+from flannel.document import BadDocument, NotAnObject, parse_object
 from flannel.errors import CannotHandOver, CannotWrite
-from flannel.handover.recipients import MARK
+from flannel.handover.recipients import MARK, why_foreign
 from flannel.printable import as_json, printable
 
 _LARGEST = 1 << 20
@@ -72,13 +72,8 @@ def _require_ours(path: Path, owner: str) -> None:
         raise CannotHandOver(f"cannot take {path} for the lease: {reason}") from None
     except ValueError as why:
         raise CannotHandOver(f"cannot take {path} for the lease: {printable(str(why))}") from None
-    if mark is None:
-        raise CannotHandOver(
-            f"cannot take {path} for the lease: flanneld has not made it, as it has no {MARK}"
-        )
     if mark != owner:
-        other = printable(str(mark), 100)
-        raise CannotHandOver(f"cannot take {path} for the lease: the flanneld of {other} made it")
+        raise CannotHandOver(f"cannot take {path} for the lease: {why_foreign(mark, MARK)}")
 
 
 def _require_unique(path: Path, name: str) -> None:
@@ -109,9 +104,8 @@ def _read(path: Path) -> dict[str, Any]:
     """
     content = atomic_file.read(path, _LARGEST)
     try:
-        document = json.loads(content)
-    except (ValueError, RecursionError):
+        return parse_object(content.decode(), _LARGEST)
+    except NotAnObject:
+        raise ValueError("it is not a JSON object") from None
+    except (BadDocument, UnicodeDecodeError):
         raise ValueError("it is not JSON") from None
-    if not isinstance(document, dict):
-        raise ValueError("it is not a JSON object")
-    return document

@@ -21,6 +21,7 @@ from typing import Protocol
 
 from flannel.conditions import Condition, Conditions
 from flannel.errors import CannotHandOver, FlannelError
+from flannel.printable import printable
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,16 @@ def offers(gateway: IPv4Interface, mtu: int, count: int) -> list[Offer]:
     return [Offer(gateway, share, mtu) for share in shares[:count]]
 
 
+def why_foreign(mark: object, missing: str) -> str:
+    """Why something is not ours, by the value of its mark.
+
+    :param missing: what it lacks if it has no mark.
+    """
+    if mark:
+        return f"the flanneld of {printable(str(mark), 100)} made it"
+    return f"flanneld has not made it, as it has no {missing}"
+
+
 class Recipients:
     """All of -hand-over, for all runs of the network."""
 
@@ -109,13 +120,15 @@ class Recipients:
         :param gateway: FLANNEL_SUBNET.
         :param mtu: bytes, of the containers' links.
         """
+        if not self._recipients:
+            return
         try:
-            shares = offers(gateway, mtu, max(1, len(self._recipients)))
+            shares = offers(gateway, mtu, len(self._recipients))
         except CannotHandOver as why:
             self._conditions.report(Condition.HAND_OVER, str(why))
             return
         async with asyncio.TaskGroup() as tasks:
-            for recipient, offer in zip(self._recipients, shares, strict=False):
+            for recipient, offer in zip(self._recipients, shares, strict=True):
                 tasks.create_task(self._keep(recipient, offer))
 
     async def _keep(self, recipient: Recipient, offer: Offer) -> None:
