@@ -12,7 +12,7 @@ from flannel.backends.traits import Carrier, traits
 from flannel.cli.check_docker import direct_routing, dropped_directly, untouched
 from flannel.cli.facts import Facts
 from flannel.cli.findings import Finding
-from flannel.cli.forwarded import Fate, find_bridge, judge_packet
+from flannel.cli.forwarded import JUDGED, Fate, find_bridge, judge_packet
 from flannel.cli.host_view import Host, first_container
 from flannel.cli.rulesets.verdict import EPHEMERAL, FORWARDED, RECEIVED, SENT, Packet
 from flannel.kernel.host import DOCKER_BRIDGE
@@ -82,7 +82,7 @@ def _forwarded(facts: Facts, host: Host) -> Iterator[Finding]:
     near = untouched(dropped, subnet)
     found = _Found("forward-drop", "forward-unsure")
     for far in fars:
-        for protocol in ("tcp", "icmp"):  # ufw accepts pings even if it drops all else
+        for protocol in JUDGED:
             for packet in (
                 Packet(near, far, inside, device, protocol),
                 Packet(far, near, device, inside, protocol),

@@ -1,7 +1,6 @@
 """The part of `flannel check` that looks at this host: firewall, devices, docker, addresses."""
 
 from collections.abc import AsyncIterator
-from ipaddress import IPv4Interface
 
 from flannel import backends
 from flannel.cli.check_firewall import examine_firewall
@@ -12,6 +11,7 @@ from flannel.cli.host_view import Host
 from flannel.cli.planned import make_planner
 from flannel.conditions import Condition
 from flannel.handover import docker_bridge
+from flannel.handover.subnet_env import first_address
 from flannel.kernel.host import Claim, find_overlap
 from flannel.kernel.links import Link
 
@@ -93,7 +93,7 @@ async def _bridge(facts: Facts, host: Host) -> list[Finding]:
     """What does not fit the lease at docker's bridge."""
     if facts.subnet is None:
         return []
-    first = IPv4Interface((facts.subnet.network_address + 1, facts.subnet.prefixlen))
+    first = first_address(facts.subnet)
     mtu = facts.env.mtu if facts.env is not None else 65535
     misfits = await docker_bridge.find_misfits(
         host.netlink, first, mtu, docker0=not facts.leaves_docker0

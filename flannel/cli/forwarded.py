@@ -19,6 +19,8 @@ from flannel.kernel.links import Link, Way
 
 _NO_ROUTE = {errno.EHOSTUNREACH, errno.ENETUNREACH}
 _BAD_SOURCE = {errno.EINVAL, errno.EXDEV}
+JUDGED = "tcp", "icmp"
+"""The protocols whose packets are judged: ufw accepts pings even if it drops all else."""
 _STRICT = 1
 """The value of rp_filter with which the kernel wants the route to a packet's source to lead back
 over the link by which the packet came in (ip-sysctl.rst)."""
@@ -118,8 +120,8 @@ def judge_packet(host: Host, hooks: tuple[str, ...], packet: Packet) -> Fate:
 
 
 def judge_forwarded(host: Host, packet: Packet) -> dict[str, Fate]:
-    """What all rules do with a packet of TCP and with a ping: ufw accepts pings and drops TCP."""
+    """What all rules do with a packet of TCP and with a ping."""
     return {
         protocol: judge_packet(host, FORWARDED, replace(packet, protocol=protocol))
-        for protocol in ("tcp", "icmp")
+        for protocol in JUDGED
     }

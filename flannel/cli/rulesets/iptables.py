@@ -170,21 +170,22 @@ def _protocol(value: str) -> Match:
     return (lambda _: True) if value in ("all", "0") else matches.protocol(value)
 
 
-def _ports(value: str) -> Match:
+def _ranges(value: str) -> list[tuple[int, int]]:
     """``80``, ``80:90``, or several with commas between them."""
     ranges = []
     for part in value.split(","):
         low, _, high = part.partition(":")
         ranges.append((int(low), int(high or low)))
+    return ranges
+
+
+def _ports(value: str) -> Match:
+    ranges = _ranges(value)
     return lambda sight: any(low <= sight.packet.port <= high for low, high in ranges)
 
 
 def _source_ports(value: str) -> Match:
-    ranges = []
-    for part in value.split(","):
-        low, _, high = part.partition(":")
-        ranges.append((int(low), int(high or low)))
-    return matches.source_port(ranges)
+    return matches.source_port(_ranges(value))
 
 
 def _tcp_flags(mask: str, wanted: str) -> Match:

@@ -86,7 +86,7 @@ class _Walk:
             fits = rule.fits(sight_at(self._hook, self.packet))
             if fits is False:
                 continue
-            self.packet = changed(self.packet, rule, sure=fits is True)
+            self.packet = changed(self.packet, rule)
             verb = rule.target.partition(" ")[0]
             if verb == "continue":
                 continue

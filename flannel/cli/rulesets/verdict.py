@@ -224,7 +224,7 @@ class _Walk:
             fits = rule.fits(sight_at(hook, self._packet))
             if fits is False:
                 continue
-            self._packet = changed(self._packet, rule, sure=fits is True)
+            self._packet = changed(self._packet, rule)
             verb, _, name = rule.target.partition(" ")
             if verb == "continue":
                 continue
@@ -249,11 +249,8 @@ class _Walk:
         return Verdict("continue", sure=sure)
 
 
-def changed(packet: Packet, rule: Rule, *, sure: bool) -> Packet:
-    """The packet after a rule.
-
-    :param sure: the rule applies; otherwise it may.
-    """
+def changed(packet: Packet, rule: Rule) -> Packet:
+    """The packet after a rule that applies, or may apply."""
     if "mark" in rule.changes:
         packet = replace(packet, mark=None)
     if "tracked" in rule.changes:
